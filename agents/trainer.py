@@ -1,0 +1,285 @@
+"""The loop that trains a value agent: act, step, store, learn when it is due, switch tasks, and tell.
+
+Clocks: `agent_steps` counts transitions over all environments, `frames` emulator frames (4 to an agent step), and
+`agent.updates` steps of the optimiser.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nap_rl.agents.frame_stack import FrameStack
+from nap_rl.agents.value_agent import Update, ValueAgent
+from nap_rl.envs.atari import FRAME_SKIP, Episode, Step
+from nap_rl.envs.sequential import Visit
+from nap_rl.logging import Progress, RunLog
+from nap_rl.nap import LayerMonitor, Projector
+from nap_rl.schedules import Linear, Schedule, progress
+
+
+class Envs(Protocol):
+    """N environments that step together, and the visit that they are in."""
+
+    num_envs: int
+    visit: Visit
+
+    def reset(self) -> npt.NDArray[np.uint8]: ...
+    def step(self, actions: npt.NDArray[np.int64]) -> Step: ...
+
+
+class Diverged(RuntimeError):
+    """The loss is NaN or infinite; says at which update."""
+
+
+@dataclass(frozen=True)
+class OnSwitch:
+    """What happens at a task switch: Adam's moments, the replay, the target network and the schedule start anew or not."""
+
+    reset_replay: bool = False
+    reset_optimizer: bool = False
+    reset_target: bool = False
+    restart_schedule: bool = False
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Length and rhythm of a run.
+
+    Attributes:
+        frames: emulator frames of the run.
+        update_every_steps: agent steps to an update, whatever the number of environments.
+        min_replay_steps: agent steps before the first update (again after the replay was cleared).
+        schedule_frames: emulator frames over which the learning rate's schedule runs; with `on_switch.restart_schedule`
+            it runs over each visit instead.
+        epsilon, epsilon_frames: uniformly random actions, over the first frames.
+        importance: importance exponent over the whole run.
+        log_every_updates: updates between two rows of metrics.csv.
+    """
+
+    frames: int
+    update_every_steps: float
+    min_replay_steps: int
+    schedule_frames: int
+    learning_rate: Schedule
+    epsilon: Schedule
+    epsilon_frames: int
+    importance: Linear
+    log_every_updates: int
+    on_switch: OnSwitch = OnSwitch()
+
+
+@dataclass
+class VisitRecord:
+    """What happened in a visit so far; episodes are those that ended of themselves."""
+
+    game: str
+    cycle: int
+    frames: int = 0  # emulator frames played
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)  # emulator frames
+
+
+class Trainer:
+    """Runs `agent` in `env` until `config.frames`, writing to `log` and `display`."""
+
+    def __init__(
+        self,
+        env: Envs,
+        agent: ValueAgent,
+        config: TrainerConfig,
+        *,
+        games: Sequence[str],
+        projector: Projector | None,
+        log: RunLog,
+        display: Progress,
+    ) -> None:
+        self.env = env
+        self.agent = agent
+        self.config = config
+        self.games = list(dict.fromkeys(games))
+        self.projector = projector
+        self.log = log
+        self.display = display
+        self.monitor = LayerMonitor(agent.network, agent.optimizer)
+        self.stack = FrameStack(env.num_envs, agent.replay.stack)
+        self.agent_steps = 0
+        self.records: list[VisitRecord] = []
+        self.max_norm_drift = 0.0
+        # Updates are due since this agent step and this update; both move when the replay is cleared.
+        self._learning_since = (config.min_replay_steps, 0)
+        self._schedule_begin = 0  # frames
+        self._recent: deque[Episode] = deque(maxlen=100)
+        self._losses: list[Update] = []
+        self._started = time.monotonic()
+
+    @property
+    def frames(self) -> int:
+        """Emulator frames played, over all environments."""
+        return self.agent_steps * FRAME_SKIP
+
+    def run(self) -> None:
+        """Train until the frames are played.
+
+        Raises:
+            Diverged: the loss is NaN or infinite.
+        """
+        frames = self.env.reset()
+        first = np.ones(self.env.num_envs, dtype=bool)
+        self._enter(self.env.visit)
+        while self.frames < self.config.frames:
+            stacks = self.stack.push(frames, first)
+            actions = self.agent.act(stacks, self._epsilon())
+            step = self.env.step(actions)
+            self._store(frames, actions, step, first)
+            self._record(step)
+            for _ in range(self._updates_due()):
+                self._update()
+            if self.env.visit is not self._visit:
+                self._switch()
+            frames, first = step.frames, step.ended
+
+    def _store(
+        self,
+        frames: npt.NDArray[np.uint8],
+        actions: npt.NDArray[np.int64],
+        step: Step,
+        first: npt.NDArray[np.bool_],
+    ) -> None:
+        replay = self.agent.replay
+        replay.add(frames, actions, step.rewards, step.discounts, first)
+        if step.ended.any():
+            envs = np.flatnonzero(step.ended)
+            replay.end_episode(step.last_frames[envs], envs)
+        self.agent_steps += self.env.num_envs
+
+    def _updates_due(self) -> int:
+        """So many that updates keep their ratio to transitions."""
+        if len(self.agent.replay) == 0:
+            return 0
+        since_step, since_update = self._learning_since
+        due = math.floor((self.agent_steps - since_step) / self.config.update_every_steps)
+        return max(due - (self.agent.updates - since_update), 0)
+
+    def _update(self) -> None:
+        agent, config = self.agent, self.config
+        for group in agent.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        logging = (agent.updates + 1) % config.log_every_updates == 0
+        if logging:
+            self.monitor.snapshot()
+        update = agent.update(config.importance(progress(self.frames, 0, config.frames)))
+        self._losses.append(update)
+        if logging or agent.device.type == "cpu":  # reading a GPU's number at every update would make the host wait
+            self._check_finite(update)
+        if logging:
+            self._log()
+
+    def _check_finite(self, update: Update) -> None:
+        loss = float(update.loss)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} at update {self.agent.updates}, frame {self.frames}")
+
+    def _learning_rate(self) -> float:
+        span = self._visit.end - self._visit.begin if self.config.on_switch.restart_schedule else self.config.schedule_frames
+        return self.config.learning_rate(progress(self.frames, self._schedule_begin, span))
+
+    def _epsilon(self) -> float:
+        return self.config.epsilon(progress(self.frames, 0, self.config.epsilon_frames))
+
+    def _enter(self, visit: Visit) -> None:
+        self._visit = visit
+        self.records.append(VisitRecord(visit.game, visit.cycle))
+        self._recent.clear()
+
+    def _switch(self) -> None:
+        before, on_switch = self._visit, self.config.on_switch
+        self._enter(self.env.visit)
+        self.display.note(
+            f"task switch: {before.game} -> {self._visit.game} (cycle {self._visit.cycle}, {self.frames:,} frames)"
+        )
+        if on_switch.reset_replay:
+            self.agent.replay.clear()
+            self._learning_since = (self.agent_steps + self.config.min_replay_steps, self.agent.updates)
+        if on_switch.reset_optimizer:
+            self.agent.optimizer.state.clear()
+        if on_switch.reset_target:
+            self.agent.copy_to_target()
+        if on_switch.restart_schedule:
+            self._schedule_begin = self.frames
+
+    def _record(self, step: Step) -> None:
+        record = self.records[-1]
+        record.frames += self.env.num_envs * FRAME_SKIP
+        for episode in step.episodes:
+            record.returns.append(episode.score)
+            record.lengths.append(episode.frames)
+            self._recent.append(episode)
+            self.log.episode(
+                frames=self.frames,
+                game=self._visit.game,
+                cycle=self._visit.cycle,
+                episode_return=episode.score,
+                length=episode.frames,
+                env_index=episode.env,
+            )
+        self.display.update(
+            frames=self.frames,
+            game=self._visit.game,
+            cycle=self._visit.cycle,
+            fps=self.fps,
+            episode_return=self._recent_mean("score"),
+            loss=float(self._losses[-1].loss) if self._losses and self.agent.device.type == "cpu" else None,
+            norm_drift=self.max_norm_drift if self.agent.updates else None,
+            learning_rate=self._learning_rate(),
+            updates=self.agent.updates,
+        )
+
+    @property
+    def fps(self) -> float:
+        """Emulator frames a second since the start."""
+        return self.frames / max(time.monotonic() - self._started, 1e-9)
+
+    def _recent_mean(self, name: str) -> float:
+        values = [getattr(episode, name) for episode in self._recent]
+        return sum(values) / len(values) if values else math.nan
+
+    def _log(self) -> None:
+        """One row of metrics: the means since the last, and every layer's norms."""
+        losses, grad_norms = (torch.stack(column).mean() for column in zip(*self._losses, strict=True))
+        self._losses.clear()
+        values = {
+            "rollout/ep_rew_mean": self._recent_mean("score"),
+            "rollout/ep_len_mean": self._recent_mean("frames") / FRAME_SKIP,
+            "time/fps": self.fps,
+            "time/elapsed_seconds": time.monotonic() - self._started,
+            "train/loss": float(losses),
+            "train/grad_norm": float(grad_norms),
+            "train/learning_rate": self._learning_rate(),
+            "task/index": float(self._visit.index),
+            "task/cycle": float(self._visit.cycle),
+        }
+        for game in self.games:
+            values[f"task/{game}/return"] = self._recent_mean("score") if game == self._visit.game else math.nan
+        layers = self.monitor.measure()
+        drift = self._norm_drift(layers)
+        self.max_norm_drift = max(self.max_norm_drift, drift)
+        values["nap/norm_drift"] = drift
+        for kind in ("param_norm", "grad_norm", "effective_lr", "update_ratio", "rotation"):
+            for name, layer in layers.items():
+                values[f"nap/{kind}/{name}"] = layer[kind]
+        self.log.metrics(self.agent.updates, self.agent_steps, self.frames, values)
+
+    def _norm_drift(self, layers: Mapping[str, Mapping[str, float]]) -> float:
+        """Largest |norm / initial norm - 1| of the projected layers; of all layers where nothing is projected."""
+        if self.projector is not None:
+            return float(self.projector.max_relative_drift())
+        return max(abs(layer["relative_drift"]) for layer in layers.values())

@@ -1,0 +1,110 @@
+"""One value-based agent: DQN, C51, QR-DQN and Rainbow are settings of it.
+
+The update reads like Rainbow (Hessel et al. 2018, arXiv 1710.02298): sample -> noise -> loss -> backward -> clip ->
+Adam -> (project) -> new priorities -> target copy. Normalize-and-Project takes no part in it: the normalisations are in
+the network that it is given, and the projection is a hook of the optimiser's step.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nap_rl.nn import QNetwork
+from nap_rl.replay import Replay, Transitions
+
+
+class Update(NamedTuple):
+    """What one update computed; tensors of no dimension on the agent's device, so that nobody waits for them."""
+
+    loss: Tensor  # mean over the batch, importance weights included
+    grad_norm: Tensor  # global, before clipping
+
+
+class ValueAgent:
+    """Acts and learns with a value network.
+
+    Args:
+        network: online network; the target network starts as its copy.
+        optimizer: over the online network's parameters.
+        replay: where `update` samples from.
+        double: the online network picks the action that the target network values (van Hasselt et al. 2016).
+        batch_size: transitions an update.
+        target_every_updates: updates between two copies of the online network into the target network.
+        max_grad_norm: global gradient norm to clip to; None for no clipping.
+        seed: of the noise and of epsilon-greedy exploration.
+    """
+
+    def __init__(
+        self,
+        network: QNetwork,
+        optimizer: torch.optim.Optimizer,
+        replay: Replay,
+        *,
+        double: bool = True,
+        batch_size: int = 32,
+        target_every_updates: int = 2_000,
+        max_grad_norm: float | None = 10.0,
+        seed: int = 0,
+    ) -> None:
+        self.network = network
+        self.target = copy.deepcopy(network).requires_grad_(False)
+        self.optimizer = optimizer
+        self.replay = replay
+        self.double = double
+        self.batch_size = batch_size
+        self.target_every_updates = target_every_updates
+        self.max_grad_norm = max_grad_norm
+        self.device = next(network.parameters()).device
+        self.generator = torch.Generator(device=self.device).manual_seed(seed)
+        self.exploration = np.random.default_rng(seed)
+        self.updates = 0
+
+    @torch.no_grad()
+    def act(self, stacks: npt.NDArray[np.uint8], epsilon: float = 0.0, noisy: bool = True) -> npt.NDArray[np.int64]:
+        """Greedy actions [N] for stacks [N, C, 84, 84], each under its own noise; uniform with probability epsilon."""
+        noise = self.network.sample_noise(self.generator, rows=len(stacks)) if noisy else None
+        q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise)
+        actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
+        if epsilon > 0.0:
+            explore = self.exploration.random(len(stacks)) < epsilon
+            actions[explore] = self.exploration.integers(0, q.shape[1], int(explore.sum()))
+        return actions
+
+    def update(self, importance_exponent: float = 1.0) -> Update:
+        """One optimiser step on a batch from the replay; no host sync in it."""
+        batch = self.replay.sample(self.batch_size, importance_exponent)
+        losses, priorities = self.losses(batch)
+        loss = (batch.weights * losses).mean()  # the weights scale the gradient and never the priorities
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            self.network.parameters(), float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        )
+        self.optimizer.step()  # a projector's hook acts here
+        self.replay.update(batch.slots, batch.serials, priorities)
+        self.updates += 1
+        if self.updates % self.target_every_updates == 0:
+            self.copy_to_target()
+        return Update(loss.detach(), grad_norm)
+
+    def losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """(loss, priority), [B] each, under three independent draws of noise: online(s), online(s') and target(s')."""
+        network, target, head = self.network, self.target, self.network.head
+        outputs_tm1 = network(batch.s_tm1, network.sample_noise(self.generator))
+        with torch.no_grad():
+            selector = network(batch.s_t, network.sample_noise(self.generator)) if self.double else None
+            outputs_t = target(batch.s_t, network.sample_noise(self.generator))
+            a_t = head.q_values(outputs_t if selector is None else selector).argmax(dim=1)
+        loss, priority = head.loss(outputs_tm1, batch.a_tm1, batch.r_t, batch.discount_t, outputs_t, a_t)
+        return loss, priority
+
+    @torch.no_grad()
+    def copy_to_target(self) -> None:
+        """target <- online; a target network is copied and never projected by itself."""
+        torch._foreach_copy_(list(self.target.state_dict().values()), list(self.network.state_dict().values()))

@@ -1,0 +1,177 @@
+"""From a checked configuration to objects: the one place that knows both the names in the YAML and the constructors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from nap_rl.agents import OnSwitch, TrainerConfig, ValueAgent
+from nap_rl.conf.schema import (
+    Affine,
+    AtariConfig,
+    AtSwitch,
+    CategoricalHead,
+    Config,
+    LinearSchedule,
+    QuantileHead,
+    SequentialConfig,
+    Torso,
+)
+from nap_rl.envs import Protocol, SequentialAtari
+from nap_rl.nap import Projector, normalize
+from nap_rl.nn import (
+    Categorical,
+    DataEfficientTorso,
+    ExpectedValue,
+    Head,
+    ImpalaTorso,
+    NatureTorso,
+    QNetwork,
+    Quantile,
+    Streams,
+)
+from nap_rl.replay import Replay
+from nap_rl.schedules import Constant, Linear
+
+STACK = 4
+TORSOS = {
+    Torso.nature: NatureTorso,
+    Torso.data_efficient: DataEfficientTorso,
+    Torso.impala: ImpalaTorso,
+}
+
+
+class Seeds(NamedTuple):
+    """Independent seeds for whatever draws at random."""
+
+    network: int
+    noise: int
+    replay: int
+    env: int
+
+
+def seeds(seed: int) -> Seeds:
+    """All of a run's seeds from its one."""
+    return Seeds(*(int(word) for word in np.random.SeedSequence(seed).generate_state(len(Seeds._fields))))
+
+
+def build_env(config: Config) -> SequentialAtari:
+    """The environments of a run; a single game is a sequence of one visit."""
+    env, seed = config.env, seeds(config.seed).env
+    settings = asdict(env.protocol)
+    settings.pop("name")
+    if isinstance(env, SequentialConfig):
+        settings["full_action_set"] = True
+        games, frames, cycles = env.games, env.frames_per_game, env.cycles
+    else:
+        assert isinstance(env, AtariConfig) and config.frames is not None
+        games, frames, cycles = [env.game], config.frames, 1
+    return SequentialAtari(games, frames, cycles, env.num_envs, Protocol(**settings), seed=seed)
+
+
+def build_network(config: Config, num_actions: int) -> QNetwork:
+    """A freshly initialised network, with NaP's normalisations in front of its nonlinearities if it has them."""
+    agent, nap = config.agent, config.nap
+    head = _head(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds(config.seed).network)
+        torso = TORSOS[agent.torso](STACK)
+        streams = Streams(torso.features, num_actions, head.outputs, agent.hidden, agent.dueling, agent.noisy_sigma0)
+    network: nn.Module = QNetwork(torso, streams, head)
+    if agent.nap and nap.normalize:
+        network = normalize(
+            network, _example(), norm=nap.norm.name, axes=nap.axes.name, affine=nap.affine is not Affine.omit
+        )
+    assert isinstance(network, QNetwork)
+    return network
+
+
+def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple[ValueAgent, Projector | None]:
+    """The agent with its replay, and what projects its weights (None where nothing does)."""
+    agent, seed = config.agent, seeds(config.seed)
+    network = build_network(config, num_actions).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps, fused=True)
+    replay = Replay(
+        config.replay.capacity,
+        config.env.num_envs,
+        stack=STACK,
+        n_steps=agent.n_steps,
+        discount=agent.discount,
+        reward_clip=agent.reward_clip,
+        exponent=agent.priority_exponent,
+        uniform_probability=agent.uniform_probability,
+        seed=seed.replay,
+        device=device,
+    )
+    built = ValueAgent(
+        network,
+        optimizer,
+        replay,
+        double=agent.double,
+        batch_size=agent.batch_size,
+        target_every_updates=agent.target_every_updates,
+        max_grad_norm=agent.max_grad_norm,
+        seed=seed.noise,
+    )
+    return built, _projector(config, network, optimizer)
+
+
+def build_trainer_config(config: Config) -> TrainerConfig:
+    """Length and rhythm of a run."""
+    agent, env, schedule = config.agent, config.env, config.schedule
+    assert config.frames is not None
+    linear = isinstance(schedule, LinearSchedule)
+    return TrainerConfig(
+        frames=config.frames,
+        update_every_steps=agent.update_every_steps,
+        min_replay_steps=agent.min_replay_steps,
+        learning_rate=Linear(schedule.start, schedule.end) if linear else Constant(schedule.start),
+        schedule_frames=(schedule.over_frames if linear else None) or config.frames,
+        epsilon=Linear(agent.epsilon.start, agent.epsilon.end),
+        epsilon_frames=agent.epsilon.over_frames,
+        importance=Linear(agent.importance_exponent.start, agent.importance_exponent.end),
+        log_every_updates=config.logger.every_updates,
+        on_switch=_on_switch(env) if isinstance(env, SequentialConfig) else OnSwitch(),
+    )
+
+
+def _on_switch(env: SequentialConfig) -> OnSwitch:
+    return OnSwitch(
+        reset_replay=env.on_switch.replay is AtSwitch.reset,
+        reset_optimizer=env.on_switch.optimizer is AtSwitch.reset,
+        reset_target=env.on_switch.target is AtSwitch.reset,
+        restart_schedule=env.on_switch.schedule == "restart",
+    )
+
+
+def _projector(config: Config, network: QNetwork, optimizer: torch.optim.Optimizer) -> Projector | None:
+    nap = config.nap
+    if not (config.agent.nap and nap.project):
+        return None
+    return Projector(
+        network,
+        optimizer,
+        every=nap.every,
+        affine="free" if nap.affine is Affine.omit else nap.affine.name,
+        output=nap.output.name,
+        regularize_coefficient=nap.regularize_coefficient,
+        unnormalized="error" if nap.normalize else "project",
+        example_input=None if nap.normalize else _example().to(next(network.parameters()).device),
+    )
+
+
+def _example() -> torch.Tensor:
+    return torch.zeros(2, STACK, 84, 84, dtype=torch.uint8)
+
+
+def _head(config: Config) -> Head:
+    head = config.agent.head
+    if isinstance(head, CategoricalHead):
+        return Categorical(head.atoms, head.v_min, head.v_max)
+    if isinstance(head, QuantileHead):
+        return Quantile(head.quantiles, head.kappa)
+    return ExpectedValue()

@@ -1,0 +1,132 @@
+"""Rules that types cannot say: whatever cannot run is refused in one sentence before anything is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from nap_rl.conf.schema import AtariConfig, Config, SequentialConfig
+from nap_rl.envs import check_game, check_games
+from nap_rl.envs.atari import FRAME_SKIP
+from nap_rl.replay import Replay
+from nap_rl.runtime import available_memory, pick_device
+
+SINGLE_GAME_FRAMES = 200_000_000  # the usual length of a run on one game
+
+
+def to_config(config: DictConfig) -> Config:
+    """The checked, plain and typed configuration of a training run, `frames` filled in.
+
+    Raises:
+        ValueError: a setting that cannot run; names it, its value and what would be right.
+    """
+    node = config.copy()
+    with open_dict(node):
+        node.pop("hydra", None)
+    missing = OmegaConf.missing_keys(node)
+    if missing:
+        raise ValueError(f"{sorted(missing)[0]} has no value")
+    plain: Config = OmegaConf.to_object(node)  # type: ignore[assignment]
+    _check_env(plain)
+    if plain.frames is None:
+        plain.frames = sequence_frames(plain) if isinstance(plain.env, SequentialConfig) else SINGLE_GAME_FRAMES
+    _check_numbers(plain)
+    _check_nap(plain, config)
+    _check_replay(plain)
+    pick_device(plain.device.name)
+    return plain
+
+
+def sequence_frames(config: Config) -> int:
+    """Emulator frames of the whole sequence."""
+    env = config.env
+    assert isinstance(env, SequentialConfig)
+    return len(env.games) * env.frames_per_game * env.cycles
+
+
+def _check_env(config: Config) -> None:
+    env = config.env
+    _at_least("env.num_envs", env.num_envs, 1)
+    _between("env.protocol.sticky_actions", env.protocol.sticky_actions, 0.0, 1.0)
+    _at_least("env.protocol.noop_max", env.protocol.noop_max, 1)
+    _at_least("env.protocol.max_episode_frames", env.protocol.max_episode_frames, FRAME_SKIP)
+    if isinstance(env, AtariConfig):
+        check_game(env.game)
+    if isinstance(env, SequentialConfig):
+        check_games(env.games)
+        _at_least("env.cycles", env.cycles, 1)
+        _at_least("env.frames_per_game", env.frames_per_game, env.num_envs * FRAME_SKIP)
+        if env.on_switch.schedule not in ("continue", "restart"):
+            raise ValueError(f"env.on_switch.schedule={env.on_switch.schedule} is none of [continue, restart]")
+
+
+def _check_numbers(config: Config) -> None:
+    agent, env = config.agent, config.env
+    assert config.frames is not None
+    _at_least("frames", config.frames, FRAME_SKIP * env.num_envs)
+    if isinstance(env, SequentialConfig) and config.frames > sequence_frames(config):
+        raise ValueError(
+            f"frames={config.frames} is more than the whole sequence, {sequence_frames(config)}: raise env.cycles "
+            "or env.frames_per_game"
+        )
+    _at_least("seed", config.seed, 0)
+    for name in ("hidden", "n_steps", "batch_size", "target_every_updates"):
+        _at_least(f"agent.{name}", getattr(agent, name), 1)
+    _at_least("agent.min_replay_steps", agent.min_replay_steps, env.num_envs * (agent.n_steps + 1))
+    _between("agent.discount", agent.discount, 0.0, 1.0)
+    _between("agent.uniform_probability", agent.uniform_probability, 0.0, 1.0)
+    _between("agent.priority_exponent", agent.priority_exponent, 0.0, float("inf"))
+    for name in ("update_every_steps", "learning_rate", "adam_eps", "max_grad_norm", "reward_clip"):
+        value = getattr(agent, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"agent.{name}={value}, expected a number above 0")
+    for name in ("start", "end"):
+        _between(f"agent.epsilon.{name}", getattr(agent.epsilon, name), 0.0, 1.0)
+        _between(f"agent.importance_exponent.{name}", getattr(agent.importance_exponent, name), 0.0, 1.0)
+        rate = getattr(config.schedule, name, 0.0)
+        _between(f"schedule.{name}", rate, 0.0, 1.0)
+    _at_least("agent.epsilon.over_frames", agent.epsilon.over_frames, 1)
+    over = getattr(config.schedule, "over_frames", None)
+    if over is not None:
+        _at_least("schedule.over_frames", over, 1)
+    _at_least("logger.every_updates", config.logger.every_updates, 1)
+
+
+def _check_nap(config: Config, node: DictConfig) -> None:
+    _at_least("nap.every", config.nap.every, 1)
+    _between("nap.regularize_coefficient", config.nap.regularize_coefficient, 0.0, float("inf"))
+    chosen = OmegaConf.select(node, "hydra.runtime.choices.nap") or "full"
+    if not config.agent.nap and chosen != "full":
+        raise ValueError(f"nap={chosen} was asked for, but agent.nap=false: add agent.nap=true")
+    if config.agent.nap and not (config.nap.normalize or config.nap.project):
+        raise ValueError("agent.nap=true with nap.normalize=false and nap.project=false does nothing: use agent.nap=false")
+
+
+def _check_replay(config: Config) -> None:
+    capacity = config.replay.capacity
+    _at_least("replay.capacity", capacity, config.agent.min_replay_steps)
+    needed, available = Replay.nbytes(capacity), available_memory()
+    if available is not None and needed > available:
+        fits = int(available * 0.9) // Replay.nbytes(1)
+        raise ValueError(
+            f"replay.capacity={capacity} needs {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: "
+            f"replay.capacity={fits} would fit"
+        )
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{name}={value}, expected {least} or more")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value}, expected a number in [{low:g}, {high:g}]")
+
+
+def plain_dict(config: Config) -> dict[str, Any]:
+    """The configuration as JSON-ready dictionaries, for checkpoints."""
+    container = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}

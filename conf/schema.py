@@ -1,0 +1,239 @@
+"""Types of the configuration, so that `agent.nap=ture`, `seed=3.5` and a misspelt key are errors.
+
+Units are in the names: frames are emulator frames summed over the environments, 4 to an agent step; steps are agent
+steps (transitions); updates are steps of the optimiser. The values stand in the YAML files, with their sources.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, List, Optional  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Torso(Enum):
+    nature = "nature"
+    data_efficient = "data_efficient"
+    impala = "impala"
+
+
+class Norm(Enum):
+    layer = "layer"
+    rms = "rms"
+    group = "group"
+    batch = "batch"
+
+
+class Axes(Enum):
+    all = "all"
+    channels = "channels"
+
+
+class Affine(Enum):
+    project = "project"
+    regularize = "regularize"
+    free = "free"
+    omit = "omit"
+
+
+class Output(Enum):
+    free = "free"
+    project = "project"
+
+
+class AtSwitch(Enum):
+    keep = "keep"
+    reset = "reset"
+
+
+
+@dataclass
+class HeadConfig:
+    """What the network's outputs mean; one of the three below."""
+
+
+@dataclass
+class ExpectedHead(HeadConfig):
+    pass
+
+
+@dataclass
+class CategoricalHead(HeadConfig):
+    atoms: int = MISSING
+    v_min: float = MISSING
+    v_max: float = MISSING
+
+
+@dataclass
+class QuantileHead(HeadConfig):
+    quantiles: int = MISSING
+    kappa: float = MISSING
+
+
+@dataclass
+class Anneal:
+    """A straight line over the whole run."""
+
+    start: float = MISSING
+    end: float = MISSING
+
+
+@dataclass
+class Epsilon:
+    """Uniformly random actions: a straight line from start to end over the first over_frames."""
+
+    start: float = MISSING
+    end: float = MISSING
+    over_frames: int = MISSING
+
+
+@dataclass
+class AgentConfig:
+    name: str = MISSING
+    nap: bool = MISSING
+    torso: Torso = MISSING
+    hidden: int = MISSING
+    head: HeadConfig = MISSING
+    double: bool = MISSING
+    dueling: bool = MISSING
+    noisy_sigma0: Optional[float] = MISSING  # null: no noisy layers
+    n_steps: int = MISSING
+    discount: float = MISSING
+    reward_clip: Optional[float] = MISSING  # null: raw rewards
+    batch_size: int = MISSING
+    update_every_steps: float = MISSING
+    target_every_updates: int = MISSING
+    min_replay_steps: int = MISSING
+    max_grad_norm: Optional[float] = MISSING  # null: no clipping
+    learning_rate: float = MISSING
+    adam_eps: float = MISSING
+    epsilon: Epsilon = field(default_factory=Epsilon)
+    priority_exponent: float = MISSING  # 0: uniform replay
+    uniform_probability: float = MISSING
+    importance_exponent: Anneal = field(default_factory=Anneal)
+
+
+@dataclass
+class ProtocolConfig:
+    name: str = MISSING
+    sticky_actions: float = MISSING
+    noop_max: int = MISSING
+    full_action_set: bool = MISSING
+    life_loss_ends_value: bool = MISSING
+    max_episode_frames: int = MISSING
+    fire_on_reset: bool = MISSING
+
+
+@dataclass
+class EnvConfig:
+    """One of the two below."""
+
+    name: str = MISSING
+    num_envs: int = MISSING
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+
+
+@dataclass
+class AtariConfig(EnvConfig):
+    game: str = MISSING
+
+
+@dataclass
+class OnSwitch:
+    """What happens to the agent when the game changes; it is never told of the change itself."""
+
+    replay: AtSwitch = MISSING
+    optimizer: AtSwitch = MISSING
+    schedule: str = MISSING  # continue | restart
+    target: AtSwitch = MISSING
+
+
+@dataclass
+class SequentialConfig(EnvConfig):
+    games: List[str] = MISSING  # noqa: UP006
+    frames_per_game: int = MISSING
+    cycles: int = MISSING
+    on_switch: OnSwitch = field(default_factory=OnSwitch)
+
+
+@dataclass
+class NapConfig:
+    """Read only with agent.nap=true."""
+
+    normalize: bool = MISSING
+    project: bool = MISSING
+    norm: Norm = MISSING
+    axes: Axes = MISSING
+    affine: Affine = MISSING
+    regularize_coefficient: float = MISSING
+    output: Output = MISSING
+    every: int = MISSING
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate; one of the two below."""
+
+    start: float = MISSING
+
+
+@dataclass
+class ConstantSchedule(ScheduleConfig):
+    pass
+
+
+@dataclass
+class LinearSchedule(ScheduleConfig):
+    end: float = MISSING
+    over_frames: Optional[int] = MISSING  # null: the whole run, or the visit where the schedule restarts
+
+
+@dataclass
+class ReplayConfig:
+    capacity: int = MISSING
+
+
+@dataclass
+class LoggerConfig:
+    every_updates: int = MISSING
+    tensorboard: bool = MISSING
+
+
+@dataclass
+class Config:
+    name: str = MISSING
+    seed: int = MISSING
+    frames: Optional[int] = MISSING
+    device: Device = MISSING
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    nap: NapConfig = field(default_factory=NapConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def register() -> None:
+    """Make the types known to Hydra under the names that the YAML files' defaults lists use."""
+    store = ConfigStore.instance()
+    nodes: list[tuple[str | None, str, Any]] = [
+        (None, "schema", Config),
+        ("agent/head", "expected_schema", ExpectedHead),
+        ("agent/head", "categorical_schema", CategoricalHead),
+        ("agent/head", "quantile_schema", QuantileHead),
+        ("env", "atari_schema", AtariConfig),
+        ("env", "sequential_schema", SequentialConfig),
+        ("schedule", "constant_schema", ConstantSchedule),
+        ("schedule", "linear_schema", LinearSchedule),
+    ]
+    for group, name, node in nodes:
+        store.store(group=group, name=name, node=node)

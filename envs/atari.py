@@ -1,0 +1,156 @@
+"""One Atari game in N environments that step together, over ale-py's threaded C++ vector environment.
+
+Frames come single and unstacked, rewards raw, and every episode is a function of (game, seed, actions): each starts
+from a seed of its own, which fixes its no-op start and its sticky actions.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from ale_py.vector_env import AtariVectorEnv
+
+from nap_rl.envs.games import check_game
+
+FRAME_SKIP = 4  # emulator frames to an agent step; the last two are max-pooled
+
+Frames = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a game is played; the values of each preset stand in conf/env/protocol/.
+
+    Attributes:
+        sticky_actions: probability that the previous action is repeated (Machado et al. 2018: 0.25).
+        noop_max: an episode begins with 0 to noop_max - 1 no-ops, drawn from its seed (ale-py's counting).
+        full_action_set: all 18 actions instead of the game's own.
+        life_loss_ends_value: a lost life zeroes the discount; the game goes on.
+        max_episode_frames: emulator frames after which an episode is truncated.
+        fire_on_reset: press FIRE at the start where the game needs it.
+    """
+
+    sticky_actions: float = 0.0
+    noop_max: int = 30
+    full_action_set: bool = False
+    life_loss_ends_value: bool = True
+    max_episode_frames: int = 108_000
+    fire_on_reset: bool = False
+
+
+class Episode(NamedTuple):
+    """A finished game: score and length of the whole of it, whatever lives were lost."""
+
+    env: int
+    score: float  # raw, unclipped
+    frames: int  # emulator frames acted in
+
+
+class Step(NamedTuple):
+    """What one action in each of N environments led to."""
+
+    frames: Frames  # [N, 84, 84]: what to act on next; the first frame of a new episode where one ended
+    last_frames: Frames  # [N, 84, 84]: what the action led to; differs from `frames` only where an episode ended
+    rewards: npt.NDArray[np.float32]  # [N], raw
+    discounts: npt.NDArray[np.float32]  # [N]: 0 at a terminal state and, if the protocol says so, a lost life; else 1
+    terminated: Flags  # [N]: the game is over
+    ended: Flags  # [N]: terminated, or truncated by the frame cap or a task switch
+    episodes: list[Episode]  # those that ended of themselves (not cut by a task switch)
+
+
+class AtariEnvs:
+    """N environments of one game.
+
+    Args:
+        game: ale-py's name, for example "pong".
+        num_envs: N.
+        protocol: how the game is played.
+        seed: with the environment's index and the number of its episode, seeds each episode.
+        threads: of the emulators; by default as many as there are cores, N at most.
+
+    Raises:
+        ValueError: the game is unknown, or num_envs < 1.
+    """
+
+    def __init__(
+        self, game: str, num_envs: int, protocol: Protocol | None = None, *, seed: int = 0, threads: int = 0
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"env.num_envs is {num_envs}, expected 1 or more")
+        protocol = Protocol() if protocol is None else protocol
+        self.game = check_game(game)
+        self.num_envs = num_envs
+        self.protocol = protocol
+        self.seed = seed
+        self._envs = AtariVectorEnv(
+            game,
+            num_envs,
+            num_threads=threads or min(num_envs, os.cpu_count() or 1),
+            stack_num=1,
+            frameskip=FRAME_SKIP,
+            reward_clipping=False,  # there is no other way to the raw score
+            use_fire_reset=protocol.fire_on_reset,
+            noop_max=protocol.noop_max,
+            repeat_action_probability=protocol.sticky_actions,
+            full_action_space=protocol.full_action_set,
+            max_num_frames_per_episode=protocol.max_episode_frames,
+        )
+        self.num_actions = int(self._envs.single_action_space.n)
+        self._episodes = np.zeros(num_envs, dtype=np.int64)  # begun in each environment
+        self._lives = np.zeros(num_envs, dtype=np.int64)
+        self._scores = np.zeros(num_envs)
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+
+    def reset(self) -> Frames:
+        """Begin an episode in every environment: [N, 84, 84] uint8."""
+        return self._begin(np.ones(self.num_envs, dtype=bool))
+
+    def step(self, actions: npt.NDArray[np.int64]) -> Step:
+        """One agent step (4 frames) with actions [N]; where an episode ends, the next begins at once."""
+        frames, rewards, terminated, truncated, info = self._envs.step(np.asarray(actions, dtype=np.int64))
+        last_frames = frames[:, 0]
+        ended: Flags = terminated | truncated
+        lost_life = info["lives"] < self._lives
+        over = terminated | lost_life if self.protocol.life_loss_ends_value else terminated
+        self._lives[:] = info["lives"]
+        self._scores += rewards
+        self._steps += 1
+        episodes = [
+            Episode(int(env), float(self._scores[env]), int(self._steps[env]) * FRAME_SKIP)
+            for env in np.flatnonzero(ended)
+        ]
+        return Step(
+            frames=self._begin(ended) if ended.any() else last_frames,
+            last_frames=last_frames,
+            rewards=rewards.astype(np.float32),
+            discounts=(~over).astype(np.float32),
+            terminated=terminated,
+            ended=ended,
+            episodes=episodes,
+        )
+
+    def close(self) -> None:
+        """Free the emulators and their threads."""
+        self._envs.close()
+
+    def _begin(self, mask: Flags) -> Frames:
+        """New episodes where `mask`; the other environments show what they showed."""
+        envs = np.flatnonzero(mask)
+        seeds = [episode_seed(self.seed, int(env), int(self._episodes[env])) for env in envs]
+        frames, info = self._envs.reset(seed=np.array(seeds), options={"reset_mask": mask})
+        self._episodes[envs] += 1
+        self._lives[envs] = info["lives"][envs]
+        self._scores[envs] = 0.0
+        self._steps[envs] = 0
+        first: Frames = frames[:, 0]
+        return first
+
+
+def episode_seed(seed: int, env: int, episode: int) -> int:
+    """The emulator's seed (31 bits) for an episode: a hash, so that no two runs share episodes by accident."""
+    return int(np.random.SeedSequence([seed, env, episode]).generate_state(1)[0]) & 0x7FFFFFFF

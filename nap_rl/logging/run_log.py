@@ -1,0 +1,165 @@
+"""The files of one run: metrics.csv, episodes.csv, TensorBoard events and summary.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+CLOCKS = ("updates", "agent_steps", "frames")
+EPISODE_COLUMNS = ("frames", "game", "cycle", "env", "return", "length_frames")
+LAYER_KINDS = ("param_norm", "grad_norm", "effective_lr", "rotation", "update_ratio")
+
+
+@final
+class RunLog:
+    """Writes one run's numbers into `folder` (made if it is missing).
+
+    Two clocks stand beside `updates` (optimiser steps): `agent_steps`, and `frames` = emulator frames, 4 to
+    an agent step. TensorBoard's step axis is `frames`. A row is with the operating system when its call
+    returns.
+
+    Raises FileExistsError if the folder already holds metrics.csv or episodes.csv: two runs never share one.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._metrics = _Table(self.folder / "metrics.csv")
+        self._episodes = _Table(self.folder / "episodes.csv")
+        self._episodes.write(EPISODE_COLUMNS)
+        self._tags: tuple[str, ...] | None = None
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a second to import: only where it is wanted
+
+            self._writer = SummaryWriter(str(self.folder))
+
+    def metrics(self, updates: int, agent_steps: int, frames: int, values: Mapping[str, float]) -> None:
+        """Writes one row of metrics.csv and the same numbers as TensorBoard scalars at step `frames`.
+
+        The first call fixes the columns: updates, agent_steps, frames, then its tags in their order. A later
+        call may leave tags out (an empty cell, no scalar). Floats are written so that they read back exactly,
+        NaN as nan. Raises ValueError for a tag that the first call did not have; nothing is written then.
+        """
+        numbers = {tag: float(value) for tag, value in values.items()}
+        if self._tags is None:
+            clash = [tag for tag in numbers if tag in CLOCKS]
+            if clash:
+                raise ValueError(
+                    f"{clash[0]!r} is a column of its own in metrics.csv: name the tag otherwise."
+                )
+            self._tags = tuple(numbers)
+            self._metrics.write((*CLOCKS, *self._tags))
+        unknown = [tag for tag in numbers if tag not in self._tags]
+        if unknown:
+            raise ValueError(
+                f"The tag {unknown[0]!r} is new: metrics.csv got its columns from the first row, "
+                "which must name every tag (nan where there is no number yet)."
+            )
+        cells = [repr(numbers[tag]) if tag in numbers else "" for tag in self._tags]
+        self._metrics.write((int(updates), int(agent_steps), int(frames), *cells))
+        if self._writer is not None:
+            for tag, number in numbers.items():
+                self._writer.add_scalar(tag, number, global_step=int(frames))
+            self._writer.flush()
+
+    def episode(
+        self, *, frames: int, game: str, cycle: int, episode_return: float, length: int, env_index: int
+    ) -> None:
+        """Writes one finished episode as a row of episodes.csv.
+
+        `frames` is the run's clock at its end and `length` its own length, both in emulator frames;
+        `episode_return` is the sum of unclipped rewards of the whole game; `cycle` counts the passes through
+        the sequence of games; `env_index` is the environment's place in the vector.
+        """
+        self._episodes.write(
+            (int(frames), game, int(cycle), int(env_index), repr(float(episode_return)), int(length))
+        )
+
+    def layout(self, layers: Sequence[str]) -> None:
+        """Asks TensorBoard's custom-scalars page for one chart a kind, with all `layers` in it."""
+        if self._writer is None:
+            return
+        charts = {
+            # The plugin matches tags as regular expressions from their beginning: hence escapes and the $.
+            kind: ["Multiline", [re.escape(f"nap/{kind}/{layer}") + "$" for layer in layers]]
+            for kind in LAYER_KINDS
+        }
+        self._writer.add_custom_scalars({"nap": charts})
+
+    def summary(self, values: Mapping[str, Any]) -> Path:
+        """Writes summary.json, keys in the given order, and returns its path.
+
+        The file is replaced whole or not at all (temporary file, fsync, rename). Non-finite floats become
+        null, tuples lists, paths text, scalars of numpy or torch plain numbers. Raises TypeError for anything
+        else.
+        """
+        path = self.folder / "summary.json"
+        text = json.dumps(_plain(values, "summary"), indent=2, allow_nan=False) + "\n"
+        temporary = self.folder / f".summary.json.{os.getpid()}"
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def close(self) -> None:
+        """Closes TensorBoard's file (the others are never left open). Closing twice is harmless."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Table:
+    """A CSV file that only grows, by one write a row: a killed run leaves at most its last row torn."""
+
+    def __init__(self, path: Path) -> None:
+        if path.exists():
+            raise FileExistsError(f"{path} exists already: a new run needs a folder of its own.")
+        self._path = path
+        path.touch()
+
+    def write(self, cells: Sequence[object]) -> None:
+        row = io.StringIO()
+        csv.writer(row, lineterminator="\n").writerow(cells)
+        with open(self._path, "a", encoding="utf-8", newline="") as file:
+            file.write(row.getvalue())
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value as JSON can hold it; `where` names it in the error."""
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which JSON cannot hold: give numbers, text, lists or mappings."
+    )

@@ -1,0 +1,76 @@
+"""Losses of value-based agents: pure functions on tensors, shape-checked, no state, no host sync.
+
+B is the batch, N (or M) the atoms or quantiles. All are float32 unless said otherwise and return one loss an item,
+[B], so that importance weights can be applied outside.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def check_shape(name: str, tensor: Tensor, *shape: int) -> None:
+    """ValueError unless `tensor` has exactly this shape."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}")
+
+
+def categorical_projection(target_support: Tensor, target_probs: Tensor, support: Tensor) -> Tensor:
+    """The distribution on `support` that is nearest to one on other atoms (Bellemare et al. 2017, equation 7).
+
+    Each target atom gives its mass to the two support atoms around it, in proportion to its nearness; atoms beyond
+    either end give all of it to that end. Written as a triangular kernel, so an atom that lands exactly on a support
+    atom needs no special case and no mass is lost.
+
+    Args:
+        target_support: [B, N], where the mass is; target_probs: [B, N], the mass.
+        support: [N], evenly spaced and ascending, N >= 2.
+
+    Returns:
+        [B, N], summing to what `target_probs` sums to.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    atoms = support.shape[0]
+    check_shape("support", support, atoms)
+    check_shape("target_support", target_support, target_support.shape[0], atoms)
+    check_shape("target_probs", target_probs, *target_support.shape)
+    v_min, v_max = support[0], support[-1]
+    delta_z = (v_max - v_min) / (atoms - 1)
+    clipped = target_support.clamp(v_min, v_max)
+    # share[b, i, j]: what support atom i gets of target atom j; 1 on it, 0 at a distance of delta_z or more.
+    distance = (clipped[:, None, :] - support[None, :, None]).abs() / delta_z
+    share = (1.0 - distance).clamp(0.0, 1.0)
+    return torch.bmm(share, target_probs[:, :, None]).squeeze(2)
+
+
+def cross_entropy(logits: Tensor, target_probs: Tensor) -> Tensor:
+    """-sum_i p_i log softmax(logits)_i: [B, N], [B, N] -> [B].
+
+    This is KL(p || q) plus the entropy of p, which has no gradient; every peer uses it as the priority, though
+    Rainbow's text says KL.
+    """
+    check_shape("target_probs", target_probs, *logits.shape)
+    return -(target_probs * F.log_softmax(logits, dim=-1)).sum(dim=-1)
+
+
+def huber(td_errors: Tensor, delta: float = 1.0) -> Tensor:
+    """0.5 x^2 inside |x| <= delta, delta (|x| - delta / 2) outside; elementwise (Mnih et al. 2015 clip the gradient)."""
+    return F.huber_loss(td_errors, torch.zeros_like(td_errors), reduction="none", delta=delta)
+
+
+def quantile_huber(quantiles: Tensor, taus: Tensor, targets: Tensor, kappa: float = 1.0) -> Tensor:
+    """Quantile Huber loss (Dabney et al. 2018a, arXiv 1710.10044, equation 10): sum over quantiles, mean over targets.
+
+    Args:
+        quantiles: [B, N], the estimates; taus: [B, N], their levels in (0, 1); targets: [B, M], samples or quantiles.
+        kappa: width of the quadratic part.
+    """
+    check_shape("taus", taus, *quantiles.shape)
+    check_shape("targets", targets, quantiles.shape[0], targets.shape[1])
+    u = targets[:, None, :] - quantiles[:, :, None]  # [B, N, M]
+    asymmetry = (taus[:, :, None] - (u.detach() < 0).float()).abs()
+    return (asymmetry * huber(u, kappa) / kappa).sum(dim=1).mean(dim=1)

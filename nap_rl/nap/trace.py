@@ -1,0 +1,285 @@
+"""One forward pass of an example, watched: where activations and norms stand, and what feeds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from nap_rl.nap.groups import weight_layers
+from nap_rl.nap.layers import is_norm
+
+Example = Tensor | tuple[Any, ...]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+# fmt: off
+ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softplus, nn.Softsign, nn.Tanhshrink, nn.Hardtanh, nn.Hardswish,
+    nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink, nn.Threshold, nn.GLU,
+)
+# Functions and methods by name, without the trailing underscore of those that work in place.
+ACTIVATIONS = frozenset((
+    "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh",
+    "sigmoid", "logsigmoid", "softplus", "softsign", "tanhshrink", "hardtanh", "hardswish", "hardsigmoid",
+    "hardshrink", "softshrink", "threshold", "glu",
+))
+# Bounded ones: after the last weight layer they shape the output (a policy's tanh) and are left alone.
+SQUASHES = frozenset(("tanh", "sigmoid", "logsigmoid", "softsign", "hardtanh", "hardsigmoid"))
+NORM_FUNCTIONS = frozenset((
+    "layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "normalize",
+))
+# What may lie between a weight layer and its norm, since it mixes in nothing else: changes of shape and type,
+# signs, dropout (off in this pass) and pooling (through which a bias per channel passes unchanged).
+PASSES = frozenset((
+    "view", "view_as", "reshape", "flatten", "unflatten", "contiguous", "squeeze", "unsqueeze", "permute",
+    "transpose", "movedim", "swapaxes", "chunk", "split", "unbind", "narrow", "__getitem__", "__get__", "clone",
+    "to", "float", "half", "bfloat16", "type", "type_as", "detach", "neg", "__neg__", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "max_pool1d", "max_pool2d", "max_pool3d",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+))
+REORDERS = frozenset(("permute", "transpose", "movedim", "swapaxes", "__get__"))
+WEIGHTED = frozenset((
+    "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+))
+# fmt: on
+
+
+class Flow(NamedTuple):
+    """What is known of one tensor of the forward pass."""
+
+    data: bool = False  # made from the example
+    learned: bool = False  # made from parameters
+    layers: frozenset[str] = frozenset()  # weight layers that reach it past no norm and no other weight layer
+    sites: frozenset[int] = frozenset()  # activation calls that reach it past no weight layer
+    direct: str | None = None  # the weight layer whose output it is, past nothing but PASSES
+    normalized: bool = False  # whether it is the output of a norm, past nothing but PASSES
+    convolutional: bool = False  # [batch, channels, *positions], as convolutions give
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One call of an activation.
+
+    Attributes:
+        function: its name, such as "relu".
+        module: path of the activation module, None for a function.
+        owner: path of the module whose forward makes the call; call: which run of that forward, a key of Trace.calls.
+        flow, shape: of the input.
+    """
+
+    function: str
+    module: str | None
+    owner: str
+    call: int
+    flow: Flow
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Trace:
+    """What the pass showed. Modules and layers are given by their paths.
+
+    Attributes:
+        sites: calls of activations on what the network has computed from the example, in order.
+        squashes: numbers of the sites that bound an output after the last weight layer.
+        used: weight layers that took part, and shapes: of their outputs, where they were called as modules.
+        normed: weight layers whose output goes straight into a norm.
+        outputs: weight layers whose scale reaches an output past no norm and no other weight layer.
+        norms: norm modules with shape and layout (convolutional or not) of their input.
+        calls: arguments of each run of a module's forward, by number.
+    """
+
+    sites: list[Site] = field(default_factory=list)
+    squashes: set[int] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    normed: set[str] = field(default_factory=set)
+    outputs: set[str] = field(default_factory=set)
+    norms: dict[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
+    calls: dict[int, Call] = field(default_factory=dict)
+
+
+def trace_forward(module: nn.Module, example: Example) -> Trace:
+    """Run `module` on the example once, undisturbed, and report what happened inside."""
+    watch = _Watch(module)
+    for tensor in tree_leaves(example):
+        watch.set_flow(tensor, Flow(data=True))
+    with undisturbed(module), watch.hooks(), watch:
+        out = module(*positional(example))
+    flows = [watch.flow(leaf) for leaf in tree_leaves(out)]
+    trace = watch.trace
+    trace.outputs = set().union(*(flow.layers for flow in flows))
+    last = set().union(*(flow.sites for flow in flows))
+    trace.squashes = {number for number in last if trace.sites[number].function in SQUASHES}
+    return trace
+
+
+def positional(example: Example) -> tuple[Any, ...]:
+    return example if isinstance(example, tuple) else (example,)
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; afterwards RNGs, buffers and training flags are as before.
+
+    BatchNorm works from its batch as in training: with its running statistics nothing would be scale-invariant.
+    """
+    training = {each: each.training for each in module.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    cuda = [str(device) for device in devices if device.type == "cuda"]
+    try:
+        for each in training:
+            each.training = isinstance(each, _BatchNorm)
+        with torch.no_grad(), torch.random.fork_rng(cuda):
+            yield
+    finally:
+        for each, flag in training.items():
+            each.training = flag
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+class _Run(NamedTuple):
+    module: nn.Module
+    number: int
+    site: int | None  # of an activation module: its own
+
+
+class _Watch(TorchFunctionMode):
+    """Follows every tensor through functions (as a mode) and through modules (by hooks)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.flows: dict[int, Flow] = {}
+        self.alive: list[Tensor] = []  # an id means one tensor only as long as that tensor lives
+        self.names = {each: name for name, each in module.named_modules()}
+        self.layers = {layer: name for name, layer in weight_layers(module).items()}
+        self.layer_of: dict[Tensor, str] = {}
+        for layer, name in self.layers.items():
+            for parameter in layer.parameters(recurse=False):
+                self.layer_of.setdefault(parameter, name)
+        for parameter in module.parameters():
+            self.set_flow(parameter, Flow(learned=True))
+        self.running: list[_Run] = []
+        self.runs = 0
+
+    def flow(self, value: object) -> Flow:
+        return self.flows.get(id(value), Flow())
+
+    def set_flow(self, value: object, flow: Flow) -> None:
+        if isinstance(value, Tensor):
+            self.flows[id(value)] = flow
+            self.alive.append(value)
+
+    def add_site(self, function: str, module: str | None, value: Tensor) -> int | None:
+        """The number of a new site; None for a function of inputs or of parameters alone, which need no norm."""
+        flow = self.flow(value)
+        if not (flow.data and flow.learned and self.running):
+            return None
+        run = self.running[-1]
+        site = Site(function, module, self.names[run.module], run.number, flow, tuple(value.shape))
+        self.trace.sites.append(site)
+        return len(self.trace.sites) - 1
+
+    def after_norm(self, flow: Flow) -> Flow:
+        if flow.direct is not None:
+            self.trace.normed.add(flow.direct)
+        return flow._replace(layers=frozenset(), direct=None, normalized=True)
+
+    # Functions.
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        name = name if name.startswith("__") else name.rstrip("_")
+        inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        flows = [self.flow(value) for value in inputs]
+        dims = [value.ndim for value in inputs]
+        site = None
+        if name in ACTIVATIONS and inputs:
+            site = self.running[-1].site if self.inside_whole() else self.add_site(name, None, inputs[0])
+        out = func(*args, **kwargs)
+        if inputs:
+            for value in tree_leaves(out):
+                if isinstance(value, Tensor):
+                    image = any(f.convolutional and d == value.ndim for f, d in zip(flows, dims, strict=True))
+                    image = (image and name not in REORDERS) or name.startswith("conv")
+                    self.set_flow(value, self.after(name, inputs, flows, site)._replace(convolutional=image))
+        return out
+
+    def inside_whole(self) -> bool:
+        """Whether the running module is seen as a whole, so that what it calls is its own affair."""
+        if not self.running:
+            return False
+        module = self.running[-1].module
+        return isinstance(module, ACTIVATION_MODULES) or module in self.layers or is_norm(module)
+
+    def after(self, name: str, inputs: list[Tensor], flows: list[Flow], site: int | None) -> Flow:
+        if name in NORM_FUNCTIONS:
+            return self.after_norm(flows[0])
+        if name in PASSES:
+            return flows[0]
+        data, learned = any(flow.data for flow in flows), any(flow.learned for flow in flows)
+        weights = frozenset(self.layer_of[value] for value in inputs if value in self.layer_of)
+        if name in WEIGHTED and weights:
+            self.trace.used |= weights
+            return Flow(data, learned, weights)
+        layers = frozenset[str]().union(*(flow.layers for flow in flows))
+        sites = frozenset[int]().union(*(flow.sites for flow in flows), () if site is None else (site,))
+        return Flow(data, learned, layers, sites)
+
+    # Modules.
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        handles = []
+        for module in self.names:
+            handles.append(module.register_forward_pre_hook(self.enter, prepend=True, with_kwargs=True))
+            # First of the layer's hooks, so that it sees the output that a norm, hung on as a hook, works on.
+            handles.append(module.register_forward_hook(self.leave, prepend=True, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        site = None
+        if isinstance(module, ACTIVATION_MODULES) and args and isinstance(args[0], Tensor):
+            site = self.add_site(type(module).__name__.lower(), self.names[module], args[0])
+        self.runs += 1
+        self.running.append(_Run(module, self.runs, site))
+        self.trace.calls[self.runs] = (args, kwargs)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: object) -> None:
+        self.running.pop()
+        value = next(iter((*args, *kwargs.values())), None)
+        if module in self.layers and isinstance(out, Tensor):
+            name = self.layers[module]
+            self.trace.used.add(name)
+            self.trace.shapes[name] = tuple(out.shape)
+            image = isinstance(module, _ConvNd)
+            self.set_flow(out, Flow(True, True, frozenset({name}), direct=name, convolutional=image))
+        elif is_norm(module) and isinstance(value, Tensor) and not self.inside_whole():
+            self.trace.norms[self.names[module]] = (tuple(value.shape), self.flow(value).convolutional)
+            self.set_flow(out, self.after_norm(self.flow(value)))

@@ -1,0 +1,21 @@
+"""Networks of value-based agents: torso -> streams -> head."""
+
+from nap_rl.nn.heads import Categorical, ExpectedValue, Head, Quantile
+from nap_rl.nn.noisy import LayerNoise, NoisyLinear
+from nap_rl.nn.q_network import QNetwork
+from nap_rl.nn.streams import Streams
+from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, NatureTorso
+
+__all__ = [
+    "Categorical",
+    "DataEfficientTorso",
+    "ExpectedValue",
+    "Head",
+    "ImpalaTorso",
+    "LayerNoise",
+    "NatureTorso",
+    "NoisyLinear",
+    "QNetwork",
+    "Quantile",
+    "Streams",
+]

@@ -1,0 +1,83 @@
+"""Factorised noisy linear layers (Fortunato et al. 2018, arXiv 1706.10295, section 3.1).
+
+Noise is an argument of the forward pass and never a side effect of train/eval mode: whoever calls decides
+whether two passes share a draw.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LayerNoise = tuple[Tensor, Tensor]
+"""(eps_in [in_features], eps_out [out_features]), float32, already passed through f(x) = sign(x) sqrt|x|: one draw for
+a whole batch; or ([B, in_features], [B, out_features]): one for each of its rows."""
+
+
+def scale_noise(eps: Tensor) -> Tensor:
+    """f(x) = sign(x) sqrt|x|, elementwise (equation 10 of the paper gives the factorised noise f(e_i) f(e_j))."""
+    return eps.sign() * eps.abs().sqrt()
+
+
+class NoisyLinear(nn.Module):
+    """y = (mu_w + sigma_w * eps_out eps_in^T) x + mu_b + sigma_b * eps_out.
+
+    Args:
+        in_features, out_features: sizes of x [B, in_features] and y [B, out_features], float32.
+        sigma0: every sigma starts at sigma0 / sqrt(in_features). 0.1 in dqn_zoo, 0.5 in Hessel et al. 2018.
+        bias: whether the layer has mu_b and sigma_b.
+    """
+
+    # One common factor on all of these scales the output, so a projection must treat them as one vector.
+    joint_scale = ("weight_mu", "weight_sigma", "bias_mu", "bias_sigma")
+
+    def __init__(self, in_features: int, out_features: int, sigma0: float = 0.1, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.sigma0 = sigma0
+        self.weight_mu = nn.Parameter(torch.empty(out_features, in_features))
+        self.weight_sigma = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias_mu: nn.Parameter | None = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.bias_sigma: nn.Parameter | None = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """mu ~ U(-1/sqrt(in), 1/sqrt(in)); sigma = sigma0 / sqrt(in) (section 3.2, factorised case)."""
+        bound = 1.0 / math.sqrt(self.in_features)
+        nn.init.uniform_(self.weight_mu, -bound, bound)
+        nn.init.constant_(self.weight_sigma, self.sigma0 * bound)
+        if self.bias_mu is not None and self.bias_sigma is not None:
+            nn.init.uniform_(self.bias_mu, -bound, bound)
+            nn.init.constant_(self.bias_sigma, self.sigma0 * bound)
+
+    def remove_bias(self) -> None:
+        """Drop both bias tensors: a normalisation that follows makes them redundant."""
+        self.bias_mu = None
+        self.bias_sigma = None
+
+    def sample_noise(self, generator: torch.Generator | None = None, rows: int | None = None) -> LayerNoise:
+        """One draw shared by a whole batch or, given `rows`, an independent one for each row."""
+        size = self.in_features + self.out_features
+        shape = (size,) if rows is None else (rows, size)
+        eps = scale_noise(torch.randn(shape, generator=generator, device=self.weight_mu.device))
+        return eps[..., : self.in_features], eps[..., self.in_features :]
+
+    def forward(self, x: Tensor, noise: LayerNoise | None = None) -> Tensor:
+        """x [B, in_features] -> [B, out_features]; without noise, the mean weights."""
+        if noise is None:
+            return F.linear(x, self.weight_mu, self.bias_mu)
+        eps_in, eps_out = noise
+        if eps_in.dim() == 2:  # a weight matrix for each row is never built: sigma * (eps_out eps_in^T) x, factor by factor
+            y = F.linear(x, self.weight_mu, self.bias_mu) + F.linear(x * eps_in, self.weight_sigma) * eps_out
+            return y if self.bias_sigma is None else y + self.bias_sigma * eps_out
+        weight = torch.addcmul(self.weight_mu, self.weight_sigma, torch.outer(eps_out, eps_in))
+        if self.bias_mu is None or self.bias_sigma is None:
+            return F.linear(x, weight)
+        return F.linear(x, weight, torch.addcmul(self.bias_mu, self.bias_sigma, eps_out))
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, sigma0={self.sigma0}"

@@ -1,0 +1,73 @@
+"""Streams: features [B, F] -> outputs [B, A, N], N numbers for each of A actions, what they mean left to the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nap_rl.nn.noisy import LayerNoise, NoisyLinear
+
+Noise = Sequence[LayerNoise]
+"""One (eps_in, eps_out) for every noisy layer of a network, in the order of `Streams.noisy_layers`."""
+
+
+class Stream(nn.Module):
+    """One hidden layer and one output layer: [B, F] -> [B, outputs]."""
+
+    def __init__(self, features: int, hidden: int, outputs: int, sigma0: float | None) -> None:
+        super().__init__()
+
+        def linear(n_in: int, n_out: int) -> nn.Module:
+            return nn.Linear(n_in, n_out) if sigma0 is None else NoisyLinear(n_in, n_out, sigma0)
+
+        self.hidden = linear(features, hidden)
+        self.activation = nn.ReLU()
+        self.output = linear(hidden, outputs)
+
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        if noise is None:  # plain layers, or noisy ones at their mean
+            y: Tensor = self.output(self.activation(self.hidden(x)))
+        else:
+            y = self.output(self.activation(self.hidden(x, noise[0])), noise[1])
+        return y
+
+
+class Streams(nn.Module):
+    """One stream, or a value and an advantage stream (dueling, Wang et al. 2016, arXiv 1511.06581, equation 9).
+
+    Args:
+        features: F of the torso.
+        actions: A.
+        outputs: N, outputs an action: 1 for an expected value, the atoms or quantiles of a distribution otherwise.
+        hidden: width of the hidden layer of each stream.
+        dueling: y = v + a - mean_a(a), for each of the N outputs.
+        sigma0: None for plain linear layers; else all four layers are noisy (see `NoisyLinear`).
+    """
+
+    def __init__(
+        self, features: int, actions: int, outputs: int, hidden: int, dueling: bool, sigma0: float | None
+    ) -> None:
+        super().__init__()
+        self.actions = actions
+        self.outputs = outputs
+        self.advantage = Stream(features, hidden, actions * outputs, sigma0)
+        self.value = Stream(features, hidden, outputs, sigma0) if dueling else None
+
+    def noisy_layers(self) -> list[NoisyLinear]:
+        """The layers that take noise, in the order in which `forward` reads it; empty for plain streams."""
+        return [m for m in self.modules() if isinstance(m, NoisyLinear)]
+
+    def sample_noise(self, generator: torch.Generator | None = None, rows: int | None = None) -> Noise | None:
+        """Independent noise for each noisy layer (and each of `rows`, if given); None where no layer is noisy."""
+        return [layer.sample_noise(generator, rows) for layer in self.noisy_layers()] or None
+
+    def forward(self, features: Tensor, noise: Noise | None = None) -> Tensor:
+        """features [B, F] -> [B, A, N]."""
+        noise_a, noise_v = (None, None) if noise is None else (noise[:2], noise[2:])
+        a: Tensor = self.advantage(features, noise_a).view(-1, self.actions, self.outputs)
+        if self.value is None:
+            return a
+        v: Tensor = self.value(features, noise_v).unsqueeze(1)
+        return v + a - a.mean(dim=1, keepdim=True)

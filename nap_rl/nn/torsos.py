@@ -1,0 +1,76 @@
+"""Torsos: stacks [B, C, 84, 84], float32 in [0, 1] -> features [B, F], float32.
+
+Every torso has `features`, the F that it gives for 84x84 input, and one `nn.ReLU` submodule a nonlinearity, so that
+`nap_rl.nap.normalize` can put a normalisation in front of each.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class NatureTorso(nn.Sequential):
+    """Three convolutions (Mnih et al. 2015, Methods): 32 of 8x8/4, 64 of 4x4/2, 64 of 3x3/1; F = 3136."""
+
+    features = 64 * 7 * 7
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__(
+            nn.Conv2d(channels, 32, kernel_size=8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, kernel_size=4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, kernel_size=3, stride=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+
+
+class DataEfficientTorso(nn.Sequential):
+    """Two convolutions of 5x5/5, 32 and 64 (van Hasselt et al. 2019, arXiv 1906.05243, appendix E); F = 576."""
+
+    features = 64 * 3 * 3
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__(
+            nn.Conv2d(channels, 32, kernel_size=5, stride=5),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, kernel_size=5, stride=5),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), channels and size kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.branch(x)
+        return y
+
+
+class ImpalaTorso(nn.Sequential):
+    """The residual torso of IMPALA (Espeholt et al. 2018, arXiv 1802.01561, figure 3): 16, 32, 32 channels; F = 3872."""
+
+    features = 32 * 11 * 11
+
+    def __init__(self, channels: int = 4) -> None:
+        layers: list[nn.Module] = []
+        for width in (16, 32, 32):
+            layers += [
+                nn.Conv2d(channels, width, kernel_size=3, padding=1),
+                nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+                ResidualBlock(width),
+                ResidualBlock(width),
+            ]
+            channels = width
+        super().__init__(*layers, nn.ReLU(), nn.Flatten())

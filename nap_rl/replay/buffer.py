@@ -1,0 +1,257 @@
+"""The frame ring: frames are kept once; stacks, n-step returns and bootstrap states are derived when sampled.
+
+Each environment e has a column of `length` slots that it fills on its own, so that an episode may end in one
+environment without a step that is no transition in the others. A slot is one frame and what was done on it:
+
+    slot          t          t+1         t+2          t+3 = end of the episode
+    frame         f_t        f_t+1       f_t+2        f_t+3 (only bootstrapped from)      f' of the next episode
+    action        a_t        a_t+1       a_t+2        -                                    a'
+    reward        r_t+1      r_t+2       r_t+3        -
+    discount      0 where a_t led to a terminal state or a lost life, else 1
+    first         1          0           0            0                                    1
+
+A sampled start t with n = 3 gathers 4 + n consecutive frames once, which holds both states:
+
+    offset       -3  -2  -1   0   1   2   3
+    s_tm1         x   x   x   x
+    s_t (m=3)                 x   x   x   x        m = steps to the bootstrap state, n or fewer at an episode's end
+    s_t (m=2)             x   x   x   x            here the episode was cut after two steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nap_rl.replay.priorities import Priorities
+
+Array = npt.NDArray[np.generic]
+Indices = npt.NDArray[np.int64]
+
+
+class Transitions(NamedTuple):
+    """A batch of n-step transitions, on the replay's device."""
+
+    s_tm1: Tensor  # [B, C, H, W] uint8, oldest frame first, zeros before the episode's first frame
+    a_tm1: Tensor  # [B] int64
+    r_t: Tensor  # [B] float32: sum_{j<m} (prod_{i<j} discount_i) reward_j, each reward clipped
+    discount_t: (
+        Tensor  # [B] float32: prod_{i<m} discount_i; 0 where a terminal state or a lost life came first
+    )
+    s_t: Tensor  # [B, C, H, W] uint8: m steps later, m <= n
+    weights: Tensor  # [B] float32: importance weights, the largest is 1
+    slots: Tensor  # [B] int64: where each came from
+    serials: Tensor  # [B] int64: which visit of the ring to that slot it was
+
+
+class Replay:
+    """Prioritised n-step replay over a ring of single frames.
+
+    Args:
+        capacity: transitions that can be sampled once the ring is full, over all environments.
+        num_envs: columns of the ring; `capacity` is divided evenly among them (rounded up).
+        frame_shape: shape of one frame, for example (84, 84).
+        stack: C, frames in a state.
+        n_steps: n of the n-step return.
+        discount: gamma, per agent step.
+        reward_clip: rewards are clipped to [-c, c] when sampled (kept raw in the ring); None leaves them.
+        exponent, uniform_probability: see `Priorities`. A new transition gets the largest priority seen (1 at first).
+        max_priority: raw priorities are clipped to [0, max_priority] (dqn_zoo: 100).
+        slack: further slots that a column keeps behind the sampleable ones.
+        seed: of the sampling generator.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        *,
+        frame_shape: Sequence[int] = (84, 84),
+        frame_dtype: torch.dtype = torch.uint8,
+        stack: int = 4,
+        n_steps: int = 3,
+        discount: float = 0.99,
+        reward_clip: float | None = 1.0,
+        exponent: float = 0.5,
+        uniform_probability: float = 1e-3,
+        max_priority: float = 100.0,
+        slack: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if n_steps < 1 or stack < 1 or num_envs < 1:
+            raise ValueError(
+                f"n_steps, stack and num_envs must be 1 or more, got {n_steps}, {stack} and {num_envs}"
+            )
+        self.n_steps = n_steps
+        self.stack = stack
+        self.discount = discount
+        self.reward_clip = reward_clip
+        self.max_priority = max_priority
+        self.window = -(-capacity // num_envs)  # sampleable slots of a column
+        if self.window <= n_steps:
+            raise ValueError(
+                f"a replay of {capacity} transitions leaves {self.window} for each of {num_envs} environments: "
+                f"too few for {n_steps}-step returns"
+            )
+        # The oldest sampleable start still needs its stack, and `add` writes one slot ahead of the newest.
+        self.length = self.window + stack + 1 + slack
+        slots = num_envs * self.length
+        self.device = torch.device(device)
+        # torch.empty does not touch the memory, so it is taken as the ring fills.
+        self.frames = torch.empty((slots, *frame_shape), dtype=frame_dtype, device=device)
+        self.actions = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.rewards = torch.zeros(slots, device=device)
+        self.discounts = torch.zeros(slots, device=device)
+        self.first = torch.ones(slots, dtype=torch.bool, device=device)
+        self.serials = torch.full((slots,), -1, dtype=torch.int64, device=device)
+        self.priorities = Priorities(
+            slots, exponent=exponent, uniform_probability=uniform_probability, device=device
+        )
+        self.largest_priority = torch.ones((), device=device)
+        self.generator = torch.Generator(device=device).manual_seed(seed)
+        # Host side: per column, slots ever written and steps since the episode's first frame; valid starts.
+        self.counts = np.zeros(num_envs, dtype=np.int64)
+        self.ages = np.full(num_envs, -1, dtype=np.int64)
+        self.valid = np.zeros(slots, dtype=bool)
+        self.size = 0
+        self._offsets = torch.arange(-(stack - 1), n_steps + 1, device=device)  # see the picture above
+
+    @staticmethod
+    def nbytes(capacity: int, frame_bytes: int = 84 * 84) -> int:
+        """Memory of a full ring: the frame and 41 bytes beside it for each transition (slack aside)."""
+        return capacity * (frame_bytes + 41)
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled now."""
+        return self.size
+
+    def add(
+        self,
+        frames: Array,
+        actions: Array,
+        rewards: Array,
+        discounts: Array,
+        first: npt.NDArray[np.bool_],
+        envs: Indices | None = None,
+    ) -> None:
+        """One step of every environment (or of `envs`, all different).
+
+        frames [N, *frame_shape]: what was acted on; actions [N]; rewards [N], raw; discounts [N]: 0 where the action
+        led to a terminal state or a lost life, else 1; first [N]: whether the frame began an episode.
+        """
+        envs = np.arange(len(self.counts)) if envs is None else envs
+        at = self._advance(envs, frames, first)
+        self.actions[at] = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
+        self.rewards[at] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
+        self.discounts[at] = torch.as_tensor(discounts, dtype=torch.float32, device=self.device)
+        # The frame at serial c completes the window of the start at c - n, unless the episode is younger.
+        complete = envs[self.ages[envs] >= self.n_steps]
+        self._open_and_retire(envs, [(complete, self.counts[complete] - 1 - self.n_steps)])
+
+    def end_episode(self, frames: Array, envs: Indices) -> None:
+        """The last frames of the episodes that ended in `envs`: truncated ones bootstrap from them.
+
+        frames [K, *frame_shape]; envs [K] int64, all different. Starts whose window is shorter than n become valid.
+        """
+        self._advance(envs, frames, np.zeros(len(envs), dtype=bool))
+        # What follows is another episode, also before its first frame is written: no window may reach into it.
+        self.first[self._slots(envs, self.counts[envs])] = True
+        starts = []
+        for j in range(1, self.n_steps + 1):
+            old_enough = envs[self.ages[envs] >= j]
+            starts.append((old_enough, self.counts[old_enough] - 1 - j))
+        self._open_and_retire(envs, starts)
+
+    def sample(self, batch: int, importance_exponent: float = 1.0) -> Transitions:
+        """Draw a batch; weights are (V P(i))^-importance_exponent over the V valid starts, divided by the largest.
+
+        Raises:
+            ValueError: nothing can be sampled yet.
+        """
+        if self.size == 0:
+            raise ValueError("the replay holds no complete transition yet")
+        slots, probabilities = self.priorities.sample(batch, self.generator)
+        s_tm1, a_tm1, r_t, discount_t, s_t = self.gather(slots)
+        weights = (probabilities * self.priorities.valid_counts.sum()).pow(-importance_exponent)
+        weights = (weights / weights.max()).float()
+        return Transitions(s_tm1, a_tm1, r_t, discount_t, s_t, weights, slots, self.serials[slots])
+
+    def gather(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(s_tm1, a_tm1, r_t, discount_t, s_t) of valid starts, slots [B] int64."""
+        column = (slots // self.length)[:, None] * self.length
+        index = column + (slots[:, None] % self.length + self._offsets) % self.length  # [B, C - 1 + 1 + n]
+        past, zero = index[:, : self.stack], self.stack - 1
+        forward = index[:, zero:]  # offsets 0 .. n
+
+        # in_episode[:, j]: no episode began in offsets 1 .. j, so the step from offset j - 1 to j is a transition.
+        in_episode = ~self.first[forward[:, 1:]].cumsum(dim=1).bool()  # [B, n]
+        m = in_episode.sum(dim=1)  # steps to the bootstrap state
+
+        step_rewards = self.rewards[forward[:, :-1]]
+        if self.reward_clip is not None:
+            step_rewards = step_rewards.clamp(-self.reward_clip, self.reward_clip)
+        step_discounts = torch.where(in_episode, self.discount * self.discounts[forward[:, :-1]], 1.0)
+        products = step_discounts.cumprod(dim=1)
+        before = torch.cat([torch.ones_like(products[:, :1]), products[:, :-1]], dim=1)
+        r_t = (before * step_rewards * in_episode).sum(dim=1)
+
+        # A frame at offset o <= 0 belongs to the stack if no episode began in o + 1 .. 0.
+        began_after = self.first[past].flip(1).cumsum(dim=1).flip(1).bool()  # [:, k]: one began in k .. end
+        same_episode = torch.ones_like(index, dtype=torch.bool)
+        same_episode[:, :zero] = ~began_after[:, 1:]
+        frames = self.frames[index]
+        frames = frames * same_episode.view(*index.shape, *[1] * (frames.dim() - 2))
+        later = m[:, None] + torch.arange(self.stack, device=self.device)
+        rows = torch.arange(len(slots), device=self.device)[:, None]
+        return frames[:, : self.stack], self.actions[slots], r_t, products[:, -1], frames[rows, later]
+
+    def update(self, slots: Tensor, serials: Tensor, priorities: Tensor) -> None:
+        """New raw priorities [B] of transitions sampled earlier; those overwritten or retired since are dropped."""
+        priorities = priorities.clamp(0.0, self.max_priority)
+        keep = (self.serials[slots] == serials) & self.priorities.is_valid(slots)
+        self.largest_priority = torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max())
+        self.priorities.update(slots, priorities, keep)
+
+    def clear(self) -> None:
+        """Forget every transition; the memory stays."""
+        slots = torch.arange(len(self.valid), device=self.device)
+        self.priorities.write(slots, torch.zeros_like(self.rewards), torch.zeros_like(self.first))
+        self.valid[:] = False
+        self.size = 0
+        self.ages[:] = -1
+
+    def _advance(self, envs: Indices, frames: Array, first: npt.NDArray[np.bool_]) -> Tensor:
+        """Write frames into the next slot of each column, retire what leaves the window, and return those slots."""
+        serials = self.counts[envs]
+        slots = self._slots(envs, serials)
+        self.frames[slots] = torch.as_tensor(frames).to(self.device)
+        self.first[slots] = torch.as_tensor(first, device=self.device)
+        self.serials[slots] = torch.from_numpy(serials).to(self.device)
+        self.ages[envs] = np.where(first, 0, self.ages[envs] + 1)
+        self.counts[envs] += 1
+        return slots
+
+    def _open_and_retire(self, envs: Indices, starts: list[tuple[Indices, Indices]]) -> None:
+        """Make (envs, serials) of `starts` sampleable, and what is a whole window older than the newest slot not."""
+        oldest = self.counts[envs] - 1 - self.window
+        retired = self._flat(envs, oldest)[oldest >= 0]
+        opened = np.concatenate([self._flat(*start) for start in starts])
+        self.size += len(opened) - int(self.valid[retired].sum())
+        self.valid[retired] = False
+        self.valid[opened] = True
+        slots = torch.from_numpy(np.concatenate([opened, retired])).to(self.device)
+        valid = torch.arange(len(slots), device=self.device) < len(opened)
+        self.priorities.write(slots, self.largest_priority.expand(len(slots)), valid)
+
+    def _flat(self, envs: Indices, serials: Indices) -> Indices:
+        flat: Indices = envs * self.length + serials % self.length
+        return flat
+
+    def _slots(self, envs: Indices, serials: Indices) -> Tensor:
+        return torch.from_numpy(self._flat(envs, serials)).to(self.device)

@@ -1,0 +1,131 @@
+"""Reads the numbers of one run, and the arithmetic on them that figures need. Frames are emulator frames."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Columns = dict[str, Floats]
+
+NORM_PREFIX = "nap/param_norm/"
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The E rows of episodes.csv, in the order the episodes ended; `frames` is the run's clock by then."""
+
+    frames: Floats  # [E]
+    returns: Floats  # [E] unclipped rewards of the whole game
+    games: tuple[str, ...]  # E names
+
+
+def read_metrics(run: Path) -> Columns:
+    """The columns of a run's metrics.csv, float64 [rows] each; an empty cell is NaN.
+
+    Raises FileNotFoundError without the file and ValueError if it has no row or a cell that is no number.
+    """
+    path = Path(run) / "metrics.csv"
+    names, rows = _read(path)
+    try:
+        table = np.array([[float(cell or "nan") for cell in row] for row in rows], dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path} holds something that is no number: {error}.") from error
+    return dict(zip(names, table.T, strict=True))
+
+
+def read_episodes(run: Path) -> Episodes:
+    """The rows of a run's episodes.csv.
+
+    Raises FileNotFoundError without the file and ValueError if it has no row or lacks a column.
+    """
+    path = Path(run) / "episodes.csv"
+    names, rows = _read(path)
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    missing = {"frames", "return", "game"} - set(names)
+    if missing:
+        raise ValueError(f"{path} has no column {min(missing)!r}; it has {', '.join(names)}.")
+    try:
+        frames = np.array(columns["frames"], dtype=np.float64)
+        returns = np.array(columns["return"], dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path} holds something that is no number: {error}.") from error
+    return Episodes(frames, returns, tuple(columns["game"]))
+
+
+def column(columns: Columns, name: str, run: Path) -> Floats:
+    """One column of `columns`. Raises ValueError naming the nearest one there is if it is missing."""
+    if name not in columns:
+        near = difflib.get_close_matches(name, columns, n=1, cutoff=0.0)
+        raise ValueError(f"{Path(run) / 'metrics.csv'} has no column {name!r}; the nearest is {near[0]!r}.")
+    return columns[name]
+
+
+def moving_return(episodes: Episodes, window: int) -> Floats:
+    """float64 [E]: at each episode the mean return of the last `window`, fewer at the beginning of a game.
+
+    The mean starts afresh when the game changes: scores of two games have no common scale.
+    Raises ValueError for a window below 1.
+    """
+    if window < 1:
+        raise ValueError(f"A moving mean needs a window of at least 1 episode, got {window}.")
+    means = np.empty(len(episodes.returns))
+    start = 0
+    for i, game in enumerate(episodes.games):
+        if game != episodes.games[start]:
+            start = i
+        means[i] = episodes.returns[max(start, i + 1 - window) : i + 1].mean()
+    return means
+
+
+def task_switches(columns: Columns) -> Floats:
+    """Frames at which task/index changes, float64 [switches]; empty for a run of one task."""
+    if "task/index" not in columns:
+        return np.empty(0)
+    index = columns["task/index"]
+    known = np.isfinite(index)
+    changes = np.flatnonzero(np.diff(index[known])) + 1
+    return columns["frames"][known][changes]
+
+
+def relative_norms(columns: Columns, run: Path) -> Columns:
+    """Parameter norms over their first value, float64 [rows]: "all layers", then each layer.
+
+    The norm of all layers is the root of the sum of their squares. A layer that starts at zero is left out.
+    Raises ValueError if no column nap/param_norm/<layer> is there.
+    """
+    norms = {
+        name.removeprefix(NORM_PREFIX): values
+        for name, values in columns.items()
+        if name.startswith(NORM_PREFIX)
+    }
+    norms.pop("total", None)
+    if not norms:
+        raise ValueError(f"{Path(run) / 'metrics.csv'} has no column {NORM_PREFIX}<layer>.")
+    total = np.sqrt(np.sum([np.square(values) for values in norms.values()], axis=0))
+    found = {"all layers": total, **norms}
+    relative = {layer: values / values[0] for layer, values in found.items() if values[0] > 0}
+    if not relative:
+        raise ValueError(f"{Path(run) / 'metrics.csv'} has no parameter norm above zero in its first row.")
+    return relative
+
+
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a CSV file. A last row that a killed run left torn is dropped."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: name the folder of a run.")
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    names, *rows = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
+    if not rows:
+        raise ValueError(f"{path} has no row yet.")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(names):
+            raise ValueError(f"{path}, line {number}: {len(row)} cells under {len(names)} columns.")
+    return names, rows

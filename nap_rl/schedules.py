@@ -1,0 +1,35 @@
+"""Schedules: functions of progress in [0, 1], applied to the optimiser outside the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Schedule = Callable[[float], float]
+"""progress -> value; progress is the share of the schedule's span that lies behind, clipped to [0, 1] by the caller."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """`start`, always."""
+
+    start: float
+
+    def __call__(self, progress: float) -> float:
+        return self.start
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A straight line from `start` at progress 0 to `end` at progress 1."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        return self.start + (self.end - self.start) * progress
+
+
+def progress(position: float, begin: float, span: float) -> float:
+    """Share of `span` (> 0) that lies between `begin` and `position`, clipped to [0, 1]."""
+    return min(max((position - begin) / span, 0.0), 1.0)
