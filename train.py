@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from nap_rl import __version__, checkpoint, cli
 from nap_rl.agents import Diverged, Trainer
 from nap_rl.conf import build, schema
-from nap_rl.conf.check import plain_dict, to_config
+from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.logging import Progress, RunLog
 from nap_rl.nap import weight_groups
@@ -60,7 +60,7 @@ def job(node: DictConfig) -> int:
 
 
 def save_checkpoint(folder: Path, config: Config, trainer: Trainer) -> Path:
-    """The networks and the optimiser as they are now; `nap_rl.conf.load.load_network` reads them back."""
+    """The networks and the optimiser as they are now; `nap_rl.conf.load.load_network` reads the network back."""
     agent = trainer.agent
     moments = {
         f"{index}.{name}": value
@@ -76,7 +76,7 @@ def save_checkpoint(folder: Path, config: Config, trainer: Trainer) -> Path:
             "optimizer": moments,
         },
         meta={
-            "config": plain_dict(config),
+            "config": schema.to_dict(config),
             "num_actions": agent.network.streams.actions,
             "frames": trainer.frames,
             "agent_steps": trainer.agent_steps,

@@ -173,7 +173,8 @@ class Trainer:
         agent, config = self.agent, self.config
         for group in agent.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        logging = (agent.updates + 1) % config.log_every_updates == 0
+        # The first update has a row of its own: norms as they were initialised, to compare the others with.
+        logging = agent.updates == 0 or (agent.updates + 1) % config.log_every_updates == 0
         if logging:
             self.monitor.snapshot()
         update = agent.update(config.importance(progress(self.frames, 0, config.frames)))

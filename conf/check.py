@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nap_rl.conf.schema import AtariConfig, Config, SequentialConfig
@@ -124,9 +122,3 @@ def _between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name}={value}, expected a number in [{low:g}, {high:g}]")
 
-
-def plain_dict(config: Config) -> dict[str, Any]:
-    """The configuration as JSON-ready dictionaries, for checkpoints."""
-    container = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}

@@ -6,12 +6,12 @@ steps (transitions); updates are steps of the optimiser. The values stand in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, List, Optional  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 
 class Device(Enum):
@@ -237,3 +237,25 @@ def register() -> None:
     ]
     for group, name, node in nodes:
         store.store(group=group, name=name, node=node)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """JSON-ready dictionaries; `from_dict` is the inverse."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def from_dict(plain: dict[str, Any]) -> Config:
+    """The typed configuration again; which env, head and schedule it has shows in their keys."""
+
+    def kind(node: dict[str, Any], *candidates: type[Any]) -> Any:
+        keys = set(node)
+        return next(OmegaConf.structured(c) for c in candidates if keys == {f.name for f in fields(c)})
+
+    base = OmegaConf.structured(Config)
+    base.env = kind(plain["env"], AtariConfig, SequentialConfig)
+    base.agent.head = kind(plain["agent"]["head"], ExpectedHead, CategoricalHead, QuantileHead)
+    base.schedule = kind(plain["schedule"], ConstantSchedule, LinearSchedule)
+    config: Config = OmegaConf.to_object(OmegaConf.merge(base, plain))  # type: ignore[assignment]
+    return config

@@ -146,7 +146,6 @@ def test_the_links_that_make_nap_rl_one_package_resolve(name: str) -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel, built from a copy of the tree: a build leaves its own folders behind."""
-    pytest.importorskip("setuptools", minversion="77")
     copy = tmp_path_factory.mktemp("tree")
     for name in ("agents", "conf", "envs", "nap_rl", "studies"):
         ignored = shutil.ignore_patterns("__pycache__")

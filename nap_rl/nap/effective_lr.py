@@ -16,8 +16,8 @@ MEASURES = ("param_norm", "grad_norm", "effective_lr", "update_ratio", "rotation
 class LayerMonitor:
     """Measures of one update for each layer, with projection on or off.
 
-    W are the weights of one group of `weight_groups(module)` as one vector, W' those before the update, W_0 those
-    at construction, g the gradient, eta the learning rate of the group's parameters:
+    W are the weights of one group of `weight_groups(module)` as one vector, W' those before the update, W_0
+    those at construction, g the gradient, eta the learning rate of the group's parameters:
 
         param_norm      ||W||
         grad_norm       ||g|| as it lies in `.grad`, clipped or not; 0 where there is none
@@ -81,7 +81,9 @@ class LayerMonitor:
             now / self._initial - 1,
         )
         rows = torch.stack(columns, dim=1).tolist()
-        return {name: dict(zip(MEASURES, row, strict=True)) for name, row in zip(self.names, rows, strict=True)}
+        return {
+            name: dict(zip(MEASURES, row, strict=True)) for name, row in zip(self.names, rows, strict=True)
+        }
 
     def state_dict(self) -> dict[str, Tensor]:
         """The norms at construction, by layer, 0-dim float64: a resumed run drifts from the same start."""

@@ -35,13 +35,13 @@ def weight_layers(module: nn.Module) -> dict[str, nn.Module]:
 def weight_groups(module: nn.Module) -> dict[str, Weights]:
     """The weight tensors of every weight layer, those with one common scale together, by module path.
 
-    A plain Linear or convolution gives `(weight,)` and leaves its bias out. A layer with `joint_scale`, such as
-    a noisy one, gives all tensors listed there, biases included. Tensors that several layers share belong to
-    the first of them.
+    A plain Linear or convolution gives `(weight,)` and leaves its bias out. A layer with `joint_scale`, such
+    as a noisy one, gives all tensors listed there, biases included. Tensors that several layers share belong
+    to the first of them.
 
     Raises:
-        ValueError: a layer's weight is computed from others (parametrised) or not yet shaped (lazy), or two layers
-            share some of their tensors, but not all.
+        ValueError: a layer's weight is computed from others (parametrised) or not yet shaped (lazy), or two
+            layers share some of their tensors, but not all.
     """
     groups: dict[str, Weights] = {}
     owner: dict[nn.Parameter, str] = {}
@@ -52,7 +52,9 @@ def weight_groups(module: nn.Module) -> dict[str, Weights]:
             groups[name] = tensors
             owner.update(dict.fromkeys(tensors, name))
         elif len(earlier) > 1 or set(groups[min(earlier)]) != set(tensors):
-            raise ValueError(f"layers '{name}' and '{min(earlier)}' share some of their tensors, but not all.")
+            raise ValueError(
+                f"layers '{name}' and '{min(earlier)}' share some of their tensors, but not all."
+            )
     return groups
 
 
@@ -65,8 +67,9 @@ def layer_weights(layer: nn.Module, name: str) -> Weights:
             raise ValueError(f"layer '{name}' is lazy and has no weight yet: run the module once before.")
         if not isinstance(tensor, nn.Parameter):
             raise ValueError(
-                f"layer '{name}' ({type(layer).__name__}) computes its weight from other tensors (weight_norm or "
-                "another parametrisation), so it has no norm of its own to project: remove that first."
+                f"layer '{name}' ({type(layer).__name__}) computes its weight from other tensors "
+                f"(weight_norm or another parametrisation), so it has no norm of its own to project: remove "
+                f"that first."
             )
     return tensors
 
@@ -108,9 +111,9 @@ def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
 def _cpu_norm(tensor: Tensor) -> Tensor:
     """A CPU norm that is right to 1e-7.
 
-    torch's kernel for the norm of a whole tensor adds float32 squares one after the other: on 3.2M equal elements,
-    which is how a noisy layer's sigma starts, it is off by 8e-4. The norms of rows of at most 512 elements
-    cost the same and keep seven digits, so large tensors are cut into such rows.
+    torch's kernel for the norm of a whole tensor adds float32 squares one after the other: on 3.2M equal
+    elements, which is how a noisy layer's sigma starts, it is off by 8e-4. The norms of rows of at most 512
+    elements cost the same and keep seven digits, so large tensors are cut into such rows.
     """
     row = next((k for k in range(512, 63, -1) if tensor.numel() % k == 0), 0) if tensor.numel() > 4096 else 0
     if row and tensor.dtype != torch.float64:

@@ -16,7 +16,8 @@ from nap_rl.nap.trace import Example, positional, undisturbed
 def scale_invariance(
     module: nn.Module, example_input: Example, *, factors: Sequence[float] = (0.1, 10.0)
 ) -> dict[str, float]:
-    """How much the output changes, relatively, when the weights of one layer are multiplied by each of `factors`.
+    """How much the output changes, relatively, when the weights of one layer are multiplied by each of
+    `factors`.
 
     f(c W) = f(W) is what makes the norm of W free to be projected: 0 says that it holds, up to rounding and
     the epsilon of the norms; values near 1 and above that it does not.
@@ -26,9 +27,9 @@ def scale_invariance(
         example_input: a tensor or a tuple of positional arguments.
 
     Returns:
-        For each group of `weight_groups(module)` the largest ||f(c W) - f(W)|| / ||f(W)|| over factors and output
-        tensors. Parameters that are all zero, such as new biases or the last layer of a fresh policy, hold
-        small random values during the check, since zeros would hide what stands behind them.
+        For each group of `weight_groups(module)` the largest ||f(c W) - f(W)|| / ||f(W)|| over factors and
+        output tensors. Parameters that are all zero, such as new biases or the last layer of a fresh policy,
+        hold small random values during the check, since zeros would hide what stands behind them.
 
     Raises:
         ValueError: the output holds no floating-point tensor, or one that is not finite.

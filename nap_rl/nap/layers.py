@@ -13,8 +13,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 NormKind = Literal["layer", "rms", "group", "batch"]
 Axes = Literal["all", "channels"]
 
-# Invariance is exact for eps = 0 alone. With torch's usual 1e-5, a layer whose outputs have variance 0.1 changes by
-# half a percent when its weights shrink tenfold; with 1e-8 it stays below 1e-4 down to a variance of 0.005.
+# Invariance is exact for eps = 0 alone. With torch's usual 1e-5, a layer whose outputs have variance 0.1
+# changes by half a percent when its weights shrink tenfold; with 1e-8 it stays below 1e-4 down to a variance
+# of 0.005.
 EPS = 1e-8
 
 TORCH_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
@@ -23,8 +24,8 @@ TORCH_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight + bias: LayerNorm without the subtraction of the mean.
 
-    Unlike torch.nn.RMSNorm it has an offset, since the biases in front of it are removed: LayerNorm and RMSNorm nets
-    then differ in the mean alone. What the paper's RMSNorm has is not stated.
+    Unlike torch.nn.RMSNorm it has an offset, since the biases in front of it are removed: LayerNorm and
+    RMSNorm nets then differ in the mean alone. What the paper's RMSNorm has is not stated.
 
     Args:
         channels: size of gain and offset.
@@ -91,8 +92,9 @@ def build_norm(
     Args:
         shape: [batch, channels, *positions] if `convolutional`. Else [..., channels], where each vector is
             normalised by itself: a mean over tokens would let the future into the past.
-        axes: for convolutions, "all" takes mean and variance over channels and positions, with gain and offset per
-            channel; "channels" takes them at each position. Which one the paper means is not stated.
+        axes: for convolutions, "all" takes mean and variance over channels and positions, with gain and
+            offset per channel; "channels" takes them at each position. Which one the paper means is not
+            stated.
     """
     positions = len(shape) - 2 if convolutional else 0
     channels = shape[1] if convolutional else shape[-1]
@@ -106,9 +108,13 @@ def build_norm(
         )
         return norm if positions or len(shape) == 2 else OverTokens(norm)
     if positions and axes == "all":
-        # GroupNorm with one group is LayerNorm over channels and positions, but its gain is per channel, so that
-        # it fits images of any size. It is also the fastest kernel for the purpose on a CPU.
-        return nn.GroupNorm(1, channels, EPS, affine) if kind == "layer" else RMSNorm(channels, positions, affine)
+        # GroupNorm with one group is LayerNorm over channels and positions, but its gain is per channel, so
+        # that it fits images of any size. It is also the fastest kernel for the purpose on a CPU.
+        return (
+            nn.GroupNorm(1, channels, EPS, affine)
+            if kind == "layer"
+            else RMSNorm(channels, positions, affine)
+        )
     norm = nn.LayerNorm(channels, EPS, affine) if kind == "layer" else RMSNorm(channels, 0, affine)
     return OverChannels(norm) if positions else norm
 

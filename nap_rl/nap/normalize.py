@@ -1,4 +1,4 @@
-"""Normalise: a normalisation in front of every nonlinearity, and behind every other weight that sets a scale."""
+"""Normalise: a norm in front of every nonlinearity, and behind every other weight that sets a scale."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from nap_rl.nap.trace import Example, Site, Trace, trace_forward
 Role = Literal["invariant", "output", "hidden", "free"]
 Build = Callable[[tuple[int, ...], bool], nn.Module]
 
-# Large, so that the scale of a small residual branch shows; a power of two, so that scaling itself rounds nothing.
+# Large, so that the scale of a small residual branch shows; a power of two, so that scaling itself rounds
+# nothing.
 FACTOR = 256.0
 # Below it a change is rounding (bfloat16's included) or a norm's epsilon, above it a scale that matters.
 INVARIANT = 1e-2
@@ -41,25 +42,26 @@ def normalize(
 
     1. A normalisation is put in front of every nonlinearity that has none.
     2. Biases that go straight into a normalisation are removed: its offset takes their place.
-    3. A hidden layer whose scale still reaches the output (the last one of a residual branch, the first one of a
-       residual stream, a query projection, ...) gets a normalisation right behind it and loses its bias. The
-       paper does not state a rule for such layers.
+    3. A hidden layer whose scale still reaches the output (the last one of a residual branch, the first one
+       of a residual stream, a query projection, ...) gets a normalisation right behind it and loses its
+       bias. The paper does not state a rule for such layers.
     4. Every weight layer is marked as scale-invariant, output or free, by scaling its weights and looking at
        the output. `Projector` reads these marks.
 
-    An activation module that stands in one place becomes `Sequential(norm, activation)`. Where a function such as
-    F.relu follows a weight layer, the norm hangs on that layer as `nap_norm`. Where it follows something else,
-    a residual sum say, or an activation module stands in several places, torch.fx rewrites the forward that
-    makes the call. Names of weights do not change. A second call changes nothing.
+    An activation module that stands in one place becomes `Sequential(norm, activation)`. Where a function
+    such as F.relu follows a weight layer, the norm hangs on that layer as `nap_norm`. Where it follows
+    something else, a residual sum say, or an activation module stands in several places, torch.fx rewrites
+    the forward that makes the call. Names of weights do not change. A second call changes nothing.
 
     Args:
         module: on its final device; DistributedDataParallel and torch.compile go around it afterwards.
-        example_input: a tensor or a tuple of positional arguments. A few samples will do, more than one for "batch".
-            They run in evaluation mode; RNGs and buffers are put back.
+        example_input: a tensor or a tuple of positional arguments. A few samples will do, more than one for
+            "batch". They run in evaluation mode; RNGs and buffers are put back.
         norm: "layer", "rms", "group" (16 channels or more a group) or "batch".
         axes: of convolutions: "all", channels and positions together, or "channels", at each position alone.
         affine: whether new norms have gain and offset, one pair a channel. False is the paper's "omit".
-        existing: what happens to torch norms that are there: "keep" (their epsilon becomes 1e-8), or "replace".
+        existing: what happens to torch norms that are there: "keep" (their epsilon becomes 1e-8), or
+            "replace".
         free: paths of submodules to leave as they are. A projection leaves their weights alone.
 
     Returns:
@@ -68,8 +70,13 @@ def normalize(
     Raises:
         ValueError: naming the module that cannot be normalised. The module may be half rewritten then.
     """
+    check_choice("norm", norm, "layer", "rms", "group", "batch")
+    check_choice("axes", axes, "all", "channels")
+    check_choice("existing", existing, "keep", "replace")
     if unwrap(module) is not module:
-        raise ValueError("normalize the module first and wrap it in DistributedDataParallel or compile it after.")
+        raise ValueError(
+            "normalize the module first and wrap it in DistributedDataParallel or compile it after."
+        )
     _refuse_closed(module, free)
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
 
@@ -91,25 +98,27 @@ def normalize(
     trace = trace_forward(module, example_input)
     for site in _missing(trace, free):
         raise ValueError(
-            f"module '{site.module or site.owner}': no normalisation could be put in front of its {site.function}. "
-            "Make it a submodule that is used once, or leave it out with free=[...]."
+            f"module '{site.module or site.owner}': no normalisation could be put in front of its "
+            f"{site.function}. Make it a submodule that is used once, or leave it out with free=[...]."
         )
     _norm_hidden_layers(module, trace, example_input, free, build)
     layers = weight_layers(module)
     for name, role in assign_roles(module, example_input, free).items():
         if role == "hidden":
             raise ValueError(
-                f"layer '{name}' ({type(layers[name]).__name__}) still sets the scale of the output with all norms "
-                "put in. Leave it out with free=[...]."
+                f"layer '{name}' ({type(layers[name]).__name__}) still sets the scale of the output with all "
+                f"norms put in. Leave it out with free=[...]."
             )
         object.__setattr__(layers[name], "nap_role", role)
     return module
 
 
 def assign_roles(module: nn.Module, example: Example, free: Collection[str] = ()) -> dict[str, Role]:
-    """What each group of `weight_groups(module)` is to the output. Layers that the example never uses are left out.
+    """What each group of `weight_groups(module)` is to the output. Layers that the example never uses are
+    left out.
 
-    "invariant": scaling the weights does not change the output. "output": it does, and their scale reaches the
+    "invariant": scaling the weights does not change the output. "output": it does, and their scale reaches "
+    "the
     output past no norm and no other weight layer. "hidden": it does in any other way. "free": named so.
     """
     trace = trace_forward(module, example)
@@ -118,7 +127,9 @@ def assign_roles(module: nn.Module, example: Example, free: Collection[str] = ()
     roles: dict[str, Role] = {}
     for name, tensors in weight_groups(module).items():
         # Tied weights are one group with several users.
-        users = {user for user, layer in layers.items() if any(p is tensors[0] for p in layer.parameters(False))}
+        users = {
+            user for user, layer in layers.items() if any(p is tensors[0] for p in layer.parameters(False))
+        }
         if any(within(user, free) for user in users):
             roles[name] = "free"
         elif users & trace.used and changes[name] < INVARIANT:
@@ -131,6 +142,11 @@ def assign_roles(module: nn.Module, example: Example, free: Collection[str] = ()
 def within(path: str, free: Collection[str]) -> bool:
     """Whether `path` is one of the submodules in `free`, or inside one."""
     return any(path == name or path.startswith(f"{name}.") for name in free)
+
+
+def check_choice(name: str, value: str, *choices: str) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}='{value}' is not one of {', '.join(choices)}.")
 
 
 def check_paths(module: nn.Module, free: Collection[str]) -> None:
@@ -187,7 +203,7 @@ def _norm_activations(module: nn.Module, trace: Trace, missing: list[Site], buil
 def _norm_hidden_layers(
     module: nn.Module, trace: Trace, example: Example, free: Collection[str], build: Build
 ) -> None:
-    """Remove biases that go into norms, and hang a norm on every hidden layer that is not yet scale-invariant."""
+    """Remove biases that go into norms; hang a norm on every hidden layer that is not scale-invariant yet."""
     layers = weight_layers(module)
     for name in trace.normed - trace.outputs:
         if not within(name, free):
@@ -196,8 +212,9 @@ def _norm_hidden_layers(
         if role == "hidden":
             if name not in trace.shapes or hasattr(layers[name], "nap_norm"):
                 raise ValueError(
-                    f"layer '{name}' ({type(layers[name]).__name__}) sets the scale of the output, and a norm "
-                    "behind it cannot help, since its weight is used elsewhere. Leave it out with free=[...]."
+                    f"layer '{name}' ({type(layers[name]).__name__}) sets the scale of the output, and a "
+                    f"norm behind it cannot help, since its weight is used elsewhere. Leave it out with "
+                    f"free=[...]."
                 )
             norm_after(layers[name], build(trace.shapes[name], isinstance(layers[name], _ConvNd)))
             remove_bias(layers[name])

@@ -2,50 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.optim import Optimizer
 
-from nap_rl.nap.groups import GroupNorms, unwrap, weight_groups, weight_layers
+from nap_rl.nap.groups import GroupNorms, Weights, unwrap, weight_groups, weight_layers
 from nap_rl.nap.layers import Axes, NormKind, is_norm
-from nap_rl.nap.normalize import assign_roles, normalize
+from nap_rl.nap.normalize import Role, assign_roles, check_choice, check_paths, normalize, within
 from nap_rl.nap.trace import Example
 
 Affine = Literal["project", "regularize", "free"]
-Parameters = tuple[nn.Parameter, ...]
 
 
 class Projector:
-    """W <- rho W / ||W||, rho = ||W_0||, after each step of `optimizer` (paper, section on Normalize-and-Project).
+    """W <- rho W / ||W|| with rho = ||W_0||, after every step of `optimizer`.
 
-    Construction reads the initial norms and hooks the optimiser (`register_step_post_hook`); nothing else is to be
-    called. Only parameters that the optimiser owns are ever touched. A frozen layer (`requires_grad` off) is left
-    alone while it is frozen, and returns to its old norm afterwards. The optimiser's state is not touched.
+    The constructor takes the initial norms and hooks the optimiser (`register_step_post_hook`); nothing else
+    is to be called. Only parameters that the optimiser owns are touched, and its state never is. Tensors
+    that share one scale, such as those of a noisy layer, are projected as one vector. A layer of which any
+    tensor is frozen (`requires_grad` off) is left alone, and goes back to its norm once thawed.
 
     Args:
-        module: as `normalize` returned it (its marks tell which weights are scale-invariant), or any module together
-            with `example_input`. DistributedDataParallel and torch.compile may already be around it.
+        module: as `normalize` left it, whose marks say what is scale-invariant, or any module with an
+            `example_input`. DistributedDataParallel and torch.compile may be around it.
         optimizer: any torch optimiser.
-        every: updates (optimiser steps) from one projection to the next.
-        affine: what happens to gain and offset (gamma, beta) of the norms:
-            "project": (gamma, beta) <- sqrt(d) (gamma, beta) / ||(gamma, beta)||, d gains in a norm: right for
-                nonlinearities with f(c x) = c f(x), such as ReLU;
-            "regularize": gamma <- gamma - lr k (gamma - 1), beta <- beta - lr k beta, after every step;
+        every: updates (steps of the optimiser) from one projection to the next.
+        affine: what happens to gain and offset (gamma, beta) of the norms that the optimiser owns.
+            "project": (gamma, beta) <- sqrt(d) (gamma, beta) / ||(gamma, beta)||, d the number of gains of
+            the norm: gamma = 1, beta = 0 stays as it is. Right where f(c x) = c f(x), as for ReLU.
+            "regularize": gamma <- gamma - lr k (gamma - 1) and beta <- beta - lr k beta, after every update.
             "free": nothing.
-        output: whether layers that no norm follows because they give the output are projected too.
-        scope: "tensor", one norm a weight tensor, as in the paper; "unit", one for each row (output unit).
-        unnormalized: "project" projects hidden layers that no norm follows (an ablation); "error" refuses them.
-        regularize_coefficient: the k of "regularize"; the paper's value is not stated. A gain that Adam pushes one
-            way at every step settles at 1 +- 1/k.
-        example_input: tensor or tuple of positional arguments; None takes the marks of `normalize`.
+        output: "project" includes the layers that give the output, which no norm follows.
+        scope: "tensor", one norm a weight tensor, as in the paper; "unit", one for each output unit.
+        unnormalized: "project" includes hidden layers that are not scale-invariant (an ablation); "error"
+            refuses.
+        regularize_coefficient: k of "regularize". The paper's value is not stated. A gain that Adam pushes
+            the same way at every update comes to rest at 1 +- 1 / k.
+        example_input: a tensor or a tuple of positional arguments; None takes the marks of `normalize`.
         free: paths of submodules whose weights stay as they are.
 
     Raises:
-        ValueError: naming the layer: a hidden one that no norm follows; one that nothing is known of; one with norm
-            0; one of which the optimiser owns only some tensors. Also if there is nothing to project.
+        ValueError: naming the layer: it is hidden and not scale-invariant, its role is not known, its norm
+            is 0, or the optimiser owns only some of its tensors. Also where nothing is to be projected.
     """
 
     def __init__(
@@ -62,12 +64,12 @@ class Projector:
         example_input: Example | None = None,
         free: Collection[str] = (),
     ) -> None:
-        _check("affine", affine, "project", "regularize", "free")
-        _check("output", output, "free", "project")
-        _check("scope", scope, "tensor", "unit")
-        _check("unnormalized", unnormalized, "error", "project")
+        check_choice("affine", affine, "project", "regularize", "free")
+        check_choice("output", output, "free", "project")
+        check_choice("scope", scope, "tensor", "unit")
+        check_choice("unnormalized", unnormalized, "error", "project")
         if every < 1:
-            raise ValueError(f"every={every} must be a number of updates, 1 or more.")
+            raise ValueError(f"every={every} must be a number of updates of 1 or more.")
         self.module = unwrap(module)
         self.optimizer = optimizer
         self.every = every
@@ -77,24 +79,17 @@ class Projector:
         self.unnormalized = unnormalized
         self.regularize_coefficient = regularize_coefficient
         self.updates = 0
-        self._roles = self._find_roles(example_input, free)
+        self._roles = _find_roles(self.module, example_input, free)
         self._weights = self._choose_weights()
-        self._pairs = self._choose_pairs()
-        if not self._weights and not (self._pairs and affine != "free"):
-            raise ValueError("the optimizer owns no weight of this module that is to be projected.")
-        self._targets = {name: self._measure(name, tensors) for name, tensors in self._weights.items()}
-        for name, target in self._targets.items():
-            if not bool((target > 0).all()):
-                raise ValueError(
-                    f"layer '{name}' starts at norm 0 (in a unit, for scope='unit') and a projection would keep it "
-                    "there; initialise it otherwise, or name it in free=[...]."
-                )
+        self._pairs = self._owned(_gains_and_offsets(self.module))
+        if not self._weights and (affine == "free" or not self._pairs):
+            raise ValueError("the optimizer owns nothing of this module that is to be projected.")
+        self._targets = {name: self._initial_norm(name) for name in self._weights}
         if affine == "project":
-            for name, pair in self._pairs.items():
-                self._targets[name] = torch.tensor(
-                    pair[0].numel() ** 0.5, dtype=torch.float64, device=pair[0].device
-                )
-        self._watched: tuple[object, ...] = ()
+            for name, (gain, *_) in self._pairs.items():
+                norm = gain.numel() ** 0.5
+                self._targets[name] = torch.tensor(norm, dtype=torch.float64, device=gain.device)
+        self._watched: tuple[int, ...] = ()
         self._update_active()
         self._hook = optimizer.register_step_post_hook(self._after_step)
 
@@ -105,66 +100,55 @@ class Projector:
 
     # What is projected.
 
-    def _find_roles(self, example: Example | None, free: Collection[str]) -> dict[str, str | None]:
-        if example is not None:
-            return {**assign_roles(self.module, example, free)}
-        roles = {name: getattr(layer, "nap_role", None) for name, layer in weight_layers(self.module).items()}
-        if roles and not any(roles.values()):
-            raise ValueError(
-                "nothing tells which layers a normalisation follows: call normalize(module, example_input) before, "
-                "or give Projector an example_input."
-            )
-        for name in roles:
-            if any(name == path or name.startswith(f"{path}.") for path in free):
-                roles[name] = "free"
-        return roles
-
-    def _choose_weights(self) -> dict[str, Parameters]:
-        chosen: dict[str, Parameters] = {}
+    def _choose_weights(self) -> dict[str, Weights]:
+        chosen: dict[str, Weights] = {}
         for name, tensors in self._owned(weight_groups(self.module)).items():
             role = self._roles.get(name)
             if role is None:
                 raise ValueError(
-                    f"layer '{name}' was not in use when its role was determined: it was added later, or the example "
-                    "never reaches it. Normalise again with an example that uses it, or name it in free=[...]."
+                    f"nothing is known of layer '{name}': it came after normalize, or the example does not "
+                    f"use it. Normalize with an example that does, or name the layer in free=[...]."
                 )
             if role == "hidden" and self.unnormalized == "error":
                 raise ValueError(
-                    f"no normalisation follows hidden layer '{name}', so its norm is not free to be projected: call "
-                    "normalize(module, example_input) before, or ask for it with unnormalized='project'."
+                    f"hidden layer '{name}' is not scale-invariant: no normalisation follows it, or it kept "
+                    f"its bias. Call normalize(module, example_input) first, or ask for it with "
+                    f"unnormalized='project'."
                 )
             if role in ("invariant", "hidden") or (role == "output" and self.output == "project"):
                 chosen[name] = tensors
-        if self.scope == "unit":
-            for name in chosen:
-                if isinstance(self.module.get_submodule(name), nn.modules.conv._ConvTransposeNd):
-                    raise ValueError(f"layer '{name}' is a transposed convolution, whose rows are not units.")
+            if self.scope == "unit" and isinstance(self.module.get_submodule(name), _ConvTransposeNd):
+                raise ValueError(f"layer '{name}' is a transposed convolution: its rows are no units.")
         return chosen
 
-    def _choose_pairs(self) -> dict[str, Parameters]:
-        """(gain, offset), or (gain,), of every norm."""
-        pairs: dict[str, Parameters] = {}
-        for name, module in self.module.named_modules():
-            if is_norm(module):
-                pair = (getattr(module, "weight", None), getattr(module, "bias", None))
-                if isinstance(pair[0], nn.Parameter) and all(
-                    pair[0] is not gain for gain, *_ in pairs.values()
-                ):
-                    pairs[name] = tuple(tensor for tensor in pair if isinstance(tensor, nn.Parameter))
-        return self._owned(pairs)
-
-    def _owned(self, groups: Mapping[str, Parameters]) -> dict[str, Parameters]:
-        """The groups that the optimiser owns."""
+    def _owned(self, groups: Mapping[str, Weights]) -> dict[str, Weights]:
+        """Those of which the optimiser owns all tensors; owning only some is an error."""
         parameters = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
+        owned: dict[str, Weights] = {}
         for name, tensors in groups.items():
-            if len({tensor in parameters for tensor in tensors}) > 1:
+            count = sum(tensor in parameters for tensor in tensors)
+            if 0 < count < len(tensors):
                 raise ValueError(
-                    f"the optimizer owns only some of the tensors of '{name}', which share one scale."
+                    f"the optimizer owns {count} of the {len(tensors)} tensors of '{name}', which share one "
+                    f"scale."
                 )
-        return {name: tensors for name, tensors in groups.items() if tensors and tensors[0] in parameters}
+            if count:
+                owned[name] = tensors
+        return owned
+
+    def _initial_norm(self, name: str) -> Tensor:
+        exact = [tensor.detach().double() for tensor in self._weights[name]]
+        norm = unit_norms(exact) if self.scope == "unit" else GroupNorms([exact])()[0]
+        if not bool((norm > 0).all()):
+            where = "a unit of layer" if self.scope == "unit" else "layer"
+            raise ValueError(
+                f"{where} '{name}' starts at norm 0 and would be kept there: initialise it otherwise, or "
+                f"name it in free=[...]."
+            )
+        return norm
 
     def _update_active(self) -> None:
-        """Follow parameters that were frozen or thawed, and those added to the optimiser."""
+        """Follow what was frozen, thawed or added to the optimiser since the last update."""
         projected = {**self._weights, **(self._pairs if self.affine == "project" else {})}
         watched = (
             sum(len(group["params"]) for group in self.optimizer.param_groups),
@@ -176,16 +160,14 @@ class Projector:
         for name in self._choose_weights():
             if name not in self._weights:
                 raise ValueError(
-                    f"layer '{name}' joined the optimizer after the Projector was built, which does not know its "
-                    "initial norm; build a new Projector."
+                    f"layer '{name}' joined the optimizer after the Projector was built, which does not know "
+                    f"the layer's initial norm: build a new Projector."
                 )
-        projected = {n: ts for n, ts in self._owned(projected).items() if all(t.requires_grad for t in ts)}
-        self._by_unit = {n: ts for n, ts in projected.items() if self.scope == "unit" and n in self._weights}
-        whole = {name: tensors for name, tensors in projected.items() if name not in self._by_unit}
+        active = {n: ts for n, ts in self._owned(projected).items() if all(t.requires_grad for t in ts)}
+        self._by_unit = {n: ts for n, ts in active.items() if self.scope == "unit" and n in self._weights}
+        whole = {n: ts for n, ts in active.items() if n not in self._by_unit}
         self._norms = GroupNorms(list(whole.values())) if whole else None
-        self._whole_targets = (
-            torch.stack([self._targets[name] for name in whole]) if whole else torch.empty(0)
-        )
+        self._whole_targets = torch.stack([self._targets[n] for n in whole]) if whole else torch.empty(0)
 
     # Projection.
 
@@ -199,7 +181,7 @@ class Projector:
 
     @torch.no_grad()
     def project(self) -> None:
-        """Project now: one read and one write of the weights, no host sync."""
+        """Project now. One read and one write of the weights, no host sync."""
         if self._norms is not None:
             factors = self._whole_targets / self._norms().clamp_min(1e-30)
             _scale(self._norms.tensors, factors[self._norms.owner].unbind())
@@ -209,7 +191,7 @@ class Projector:
 
     @torch.no_grad()
     def _regularize(self) -> None:
-        """Decoupled from the loss, as weight decay is in AdamW: Adam would turn any coefficient into the same step."""
+        """Outside the loss, like AdamW's decay: from a term of the loss, Adam would divide k out."""
         for group in self.optimizer.param_groups:
             parameters = set(group["params"])
             pairs = [pair for pair in self._pairs.values() if pair[0] in parameters and pair[0].requires_grad]
@@ -218,82 +200,91 @@ class Projector:
                 torch._foreach_mul_([tensor for pair in pairs for tensor in pair], 1 - pull)
                 torch._foreach_add_([gain for gain, *_ in pairs], pull)
 
-    def _measure(self, name: str, tensors: Parameters) -> Tensor:
-        exact = [tensor.detach().double() for tensor in tensors]
-        if self.scope == "unit" and name in self._weights:
-            return unit_norms(exact)
-        return GroupNorms([exact])()[0]
-
     @torch.no_grad()
     def max_relative_drift(self) -> Tensor:
-        """max | ||W|| / rho - 1 | over all that is projected: 0-dim float64, no host sync."""
-        drifts = [unit_norms(tensors) / self._targets[name] for name, tensors in self._by_unit.items()]
+        """max | ||W|| / rho - 1 | over all that is projected now: 0-dim float64, no host sync."""
+        ratios = [unit_norms(tensors) / self._targets[name] for name, tensors in self._by_unit.items()]
         if self._norms is not None:
-            drifts.append(self._norms() / self._whole_targets)
-        return (torch.cat(drifts) - 1).abs().max()
+            ratios.append(self._norms() / self._whole_targets)
+        return (torch.cat(ratios) - 1).abs().max() if ratios else torch.zeros((), dtype=torch.float64)
 
     def remove(self) -> None:
-        """Unhook from the optimiser: no projection from now on."""
+        """Unhook from the optimiser: from now on nothing is projected, unless by `project()`."""
         self._hook.remove()
 
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """{"updates": int, "norms": {layer: initial norm, 0-dim float64 or [units]}}."""
+        """{"updates": int, "norms": {layer: its initial norm, 0-dim float64 or [units]}}."""
         return {
             "updates": self.updates,
             "norms": {name: self._targets[name].clone() for name in self._weights},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the initial norms and the count of updates. Raises ValueError where they do not fit."""
+        """Take over norms and the count of updates. Raises ValueError where layers or shapes differ."""
         norms: Mapping[str, Tensor] = state["norms"]
-        if unknown := sorted(set(norms) ^ set(self._weights)):
-            side = "the state" if unknown[0] in norms else "this Projector"
-            raise ValueError(
-                f"projected layers differ: '{unknown[0]}' is only in {side} ({len(unknown)} such layers)."
-            )
+        if different := sorted(set(norms) ^ set(self._weights)):
+            side = "the state" if different[0] in norms else "this Projector"
+            raise ValueError(f"projected layers differ: '{different[0]}' is in {side} alone.")
         for name, norm in norms.items():
             if norm.shape != self._targets[name].shape:
                 raise ValueError(
-                    f"the norms of layer '{name}' have shape {tuple(norm.shape)} in the state, but "
-                    f"{tuple(self._targets[name].shape)} here; check scope='{self.scope}' and the layer's size."
+                    f"the norm of layer '{name}' has shape {list(norm.shape)} in the state, but "
+                    f"{list(self._targets[name].shape)} here: compare scope and the sizes of the layer."
                 )
         for name, norm in norms.items():
-            self._targets[name] = norm.to(self._targets[name]).clone()
+            self._targets[name] = norm.to(self._targets[name], copy=True)
         self.updates = int(state["updates"])
         self._watched = ()
         self._update_active()
 
 
-def unit_norms(tensors: Iterable[Tensor]) -> Tensor:
-    """[units] float64: the norm of everything that leads into each output unit of one layer."""
-    squares = [
-        torch.linalg.vector_norm(t.flatten(1), dim=1, dtype=torch.float64).square()
-        for t in map(_rows, tensors)
-    ]
+def _find_roles(
+    module: nn.Module, example: Example | None, free: Collection[str]
+) -> Mapping[str, Role | None]:
+    check_paths(module, free)
+    if example is not None:
+        return assign_roles(module, example, free)
+    marks: dict[str, Role | None] = {
+        n: getattr(each, "nap_role", None) for n, each in weight_layers(module).items()
+    }
+    if not any(marks.values()):
+        raise ValueError(
+            "nothing says which layers of this module a normalisation follows: call normalize(module, "
+            "example_input) before, or give Projector an example_input."
+        )
+    return {name: "free" if within(name, free) else mark for name, mark in marks.items()}
+
+
+def _gains_and_offsets(module: nn.Module) -> dict[str, Weights]:
+    """(gain, offset), or (gain,), of every norm; of norms that share them, the first."""
+    pairs: dict[str, Weights] = {}
+    for name, each in module.named_modules():
+        pair = (getattr(each, "weight", None), getattr(each, "bias", None)) if is_norm(each) else ()
+        parameters = tuple(tensor for tensor in pair if isinstance(tensor, nn.Parameter))
+        if parameters and all(parameters[0] is not gain for gain, *_ in pairs.values()):
+            pairs[name] = parameters
+    return pairs
+
+
+def unit_norms(tensors: Sequence[Tensor]) -> Tensor:
+    """[units] float64: for each output unit of a layer the norm of its rows of all `tensors` [units, ...]."""
+    rows = [tensor.reshape(len(tensor), -1) for tensor in tensors]
+    squares = [torch.linalg.vector_norm(row, dim=1, dtype=torch.float64).square() for row in rows]
     return torch.stack(squares).sum(0).sqrt()
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor if tensor.ndim > 1 else tensor.unsqueeze(1)
-
-
-def _scale(tensors: Iterable[Tensor], factors: Iterable[Tensor]) -> None:
-    """Multiply in place; half-precision tensors by a float32 factor, since 1.001 is 1 in bfloat16."""
-    tensors = list(tensors)
+def _scale(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """Multiply in place; by way of float32 in half precision, where a factor near 1 would round to 1."""
     if any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors):
         exact = torch._foreach_mul(
             [tensor.float() for tensor in tensors], [factor.float() for factor in factors]
         )
-        torch._foreach_copy_(tensors, exact)
+        torch._foreach_copy_(list(tensors), exact)
     else:
-        torch._foreach_mul_(tensors, [f.to(t.dtype) for f, t in zip(factors, tensors, strict=True)])
-
-
-def _check(name: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}='{value}' must be one of {', '.join(allowed)}.")
+        rounded = [factor.to(tensor.dtype) for factor, tensor in zip(factors, tensors, strict=True)]
+        torch._foreach_mul_(list(tensors), rounded)
 
 
 def normalize_and_project(
@@ -311,14 +302,15 @@ def normalize_and_project(
     regularize_coefficient: float = 0.1,
     free: Collection[str] = (),
 ) -> tuple[nn.Module, Optimizer, Projector]:
-    """`normalize`, then the optimiser over the parameters that are left, then its `Projector`.
+    """`normalize`, then an optimiser over the parameters that are left, then its `Projector`.
 
     Args:
-        optimizer_factory: makes the optimiser from the parameters, e.g. `lambda p: torch.optim.Adam(p, lr=1e-4)`.
-        affine: the paper's four treatments of gain and offset; "omit" builds norms without them.
-        The others are those of `normalize` and `Projector`.
+        optimizer_factory: makes the optimiser from parameters, e.g. `lambda p: torch.optim.Adam(p, lr=1e-4)`.
+        affine: the paper's four treatments of gain and offset: those of `Projector`, or "omit", norms
+        without. The other arguments are those of `normalize` and `Projector`.
+
     Returns:
-        the module, its optimiser, its projector.
+        The module, its optimiser, and its projector.
     """
     normalize(
         module, example_input, norm=norm, axes=axes, affine=affine != "omit", existing=existing, free=free
@@ -332,6 +324,5 @@ def normalize_and_project(
         output=output,
         scope=scope,
         regularize_coefficient=regularize_coefficient,
-        free=free,
     )
     return module, optimizer, projector

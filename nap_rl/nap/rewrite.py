@@ -1,24 +1,23 @@
-"""Putting norms into a module: in place of its activations, on its weight layers, or into its traced forward."""
+"""Putting norms into a module: before an activation, behind a weight layer, or inside a traced forward."""
 
 from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, fx, nn
 
-from nap_rl.nap.trace import ACTIVATION_MODULES, ACTIVATIONS, Site
+from nap_rl.nap.trace import ACTIVATION_MODULES, ACTIVATIONS, Call, Site
 
 
 def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
-    """Put `new` wherever `root` holds the module at `path`, under every name that it has."""
+    """Put `new` in the place of the module at `path`, under every name that this one has."""
     old = root.get_submodule(path)
     for parent in list(root.modules()):
-        for name, child in list(parent.named_children()):
-            if child is old:
-                setattr(parent, name, new)
+        for name in [name for name, child in parent._modules.items() if child is old]:
+            setattr(parent, name, new)
 
 
 def norm_before(root: nn.Module, path: str, norm: nn.Module) -> None:
@@ -28,44 +27,36 @@ def norm_before(root: nn.Module, path: str, norm: nn.Module) -> None:
 
 
 def norm_after(layer: nn.Module, norm: nn.Module) -> None:
-    """Let `layer` return `layer.nap_norm(output)`. A hook, so that the names of its own tensors stay as they are."""
+    """`layer` returns `layer.nap_norm(output)`, by a hook: a wrapper would rename the layer's weights."""
     layer.add_module("nap_norm", norm)
     layer.register_forward_hook(_call_norm)
 
 
 def _call_norm(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return cast(Tensor, layer.nap_norm(output))
+    normalized: Tensor = layer.get_submodule("nap_norm")(output)
+    return normalized
 
 
 def remove_bias(layer: nn.Module) -> None:
-    if hasattr(layer, "remove_bias"):
-        layer.remove_bias()
+    if callable(remove := getattr(layer, "remove_bias", None)):
+        remove()
     elif getattr(layer, "bias", None) is not None:
-        layer.bias = None
-
-
-class _Flat(fx.Tracer):
-    """Records one module's own forward and none of its children's."""
-
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return True
+        layer.register_parameter("bias", None)
 
 
 def norm_inside(
-    owner: nn.Module,
-    name: str,
-    sites: Sequence[Site],
-    norms: Mapping[int, nn.Module],
-    call: tuple[tuple[Any, ...], dict[str, Any]],
+    owner: nn.Module, name: str, sites: Sequence[Site], norms: Mapping[int, nn.Module], call: Call
 ) -> None:
-    """Rewrite `owner.forward` so that a norm stands before some of the activations that it calls itself.
+    """Rewrite the forward of `owner` so that norms stand before some of the activations that it calls itself.
+
+    `owner` stays the same object with the same submodules; its class becomes a subclass with another forward.
 
     Args:
-        owner: keeps its identity, class hierarchy and submodules; norms become `nap_norm_0`, `nap_norm_1`, ...
+        owner: gets the norms as submodules `nap_norm_0`, `nap_norm_1`, ...
         name: its path, for errors.
         sites: all activation calls of one run of its forward, in order; norms: by index into them.
-        call: the positional and keyword arguments of that run. Arguments that it leaves at their defaults
-            are fixed to them.
+        call: arguments of that run. Those that it leaves at their defaults are fixed to them.
+
     Raises:
         ValueError: torch.fx cannot trace the forward, or sees other activation calls than the run made.
     """
@@ -76,18 +67,17 @@ def norm_inside(
     forwards: list[Callable[..., Any]] = []
     codes: list[str] = []
     try:
-        for mode in (True, False):
-            owner.training = mode
+        for owner.training in (True, False):  # a trace keeps the branch that it saw, dropout's for one
             graph = _trace(owner, name, sites, call)
             nodes = [node for node in graph.nodes if _is_activation(owner, node)]
             if [_function(owner, node) for node in nodes] != [site.function for site in sites]:
                 raise ValueError(
-                    f"torch.fx sees other activation calls in the forward of module '{name}' ({type(owner).__name__}) "
-                    "than a run makes; make its activations submodules, each used once."
+                    f"torch.fx sees other activation calls in the forward of module '{name}' "
+                    f"({type(owner).__name__}) than a run makes: make its activations submodules, each used "
+                    f"once."
                 )
             for site, number in numbers.items():
                 _insert(graph, nodes[site], f"nap_norm_{number}")
-            graph.lint()
             graph_module = fx.GraphModule(owner, graph)
             forwards.append(type(graph_module).forward)
             codes.append(graph_module.code)
@@ -98,30 +88,35 @@ def norm_inside(
     def by_mode(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return (train if self.training else evaluate)(self, *args, **kwargs)
 
-    forward = train if codes[0] == codes[1] else by_mode
     cls = type(owner)
+    forward = train if codes[0] == codes[1] else by_mode
     owner.__class__ = type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
 
 
-def _trace(
-    owner: nn.Module, name: str, sites: Sequence[Site], call: tuple[tuple[Any, ...], dict[str, Any]]
-) -> fx.Graph:
+class _Flat(fx.Tracer):
+    """Records one module's own forward and none of its submodules'."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+def _trace(owner: nn.Module, name: str, sites: Sequence[Site], call: Call) -> fx.Graph:
     bound = inspect.signature(owner.forward).bind(*call[0], **call[1])
-    given = dict(bound.arguments)
+    given = set(bound.arguments)
     bound.apply_defaults()
+    # What is no tensor decides between branches. torch.fx turns these into assertions of the traced forward.
     fixed = {
         key: value
         for key, value in bound.arguments.items()
-        if (key not in given or value is None or isinstance(value, (bool, int, float, str)))
-        and value not in ((), {})
+        if value is None or isinstance(value, (bool, int, float, str)) or (key not in given and value)
     }
     try:
         return _Flat().trace(owner, fixed or None)
-    except Exception as error:  # torch.fx raises many kinds; each means that the forward cannot be rewritten
+    except Exception as error:  # torch.fx raises many kinds, and all mean that it cannot follow this forward
         functions = ", ".join(sorted({site.function for site in sites}))
         raise ValueError(
-            f"module '{name}' ({type(owner).__name__}) calls {functions} in its forward, which torch.fx cannot "
-            f"trace ({error}); make the activations submodules, each used once."
+            f"module '{name}' ({type(owner).__name__}) calls {functions} in its forward, which torch.fx "
+            f"cannot trace ({error}): make its activations submodules, each used once."
         ) from error
 
 
@@ -134,8 +129,7 @@ def _is_activation(owner: nn.Module, node: fx.Node) -> bool:
 def _function(owner: nn.Module, node: fx.Node) -> str:
     if node.op == "call_module":
         return type(owner.get_submodule(str(node.target))).__name__.lower()
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.rstrip("_")
+    return (node.target if isinstance(node.target, str) else node.target.__name__).rstrip("_")
 
 
 def _insert(graph: fx.Graph, node: fx.Node, norm: str) -> None:

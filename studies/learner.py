@@ -1,0 +1,117 @@
+"""One network that learns: model, normalisation, optimiser, projection, plasticity method; one update; its
+state."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from nap_rl.nap import Projector, normalize
+from nap_rl.nap.layers import NormKind
+from nap_rl.nap.project import Affine
+from nap_rl.plasticity import make_method, method_named
+from nap_rl.studies.config import StudyConfig
+from nap_rl.studies.data import CLASSES
+from nap_rl.studies.models import build_model
+
+
+class Learner:
+    """Everything that is trained, built from the config with `config.seed` and nothing else.
+
+    Args:
+        images: [N, C, H, W], float32 or float64; the network computes in their type.
+    """
+
+    def __init__(self, config: StudyConfig, images: Tensor) -> None:
+        self.images = images
+        example = images[: config.batch_size]
+        torch.manual_seed(config.seed)
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        network = build_model(config.model, shape, CLASSES, config.width, config.depth).to(images.dtype)
+        network = method_named(config.method).prepare(network, example)
+        if config.norm != "none":
+            kind = cast(NormKind, config.norm)
+            network = normalize(network, example, norm=kind, affine=config.affine != "omit")
+        self.network = network
+        self.optimizer = make_optimizer(config.optimizer, network, config.learning_rate)
+        self.projector: Projector | None = None
+        if config.nap:
+            affine = cast(Affine, config.affine if config.affine != "omit" else "free")
+            self.projector = Projector(network, self.optimizer, every=config.project_every, affine=affine)
+        self.method = make_method(
+            config.method,
+            network,
+            self.optimizer,
+            example_input=example,
+            seed=config.seed,
+            options=config.options,
+        )
+        self.updates = 0
+
+    def update(self, x: Tensor, y: Tensor) -> Tensor:
+        """One update on images x [B, C, H, W] and labels y [B] int64.
+
+        Returns how many of them the network had right before it, 0-d int64.
+        """
+        logits: Tensor = self.network(x)
+        loss: Tensor = F.cross_entropy(logits, y) + self.method.penalty()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.updates += 1
+        changed = self.method.after_update(self.updates, lambda: self.images)
+        if changed and self.projector is not None:
+            self.projector.project()
+        return (logits.argmax(1) == y).sum()
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """All that decides the updates to come, by part and name: what a checkpoint holds."""
+        state = {
+            "network": dict(self.network.state_dict()),
+            "optimizer": _optimizer_tensors(self.optimizer),
+            "method": self.method.state_dict(),
+        }
+        if self.projector is not None:
+            projector = self.projector.state_dict()
+            state["projector"] = {**projector["norms"], "updates": torch.tensor(projector["updates"])}
+        return state
+
+    def load_state(self, state: dict[str, dict[str, Tensor]], updates: int) -> None:
+        self.network.load_state_dict(state["network"])
+        _load_optimizer(self.optimizer, state["optimizer"])
+        self.method.load_state_dict(state["method"])
+        if self.projector is not None:
+            norms = dict(state["projector"])
+            self.projector.load_state_dict({"updates": int(norms.pop("updates")), "norms": norms})
+        self.updates = updates
+
+
+def make_optimizer(name: str, network: nn.Module, learning_rate: float) -> Optimizer:
+    """adam | sgd | momentum (0.9), in torch's fused kernels: at this size the interpreter is what costs."""
+    if name == "adam":
+        return Adam(network.parameters(), lr=learning_rate, fused=True)
+    momentum = {"sgd": 0.0, "momentum": 0.9}[name]
+    return SGD(network.parameters(), lr=learning_rate, momentum=momentum, fused=True)
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Adam's moments and step counts, SGD's momentum: "3.exp_avg" is that of the fourth parameter."""
+    return {
+        f"{number}.{key}": value
+        for number, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    whole: dict[str, Any] = optimizer.state_dict()
+    whole["state"] = {}
+    for name, value in tensors.items():
+        number, key = name.split(".")
+        whole["state"].setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict(whole)

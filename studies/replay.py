@@ -1,0 +1,124 @@
+"""Schedule replay, Figure 3 of the paper: the implicit schedule of an un-projected network, made explicit.
+
+An un-projected network and its followers start from the same weights and see the same batches. Before each
+update the norm ||theta_l|| of every normalised layer l of the un-projected network is read, and a follower,
+which is projected to rho_l = ||theta_l(0)|| after each of its updates, takes its rates from that (eta is the
+base rate, power 1 for Adam and 2 for SGD):
+
+    constant     eta
+    global       eta (||rho|| / ||theta||)^power, one number for all layers, norms over all of them
+    layer        eta (rho_l / ||theta_l||)^power
+    exact        layer, and the gradient of layer l times rho_l / ||theta_l||: what Adam's moments would have
+    seen
+
+With SGD `layer` is exact already. The output layer, which is not projected, keeps eta in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nap_rl.nap import weight_groups
+from nap_rl.studies.config import StudyConfig, root_of
+from nap_rl.studies.data import load_images
+from nap_rl.studies.learner import Learner
+from nap_rl.studies.stream import SUMMARY, TASKS, Row, summarise, task_data, task_row, write_csv, write_json
+
+FOLLOWERS = ("constant", "global", "layer", "exact")
+
+
+def run(config: StudyConfig, folder: Path) -> dict[str, Row]:
+    """Trains the five networks side by side; tasks.csv gets a column `network` (unprojected and FOLLOWERS)
+    and `angle`: degrees between a follower's normalised layers and the un-projected network's, mean over
+    layers. Computes in float64, so that what is exact on paper shows. Returns a summary each."""
+    started = time.perf_counter()
+    images = load_images(config.data.name, root_of(config.data), config.data.images, config.seed).double()
+    leader = Learner(replace(config, nap=False), images)
+    followers = {name: Follower(name, config, images) for name in FOLLOWERS}
+    rows: dict[str, list[Row]] = {name: [] for name in ("unprojected", *FOLLOWERS)}
+    weights = normalised_weights(leader)
+    rho = norms_of(weights)
+    for task in range(config.tasks):
+        labels, batches = task_data(config, task)
+        right = torch.zeros(len(rows), dtype=torch.long)
+        for batch in batches:
+            x, y = images[batch], labels[batch]
+            shrink = (rho / norms_of(weights)).tolist()
+            total = float(rho.norm() / norms_of(weights).norm())
+            right[0] += leader.update(x, y)
+            for number, follower in enumerate(followers.values(), start=1):
+                follower.shrink = [total] * len(shrink) if follower.name == "global" else shrink
+                right[number] += follower.learner.update(x, y)
+        online = right.double() / batches.numel()
+        learners = (leader, *(f.learner for f in followers.values()))
+        for share, name, learner in zip(online, rows, learners, strict=True):
+            row = task_row(learner, task, labels, share)
+            rows[name].append(row | {"angle": angle(weights, normalised_weights(learner))})
+    write_csv(folder / TASKS, [{"network": name, **row} for name in rows for row in rows[name]])
+    summaries = {name: summarise(found) | {"angle": found[-1]["angle"]} for name, found in rows.items()}
+    seconds = round(time.perf_counter() - started, 2)
+    write_json(folder / SUMMARY, {"config": asdict(config), "networks": summaries, "seconds": seconds})
+    return summaries
+
+
+class Follower:
+    """A projected network whose rates are the recorded schedule; `shrink` is set before each of its updates.
+
+    Args:
+        name: one of FOLLOWERS.
+    """
+
+    def __init__(self, name: str, config: StudyConfig, images: Tensor) -> None:
+        self.name = name
+        self.learner = Learner(replace(config, nap=True), images)
+        self.weights = normalised_weights(self.learner)
+        self.rate = config.learning_rate
+        self.power = 1 if config.optimizer == "adam" else 2
+        self.shrink = [1.0] * len(self.weights)  # rho_l / ||theta_l|| of the un-projected network, now
+        self.groups = split_groups(self.learner.optimizer, self.weights)
+        self.learner.optimizer.register_step_pre_hook(lambda *_: self.follow())
+
+    def follow(self) -> None:
+        if self.name == "constant":
+            return
+        for group, weight, shrink in zip(self.groups, self.weights, self.shrink, strict=True):
+            group["lr"] = self.rate * shrink**self.power
+            if self.name == "exact" and self.power == 1 and weight.grad is not None:
+                weight.grad.mul_(shrink)
+
+
+def split_groups(optimizer: Optimizer, weights: list[Tensor]) -> list[dict[str, Any]]:
+    """Takes each weight out of the optimiser's first group into one of its own; returns those groups."""
+    first = optimizer.param_groups[0]
+    first["params"] = [p for p in first["params"] if all(p is not w for w in weights)]
+    for weight in weights:
+        optimizer.add_param_group({**first, "params": [weight]})
+    return optimizer.param_groups[1:]
+
+
+def normalised_weights(learner: Learner) -> list[Tensor]:
+    """The weight tensors that are projected with NaP: all but the output layer's."""
+    *hidden, _ = weight_groups(learner.network).values()
+    return [weight for group in hidden for weight in group]
+
+
+@torch.no_grad()
+def norms_of(weights: list[Tensor]) -> Tensor:
+    return torch.stack([weight.norm() for weight in weights])
+
+
+@torch.no_grad()
+def angle(these: list[Tensor], those: list[Tensor]) -> float:
+    """Degrees between two networks' weights: the mean over tensors, computed from the chord, which is exact
+    near 0."""
+    units = [(a / a.norm(), b / b.norm()) for a, b in zip(these, those, strict=True)]
+    chords = torch.stack([(a - b).norm() for a, b in units])
+    return math.degrees(float((2 * torch.asin(chords / 2)).mean()))

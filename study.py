@@ -1,0 +1,72 @@
+"""The paper's supervised studies.
+
+python study.py study=random_labels nap=true method=redo seed=0     one study, in a folder of its own
+python study.py -m seed=0,1,2 nap=true,false jobs=2 hydra.sweep.dir=runs/studies/mine
+                                                                    many, in parallel; again: what is missing
+python study.py report runs/studies/mine                            their figure and its numbers
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from nap_rl import cli
+from nap_rl.studies import job, sweep
+
+SWEEP_FOLDER = "hydra.sweep.dir"
+
+
+def one(config: DictConfig) -> int:
+    study, folder = job.typed(config), Path(HydraConfig.get().runtime.output_dir)
+    if job.finished(folder, study):
+        print(f"{folder} is finished already")
+    else:
+        job.run(study, folder)
+    return 0
+
+
+def check(config: DictConfig) -> None:
+    """Everything that can be wrong, found before a folder is made or a network built."""
+    job.finished(Path(config.hydra.run.dir), job.check(config))
+
+
+def many(arguments: list[str]) -> int:
+    """`-m`: Hydra's grammar, our processes: its own launchers are slow for small jobs and cannot resume."""
+    folder = [a.removeprefix(f"{SWEEP_FOLDER}=") for a in arguments if a.startswith(f"{SWEEP_FOLDER}=")]
+    if len(folder) != 1:
+        raise ValueError(f"study.py -m needs {SWEEP_FOLDER}=FOLDER once, so that it can go on there.")
+    overrides = [a for a in arguments if not a.startswith(f"{SWEEP_FOLDER}=")]
+    jobs = next((int(a.removeprefix("jobs=")) for a in overrides if a.startswith("jobs=")), 1)
+    return min(sweep.run(overrides, Path(folder[0]), jobs), 1)
+
+
+def report(arguments: list[str]) -> int:
+    from nap_rl.studies import figures  # matplotlib takes a second
+
+    if len(arguments) != 1:
+        raise ValueError("study.py report takes one folder, that of a sweep or of one study.")
+    print(figures.report(Path(arguments[0])))
+    return 0
+
+
+def main() -> None:
+    job.register_schema()
+    cli.register_resolvers()
+    command, arguments = sys.argv[1:2], sys.argv[2:]
+    try:
+        if command == ["report"]:
+            sys.exit(report(arguments))
+        if command and command[0] in ("-m", "--multirun"):
+            sys.exit(many(arguments))
+    except (ValueError, OSError) as error:
+        print(f"study.py: {error}", file=sys.stderr)
+        sys.exit(cli.USAGE_ERROR)
+    cli.run(one, job.CONFIG_NAME, check)
+
+
+if __name__ == "__main__":
+    main()

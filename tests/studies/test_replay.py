@@ -1,0 +1,67 @@
+"""Schedule replay: the identities behind the paper's Figure 3, where they are exact and where not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nap_rl.studies import replay
+from nap_rl.studies.config import DataConfig, StudyConfig
+from nap_rl.studies.data import load_images
+
+CONFIG = StudyConfig(
+    study="schedule_replay",
+    data=DataConfig(name="digits", images=32),
+    width=16,
+    batch_size=16,
+    tasks=3,
+    steps_per_task=40,
+    learning_rate=1e-2,
+)
+
+
+def angles(config: StudyConfig, folder: Path) -> dict[str, float]:
+    folder.mkdir()
+    return {name: row["angle"] for name, row in replay.run(config, folder).items()}
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_sgd_with_the_rate_per_layer_follows_the_unprojected_directions(norm: str, tmp_path: Path) -> None:
+    config = replace(CONFIG, optimizer="sgd", learning_rate=0.1, norm=norm)
+    found = angles(config, tmp_path / "a")
+    assert found["layer"] < 1e-3  # degrees; what is left is the epsilon of the norms
+    assert found["exact"] == found["layer"]
+    assert found["global"] > 100 * found["layer"]
+    assert found["constant"] > 100 * found["layer"]
+
+
+def test_adam_needs_the_gradients_scaled_as_well(tmp_path: Path) -> None:
+    found = angles(CONFIG, tmp_path / "a")
+    assert found["exact"] < 1e-2
+    assert found["layer"] > 100 * found["exact"]
+    assert found["constant"] > found["layer"]
+    assert found["unprojected"] == 0.0
+
+
+def test_file_has_a_row_for_each_network_and_task_and_repeats_itself(tmp_path: Path) -> None:
+    short = replace(CONFIG, steps_per_task=3)
+    angles(short, tmp_path / "a")
+    angles(short, tmp_path / "b")
+    text = (tmp_path / "a" / "tasks.csv").read_text()
+    header, *lines = text.splitlines()
+    assert header.startswith("network,task,online_accuracy") and header.endswith(",angle")
+    assert len(lines) == 5 * 3
+    assert text == (tmp_path / "b" / "tasks.csv").read_text()
+
+
+def test_only_the_normalised_layers_rates_follow_the_schedule() -> None:
+    images = load_images("digits", None, 32, 0).double()
+    follower = replay.Follower("layer", replace(CONFIG, affine="free"), images)
+    follower.shrink = [0.5, 0.25]
+    follower.follow()
+    groups = follower.learner.optimizer.param_groups
+    assert [group["lr"] for group in groups] == [1e-2, 0.5e-2, 0.25e-2]
+    assert [tuple(group["params"][0].shape) for group in groups[1:]] == [(16, 64), (16, 16)]
+    assert len(groups[0]["params"]) == 2 * 2 + 2  # gains and offsets, output weight and bias

@@ -1,0 +1,134 @@
+"""The stream of random-label tasks: what it writes, that it repeats itself and goes on to the bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nap_rl.studies import stream
+from nap_rl.studies.config import DataConfig, StudyConfig
+from nap_rl.studies.data import load_images
+from nap_rl.studies.learner import Learner
+
+TINY = StudyConfig(
+    data=DataConfig(name="digits", images=24),
+    width=8,
+    affine="free",
+    batch_size=8,
+    tasks=6,
+    steps_per_task=4,
+    save_every=2,
+)
+CASES = {
+    "adam": TINY,
+    "momentum_rms": replace(TINY, optimizer="momentum", norm="rms", learning_rate=0.05, affine="project"),
+    "every": replace(TINY, project_every=3),
+    "unprojected_cnn": replace(TINY, nap=False, norm="none", model="cnn", depth=1),
+    "dead_units": replace(TINY, study="dead_units", measure_every=2),
+    "noisy": replace(TINY, method="noisy_updates"),
+    "redo": replace(TINY, method="redo", options={"every": 3, "tau": 0.5}),
+    "continual": replace(TINY, method="continual_backprop", options={"rate": 0.02, "maturity": 2}),
+    "regenerative": replace(TINY, method="regenerative"),
+    "crelu": replace(TINY, method="crelu"),
+}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
+
+
+class Killed(BaseException):
+    """Like a signal: nothing in the code under test may catch it."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_between_checkpoints_goes_on_to_the_same_bytes(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CASES[case]
+    stream.run(config, tmp_path / "whole")
+
+    learn_task = stream.learn_task
+
+    def killed_in_task_five(*args: object) -> stream.Row:
+        if args[2] == 5:
+            raise Killed
+        return learn_task(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(stream, "learn_task", killed_in_task_five)
+        stream.run(config, tmp_path / "cut")
+    assert not (tmp_path / "cut" / stream.SUMMARY).exists()
+    torch.manual_seed(999)  # the global stream of a new process is another one
+    stream.run(config, tmp_path / "cut")
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+    assert len(files_of(tmp_path / "whole")) == (2 if config.measure_every else 1)
+
+
+def test_same_seed_same_file_and_another_seed_another(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        stream.run(replace(TINY, seed=seed), tmp_path / name)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b") != files_of(tmp_path / "c")
+
+
+def test_columns_rows_and_summary(tmp_path: Path) -> None:
+    summary = stream.run(TINY, tmp_path)
+    header, *lines = (tmp_path / "tasks.csv").read_text().splitlines()
+    assert header == "task,online_accuracy,final_accuracy,final_loss,parameter_norm,dead_fraction"
+    assert [line.split(",")[0] for line in lines] == list("012345")
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["config"]["width"] == 8
+    assert written["late_accuracy"] == summary["late_accuracy"] == float(lines[-1].split(",")[1])
+
+
+def test_early_and_late_windows_leave_the_first_tasks_out() -> None:
+    rows = [{"online_accuracy": float(i), "parameter_norm": 0.0, "dead_fraction": 0.0} for i in range(200)]
+    summary = stream.summarise(rows)
+    assert summary["early_accuracy"] == sum(range(10, 30)) / 20
+    assert summary["late_accuracy"] == sum(range(180, 200)) / 20
+
+
+def test_a_row_says_what_the_network_does(tmp_path: Path) -> None:
+    images = load_images("digits", None, 24, 0)
+    learner = Learner(TINY, images)
+    labels, batches = stream.task_data(TINY, 0)
+    right = 0
+    twin = Learner(TINY, images)
+    for batch in batches:
+        with torch.no_grad():
+            right += int((twin.network(images[batch]).argmax(1) == labels[batch]).sum())
+        twin.update(images[batch], labels[batch])
+    row = stream.learn_task(TINY, learner, 0, [])
+    with torch.no_grad():
+        logits = learner.network(images)
+        expected_loss = -logits.log_softmax(1)[torch.arange(24), labels].mean()
+        norm = sum(float(p.square().sum()) for p in learner.network.parameters()) ** 0.5
+    assert row["online_accuracy"] == right / 32
+    assert row["final_accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    assert row["final_loss"] == pytest.approx(float(expected_loss), rel=1e-5)
+    assert row["parameter_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_labels_change_with_the_task_and_images_do_not_decide_them() -> None:
+    first, _ = stream.task_data(TINY, 0)
+    second, batches = stream.task_data(TINY, 1)
+    assert first.shape == (24,) and batches.shape == (4, 8)
+    assert not torch.equal(first, second)
+    assert not torch.equal(stream.task_data(replace(TINY, seed=1), 0)[0], first)
+
+
+def test_a_folder_of_another_config_is_refused(tmp_path: Path) -> None:
+    stream.run(TINY, tmp_path)
+    with pytest.raises(ValueError, match="holds a study with another config"):
+        stream.run(replace(TINY, learning_rate=0.5), tmp_path)
+
+
+def test_projected_weights_keep_their_norm_and_unprojected_grow(tmp_path: Path) -> None:
+    config = replace(TINY, tasks=10, affine="omit", learning_rate=1e-2)
+    fixed = stream.run(config, tmp_path / "nap")["parameter_norm"]
+    grown = stream.run(replace(config, nap=False), tmp_path / "twin")["parameter_norm"]
+    assert grown > 1.1 * fixed
