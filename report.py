@@ -42,9 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     for figure in (norms, returns):
         figure.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
         figure.add_argument("--label", action="append", help="a run's name in the figure; once for each run")
-        figure.add_argument(
-            "--out", type=Path, required=True, help="the picture to write, such as docs/x.png"
-        )
+        figure.add_argument("--out", type=Path, required=True, help="the picture to write, such as docs/x.png")
     returns.add_argument("--window", type=int, default=100, help="episodes in the moving mean")
     return parser
 
@@ -54,9 +52,7 @@ def _labels(arguments: argparse.Namespace) -> list[str]:
     if arguments.label is None:
         return ["/".join(run.resolve().parts[-2:]) for run in arguments.runs]
     if len(arguments.label) != len(arguments.runs):
-        raise ValueError(
-            f"Give one --label for each of the {len(arguments.runs)} runs, not {len(arguments.label)}."
-        )
+        raise ValueError(f"Give one --label for each of the {len(arguments.runs)} runs, not {len(arguments.label)}.")
     return list(arguments.label)
 
 

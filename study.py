@@ -26,6 +26,7 @@ def one(config: DictConfig) -> int:
         print(f"{folder} is finished already")
     else:
         job.run(study, folder)
+        print(folder)
     return 0
 
 
@@ -40,8 +41,7 @@ def many(arguments: list[str]) -> int:
     if len(folder) != 1:
         raise ValueError(f"study.py -m needs {SWEEP_FOLDER}=FOLDER once, so that it can go on there.")
     overrides = [a for a in arguments if not a.startswith(f"{SWEEP_FOLDER}=")]
-    jobs = next((int(a.removeprefix("jobs=")) for a in overrides if a.startswith("jobs=")), 1)
-    return min(sweep.run(overrides, Path(folder[0]), jobs), 1)
+    return min(sweep.run(overrides, Path(folder[0])), 1)
 
 
 def report(arguments: list[str]) -> int:

@@ -40,7 +40,10 @@ def job(node: DictConfig) -> int:
     env = build.build_env(config)
     agent, projector = build.build_agent(config, env.num_actions, pick_device(config.device.name))
     code, status, reason, started = 0, "finished", None, time.monotonic()
-    with RunLog(folder, tensorboard=config.logger.tensorboard) as log, Progress(config.frames or 0) as display:
+    with (
+        RunLog(folder, tensorboard=config.logger.tensorboard) as log,
+        Progress(config.frames or 0) as display,
+    ):
         log.layout(list(weight_groups(agent.network)))
         games = [visit.game for visit in env.visits]
         settings = build.build_trainer_config(config)
@@ -120,15 +123,24 @@ def summarize(config: Config, trainer: Trainer, status: str, reason: str | None,
 
 def print_end(folder: Path, summary: dict[str, Any], saved: Path, summary_path: Path) -> None:
     """How the run ended, and the paths to look at."""
-    print(f"\n{summary['status']}: {summary['frames']:,} frames, {summary['updates']:,} updates, {summary['fps']:.0f} frames/s")
+    frames, updates, fps = summary["frames"], summary["updates"], summary["fps"]
+    print(f"\n{summary['status']}: {frames:,} frames, {updates:,} updates, {fps:.0f} frames/s")
     if summary["reason"]:
         print(f"reason: {summary['reason']}")
     for visit in summary["visits"]:
         mean = "no episode ended" if visit["mean_return"] is None else f"mean return {visit['mean_return']:.2f}"
-        print(f"  cycle {visit['cycle']}  {visit['game']:<20} {visit['frames']:>11,} frames  {visit['episodes']:>5} episodes  {mean}")
+        played = f"{visit['frames']:>11,} frames  {visit['episodes']:>5} episodes"
+        print(f"  cycle {visit['cycle']}  {visit['game']:<20} {played}  {mean}")
     print(f"largest relative norm drift: {summary['nap']['max_relative_norm_drift']:.2e}")
-    print(f"summary      {summary_path}\nmetrics      {folder / 'metrics.csv'}\nepisodes     {folder / 'episodes.csv'}")
-    print(f"checkpoint   {saved}\nTensorBoard  tensorboard --logdir {folder}")
+    paths = {
+        "summary": summary_path,
+        "metrics": folder / "metrics.csv",
+        "episodes": folder / "episodes.csv",
+        "checkpoint": saved,
+        "TensorBoard": f"tensorboard --logdir {folder}",
+    }
+    for name, path in paths.items():
+        print(f"{name:<12} {path}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 class FrameStack:
-    """stacks [N, C, H, W] uint8, oldest frame first; zeros before an episode's first frame, as the replay derives it."""
+    """stacks [N, C, H, W] uint8, oldest frame first; zeros before an episode's first frame, as in the replay."""
 
     def __init__(self, num_envs: int, stack: int = 4, frame_shape: tuple[int, ...] = (84, 84)) -> None:
         self.stacks = np.zeros((num_envs, stack, *frame_shape), dtype=np.uint8)

@@ -42,7 +42,7 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class OnSwitch:
-    """What happens at a task switch: Adam's moments, the replay, the target network and the schedule start anew or not."""
+    """What starts anew at a task switch: replay, Adam's moments, target network, learning-rate schedule."""
 
     reset_replay: bool = False
     reset_optimizer: bool = False
@@ -190,7 +190,11 @@ class Trainer:
             raise Diverged(f"the loss is {loss} at update {self.agent.updates}, frame {self.frames}")
 
     def _learning_rate(self) -> float:
-        span = self._visit.end - self._visit.begin if self.config.on_switch.restart_schedule else self.config.schedule_frames
+        span = (
+            self._visit.end - self._visit.begin
+            if self.config.on_switch.restart_schedule
+            else self.config.schedule_frames
+        )
         return self.config.learning_rate(progress(self.frames, self._schedule_begin, span))
 
     def _epsilon(self) -> float:
@@ -265,7 +269,7 @@ class Trainer:
             "train/loss": float(losses),
             "train/grad_norm": float(grad_norms),
             "train/learning_rate": self._learning_rate(),
-            "task/index": float(self._visit.index),
+            "task/index": float(self._visit.number),
             "task/cycle": float(self._visit.cycle),
         }
         for game in self.games:

@@ -1,1 +1,1 @@
-"""Hydra's configs and their types: YAML holds the values, `schema` the types, `check` the rules, `build` the objects."""
+"""Hydra's configs: YAML holds the values, `schema` the types, `check` the rules, `build` the objects."""

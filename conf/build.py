@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from nap_rl.conf.schema import (
     Torso,
 )
 from nap_rl.envs import Protocol, SequentialAtari
-from nap_rl.nap import Projector, normalize
+from nap_rl.nap import Projector, normalize, project
+from nap_rl.nap.layers import Axes, NormKind
 from nap_rl.nn import (
     Categorical,
     DataEfficientTorso,
@@ -35,10 +36,10 @@ from nap_rl.nn import (
     Streams,
 )
 from nap_rl.replay import Replay
-from nap_rl.schedules import Constant, Linear
+from nap_rl.schedules import Constant, Linear, Schedule
 
 STACK = 4
-TORSOS = {
+TORSOS: dict[Torso, type[NatureTorso] | type[DataEfficientTorso] | type[ImpalaTorso]] = {
     Torso.nature: NatureTorso,
     Torso.data_efficient: DataEfficientTorso,
     Torso.impala: ImpalaTorso,
@@ -84,7 +85,11 @@ def build_network(config: Config, num_actions: int) -> QNetwork:
     network: nn.Module = QNetwork(torso, streams, head)
     if agent.nap and nap.normalize:
         network = normalize(
-            network, _example(), norm=nap.norm.name, axes=nap.axes.name, affine=nap.affine is not Affine.omit
+            network,
+            _example(),
+            norm=cast(NormKind, nap.norm.name),
+            axes=cast(Axes, nap.axes.name),
+            affine=nap.affine is not Affine.omit,
         )
     assert isinstance(network, QNetwork)
     return network
@@ -124,13 +129,17 @@ def build_trainer_config(config: Config) -> TrainerConfig:
     """Length and rhythm of a run."""
     agent, env, schedule = config.agent, config.env, config.schedule
     assert config.frames is not None
-    linear = isinstance(schedule, LinearSchedule)
+    learning_rate: Schedule = Constant(schedule.start)
+    schedule_frames = config.frames
+    if isinstance(schedule, LinearSchedule):
+        learning_rate = Linear(schedule.start, schedule.end)
+        schedule_frames = schedule.over_frames or config.frames
     return TrainerConfig(
         frames=config.frames,
         update_every_steps=agent.update_every_steps,
         min_replay_steps=agent.min_replay_steps,
-        learning_rate=Linear(schedule.start, schedule.end) if linear else Constant(schedule.start),
-        schedule_frames=(schedule.over_frames if linear else None) or config.frames,
+        learning_rate=learning_rate,
+        schedule_frames=schedule_frames,
         epsilon=Linear(agent.epsilon.start, agent.epsilon.end),
         epsilon_frames=agent.epsilon.over_frames,
         importance=Linear(agent.importance_exponent.start, agent.importance_exponent.end),
@@ -156,8 +165,8 @@ def _projector(config: Config, network: QNetwork, optimizer: torch.optim.Optimiz
         network,
         optimizer,
         every=nap.every,
-        affine="free" if nap.affine is Affine.omit else nap.affine.name,
-        output=nap.output.name,
+        affine=cast(project.Affine, "free" if nap.affine is Affine.omit else nap.affine.name),
+        output=cast(Literal["free", "project"], nap.output.name),
         regularize_coefficient=nap.regularize_coefficient,
         unnormalized="error" if nap.normalize else "project",
         example_input=None if nap.normalize else _example().to(next(network.parameters()).device),
@@ -165,7 +174,9 @@ def _projector(config: Config, network: QNetwork, optimizer: torch.optim.Optimiz
 
 
 def _example() -> torch.Tensor:
-    return torch.zeros(2, STACK, 84, 84, dtype=torch.uint8)
+    """Noise pictures: on black ones every feature is zero and no weight would seem to matter."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2, STACK, 84, 84), dtype=torch.uint8, generator=generator)
 
 
 def _head(config: Config) -> Head:

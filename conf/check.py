@@ -98,7 +98,9 @@ def _check_nap(config: Config, node: DictConfig) -> None:
     if not config.agent.nap and chosen != "full":
         raise ValueError(f"nap={chosen} was asked for, but agent.nap=false: add agent.nap=true")
     if config.agent.nap and not (config.nap.normalize or config.nap.project):
-        raise ValueError("agent.nap=true with nap.normalize=false and nap.project=false does nothing: use agent.nap=false")
+        raise ValueError(
+            "agent.nap=true with nap.normalize=false and nap.project=false does nothing: use agent.nap=false"
+        )
 
 
 def _check_replay(config: Config) -> None:
@@ -121,4 +123,3 @@ def _at_least(name: str, value: float, least: float) -> None:
 def _between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name}={value}, expected a number in [{low:g}, {high:g}]")
-

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from nap_rl import checkpoint
 from nap_rl.conf import schema
 from nap_rl.conf.build import build_network

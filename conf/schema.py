@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, List, Optional  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
+from typing import Any, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -53,7 +53,6 @@ class Output(Enum):
 class AtSwitch(Enum):
     keep = "keep"
     reset = "reset"
-
 
 
 @dataclass
@@ -105,15 +104,15 @@ class AgentConfig:
     head: HeadConfig = MISSING
     double: bool = MISSING
     dueling: bool = MISSING
-    noisy_sigma0: Optional[float] = MISSING  # null: no noisy layers
+    noisy_sigma0: float | None = MISSING  # null: no noisy layers
     n_steps: int = MISSING
     discount: float = MISSING
-    reward_clip: Optional[float] = MISSING  # null: raw rewards
+    reward_clip: float | None = MISSING  # null: raw rewards
     batch_size: int = MISSING
     update_every_steps: float = MISSING
     target_every_updates: int = MISSING
     min_replay_steps: int = MISSING
-    max_grad_norm: Optional[float] = MISSING  # null: no clipping
+    max_grad_norm: float | None = MISSING  # null: no clipping
     learning_rate: float = MISSING
     adam_eps: float = MISSING
     epsilon: Epsilon = field(default_factory=Epsilon)
@@ -194,7 +193,7 @@ class ConstantSchedule(ScheduleConfig):
 @dataclass
 class LinearSchedule(ScheduleConfig):
     end: float = MISSING
-    over_frames: Optional[int] = MISSING  # null: the whole run, or the visit where the schedule restarts
+    over_frames: int | None = MISSING  # null: the whole run, or the visit where the schedule restarts
 
 
 @dataclass
@@ -212,7 +211,7 @@ class LoggerConfig:
 class Config:
     name: str = MISSING
     seed: int = MISSING
-    frames: Optional[int] = MISSING
+    frames: int | None = MISSING
     device: Device = MISSING
     agent: AgentConfig = field(default_factory=AgentConfig)
     env: EnvConfig = field(default_factory=EnvConfig)

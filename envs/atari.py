@@ -100,7 +100,7 @@ class AtariEnvs:
             full_action_space=protocol.full_action_set,
             max_num_frames_per_episode=protocol.max_episode_frames,
         )
-        self.num_actions = int(self._envs.single_action_space.n)
+        self.num_actions = len(self._envs.ale.get_action_set())
         self._episodes = np.zeros(num_envs, dtype=np.int64)  # begun in each environment
         self._lives = np.zeros(num_envs, dtype=np.int64)
         self._scores = np.zeros(num_envs)

@@ -35,7 +35,12 @@ class SequentialAtariEnv(gymnasium.Env[npt.NDArray[np.uint8], np.int64]):
         protocol: Protocol | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.games, self.frames_per_game, self.cycles, self.protocol = games, frames_per_game, cycles, protocol
+        self.games, self.frames_per_game, self.cycles, self.protocol = (
+            games,
+            frames_per_game,
+            cycles,
+            protocol,
+        )
         self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Box(0, 255, (84, 84, 1), np.uint8)
         self._envs = self._sequence(seed=0)
@@ -82,7 +87,7 @@ class SequentialAtariEnv(gymnasium.Env[npt.NDArray[np.uint8], np.int64]):
 
     def _info(self) -> dict[str, Any]:
         visit = self._envs.visit
-        return {"game": visit.game, "cycle": visit.cycle, "visit": visit.index, "frames": self._envs.frames}
+        return {"game": visit.game, "cycle": visit.cycle, "visit": visit.number, "frames": self._envs.frames}
 
 
-gymnasium.register(SEQUENCE_ID, entry_point=SequentialAtariEnv)
+gymnasium.register(SEQUENCE_ID, entry_point=f"{__name__}:SequentialAtariEnv")

@@ -19,7 +19,7 @@ from nap_rl.envs.games import check_games
 class Visit(NamedTuple):
     """One stay in one game."""
 
-    index: int  # of the visit in the run, from 0
+    number: int  # of the visit in the run, from 0
     game: str
     cycle: int  # from 0: how often the list of games has been gone through
     begin: int  # emulator frames of the run at which it begins
@@ -87,7 +87,7 @@ class SequentialAtari:
         if self.frames < self.visit.end or self.visit is self.visits[-1]:
             return step
         self._envs.close()
-        self.visit = self.visits[self.visit.index + 1]
+        self.visit = self.visits[self.visit.number + 1]
         self._envs = self._open()
         return step._replace(frames=self._envs.reset(), ended=np.ones(self.num_envs, dtype=bool))
 
@@ -97,5 +97,5 @@ class SequentialAtari:
 
     def _open(self) -> AtariEnvs:
         # A visit has seeds of its own: coming back to a game does not replay the episodes of the first visit.
-        seed = int(np.random.SeedSequence([self.seed, self.visit.index]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.seed, self.visit.number]).generate_state(1)[0])
         return AtariEnvs(self.visit.game, self.num_envs, self.protocol, seed=seed, threads=self.threads)

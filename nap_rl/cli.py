@@ -82,7 +82,9 @@ def _sentence(config_name: str, overrides: list[str], error: Exception) -> str:
     text = " ".join(str(part) for part in (error, error.__cause__) if part)
     key = re.search(r"full_key: (\S+)", text)
     where = key[1] if key else "a key"
-    if option := re.search(r"Could not find '[^']*?([^'/]+)'.*?Available options in '([^']*)':(.*?)\nConfig", text, re.S):
+    if option := re.search(
+        r"Could not find '[^']*?([^'/]+)'.*?Available options in '([^']*)':(.*?)\nConfig", text, re.S
+    ):
         options = [name for name in option[3].split() if not name.endswith("_schema")]
         return f"{option[2]}={option[1]} does not exist: the options are {', '.join(options)}"
     if unknown := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
@@ -112,14 +114,14 @@ def _no_such_key(config_name: str, overrides: list[str], name: str) -> str:
 
 
 def _children(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    for key in config:
+    for key in map(str, config):
         child = config._get_node(key)  # the node itself: interpolations and missing values are not looked up
         if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()):
-            yield str(key), child
+            yield key, child
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    yield from (f"{prefix}{key}" for key in config)
+    yield from (f"{prefix}{key}" for key in map(str, config))
     for key, child in _children(config):
         yield from _keys(child, f"{prefix}{key}.")
 
@@ -129,7 +131,7 @@ def _unknown_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
     kind = OmegaConf.get_type(config)
     if dataclasses.is_dataclass(kind):
         known = {field.name for field in dataclasses.fields(kind)} | ({"hydra"} if not prefix else set())
-        yield from (f"{prefix}{key}" for key in config if key not in known)
+        yield from (f"{prefix}{key}" for key in map(str, config) if key not in known)
     for key, child in _children(config):
         if key != "hydra" or prefix:
             yield from _unknown_keys(child, f"{prefix}{key}.")

@@ -58,7 +58,7 @@ def cross_entropy(logits: Tensor, target_probs: Tensor) -> Tensor:
 
 
 def huber(td_errors: Tensor, delta: float = 1.0) -> Tensor:
-    """0.5 x^2 inside |x| <= delta, delta (|x| - delta / 2) outside; elementwise (Mnih et al. 2015 clip the gradient)."""
+    """0.5 x^2 inside |x| <= delta, delta (|x| - delta / 2) outside; elementwise (Mnih et al. 2015)."""
     return F.huber_loss(td_errors, torch.zeros_like(td_errors), reduction="none", delta=delta)
 
 
@@ -70,7 +70,7 @@ def quantile_huber(quantiles: Tensor, taus: Tensor, targets: Tensor, kappa: floa
         kappa: width of the quadratic part.
     """
     check_shape("taus", taus, *quantiles.shape)
-    check_shape("targets", targets, quantiles.shape[0], targets.shape[1])
+    check_shape("targets", targets, quantiles.shape[0], targets.shape[-1])
     u = targets[:, None, :] - quantiles[:, :, None]  # [B, N, M]
     asymmetry = (taus[:, :, None] - (u.detach() < 0).float()).abs()
     return (asymmetry * huber(u, kappa) / kappa).sum(dim=1).mean(dim=1)

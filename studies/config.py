@@ -25,9 +25,7 @@ class StudyConfig:
     width: int = 64
     depth: int = 2
     norm: str = "layer"  # none | layer | rms
-    affine: str = (
-        "omit"  # scale and offset of the normalisation: omit | free, and with nap: project | regularize
-    )
+    affine: str = "omit"  # scale and offset of the normalisation: omit | free, and with nap: project | regularize
 
     nap: bool = True
     project_every: int = 1  # updates between two projections

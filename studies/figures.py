@@ -28,7 +28,7 @@ LABELS = {
     "online_accuracy": "online accuracy",
     "parameter_norm": "parameter norm",
     "dead_fraction": "dead ReLU units",
-    "angle": "angle to the un-projected net (degrees)",
+    "angle": "angle to un-projected (degrees)",
 }
 
 
@@ -62,14 +62,12 @@ def report(folder: Path) -> str:
         raise FileNotFoundError(f"{folder} holds no finished study (no {SUMMARY} in it).")
     kinds = {study.config["study"] for study in studies}
     if len(kinds) > 1:
-        raise ValueError(
-            f"{folder} holds studies of several kinds: {', '.join(sorted(kinds))}; report each alone."
-        )
+        raise ValueError(f"{folder} holds studies of several kinds: {', '.join(sorted(kinds))}; report each alone.")
     kind = kinds.pop()
-    if kind == "random_labels" and len({s.config["method"] for s in studies}) > 1:
+    if kind == "random_labels" and len({method(s.config) for s in studies}) > 1:
         kind = "methods"
     curves, table = KINDS[kind]
-    panels = collect(curve for study in studies for curve in curves(study))
+    panels = collect((study.config["seed"], curve) for study in studies for curve in curves(study))
     _write_csv(folder / "figure.csv", panels)
     draw(panels).savefig(folder / "figure.png", dpi=110)
     return table(studies)
@@ -86,22 +84,30 @@ def bootstrap(values: Floats, seed: int = 0) -> tuple[Floats, Floats]:
 Panels = dict[tuple[str, str], dict[str, tuple[Curve, Floats]]]
 
 
-def collect(curves: Iterator[Curve]) -> Panels:
-    """(row, column) -> series -> one of its curves, and the values of all, [runs, points]. Raises ValueError
-    if two runs of a series differ in length."""
-    grouped: dict[tuple[str, str], dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
-    for curve in curves:
-        grouped[curve.row, curve.column][curve.series].append(curve)
+def collect(curves: Iterator[tuple[int, Curve]]) -> Panels:
+    """(seed, curve) of every run -> (row, column) -> series -> one of its curves, and the values of all,
+    [runs, points].
+
+    Raises ValueError if runs of one series have the same seed, and so differ in something that no label
+    shows, or if they differ in length.
+    """
+    grouped: dict[tuple[str, str], dict[str, dict[int, Curve]]] = defaultdict(lambda: defaultdict(dict))
+    for seed, curve in curves:
+        runs = grouped[curve.row, curve.column][curve.series]
+        if seed in runs:
+            raise ValueError(
+                f"Two studies are both {curve.series!r}, {curve.column!r} and seed {seed}, and differ in what "
+                "the figure does not show: report them from folders of their own."
+            )
+        runs[seed] = curve
     panels: Panels = {}
     for place, series in grouped.items():
         panels[place] = {}
         for name, runs in series.items():
-            lengths = sorted({len(run.y) for run in runs})
+            lengths = sorted({len(run.y) for run in runs.values()})
             if len(lengths) > 1:
-                raise ValueError(
-                    f"The runs of {name!r} in {place} have {lengths[0]} and {lengths[-1]} points."
-                )
-            panels[place][name] = (runs[0], np.stack([run.y for run in runs]))
+                raise ValueError(f"The studies {name!r} have {lengths[0]} and {lengths[-1]} points.")
+            panels[place][name] = (next(iter(runs.values())), np.stack([run.y for run in runs.values()]))
     return panels
 
 
@@ -114,6 +120,11 @@ def variant(config: dict[str, Any]) -> str:
         return "no normalisation"
     scale = "" if config["affine"] == "omit" else f", scale and offset {config['affine']}"
     return ("NaP" if config["nap"] else "un-projected") + f", {config['norm']} norm{scale}"
+
+
+def method(config: dict[str, Any]) -> str:
+    """The plasticity method and the options that were given: "redo, every=30"."""
+    return ", ".join([config["method"], *(f"{key}={value}" for key, value in config["options"].items())])
 
 
 def _rate(config: dict[str, Any]) -> str:
@@ -138,7 +149,7 @@ def methods(study: Study) -> Iterator[Curve]:
     x = _column(study.tasks, "task")
     row = variant(study.config)
     label = f"{LABELS['online_accuracy']}\n{row}"
-    yield Curve(row, _rate(study.config), study.config["method"], label, "task", x, y)
+    yield Curve(row, _rate(study.config), method(study.config), label, "task", x, y)
 
 
 def dead_units(study: Study) -> Iterator[Curve]:
@@ -159,9 +170,7 @@ def schedule_replay(study: Study) -> Iterator[Curve]:
             yield Curve(name, _rate(study.config), network, LABELS[name], "task", x, y)
 
 
-def _grouped(
-    studies: Sequence[Study], key: Callable[[Study], tuple[str, ...]]
-) -> dict[tuple[str, ...], list[Study]]:
+def _grouped(studies: Sequence[Study], key: Callable[[Study], tuple[str, ...]]) -> dict[tuple[str, ...], list[Study]]:
     groups: dict[tuple[str, ...], list[Study]] = defaultdict(list)
     for study in studies:
         groups[key(study)].append(study)
@@ -179,14 +188,12 @@ def stream_table(studies: Sequence[Study]) -> str:
         "| method | network | rate | seeds | tasks 5-15 % | last 10 % | change | norm at end | dead at end |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    groups = _grouped(
-        studies, lambda s: (s.config["method"], variant(s.config), f"{s.config['learning_rate']:g}")
-    )
-    for (method, network, rate), runs in groups.items():
+    groups = _grouped(studies, lambda s: (method(s.config), variant(s.config), f"{s.config['learning_rate']:g}"))
+    for (name, network, rate), runs in groups.items():
         early, late = _mean(runs, "early_accuracy"), _mean(runs, "late_accuracy")
         norm, dead = _mean(runs, "parameter_norm"), _mean(runs, "dead_fraction")
         lines.append(
-            f"| {method} | {network} | {rate} | {len(runs)} | {early:.3f} | {late:.3f} | {late - early:+.3f} "
+            f"| {name} | {network} | {rate} | {len(runs)} | {early:.3f} | {late:.3f} | {late - early:+.3f} "
             f"| {norm:.1f} | {dead:.2f} |"
         )
     return "\n".join(lines)
@@ -198,15 +205,11 @@ def dead_table(studies: Sequence[Study]) -> str:
         "| network | optimiser | rate | seeds | highest | mean of last half | last |",
         "|---|---|---|---|---|---|---|",
     ]
-    groups = _grouped(
-        studies, lambda s: (variant(s.config), s.config["optimizer"], f"{s.config['learning_rate']:g}")
-    )
+    groups = _grouped(studies, lambda s: (variant(s.config), s.config["optimizer"], f"{s.config['learning_rate']:g}"))
     for (network, optimizer, rate), runs in groups.items():
         dead = np.stack([_column(run.steps, "dead_fraction") for run in runs])
         highest, half, last = dead.max(1).mean(), dead[:, dead.shape[1] // 2 :].mean(), dead[:, -1].mean()
-        lines.append(
-            f"| {network} | {optimizer} | {rate} | {len(runs)} | {highest:.3f} | {half:.3f} | {last:.3f} |"
-        )
+        lines.append(f"| {network} | {optimizer} | {rate} | {len(runs)} | {highest:.3f} | {half:.3f} | {last:.3f} |")
     return "\n".join(lines)
 
 
@@ -223,9 +226,7 @@ def replay_table(studies: Sequence[Study]) -> str:
             early, late, angle = (
                 np.mean([end[name] for end in ends]) for name in ("early_accuracy", "late_accuracy", "angle")
             )
-            distance = np.mean(
-                [np.abs(_online(run, network) - _online(run, "unprojected")).mean() for run in runs]
-            )
+            distance = np.mean([np.abs(_online(run, network) - _online(run, "unprojected")).mean() for run in runs])
             numbers = f"{early:.3f} | {late:.3f} | {distance:.4f} | {angle:.3g}"
             lines.append(f"| {rate} | {network} | {len(runs)} | {numbers} |")
     return "\n".join(lines)

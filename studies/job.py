@@ -55,8 +55,7 @@ def finished(folder: Path, config: StudyConfig) -> bool:
     if different:
         key = different[0]
         raise ValueError(
-            f"{folder} holds a study with {key}={found.get(key)}, not {key}={wanted[key]}; "
-            "choose a new folder."
+            f"{folder} holds a study with {key}={found.get(key)}, not {key}={wanted[key]}; choose a new folder."
         )
     return True
 

@@ -8,8 +8,7 @@ base rate, power 1 for Adam and 2 for SGD):
     constant     eta
     global       eta (||rho|| / ||theta||)^power, one number for all layers, norms over all of them
     layer        eta (rho_l / ||theta_l||)^power
-    exact        layer, and the gradient of layer l times rho_l / ||theta_l||: what Adam's moments would have
-    seen
+    exact        layer, and the gradient of layer l times rho_l / ||theta_l||, which Adam's moments expect
 
 With SGD `layer` is exact already. The output layer, which is not projected, keeps eta in all of them.
 """

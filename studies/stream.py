@@ -57,9 +57,7 @@ def task_data(config: StudyConfig, task: int) -> tuple[Tensor, Tensor]:
     """Labels [images] and batch indices [steps_per_task, batch_size] of a task, int64."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + task)
     labels = torch.randint(CLASSES, (config.data.images,), generator=generator)
-    batches = torch.randint(
-        config.data.images, (config.steps_per_task, config.batch_size), generator=generator
-    )
+    batches = torch.randint(config.data.images, (config.steps_per_task, config.batch_size), generator=generator)
     return labels, batches
 
 
@@ -69,7 +67,7 @@ def learn_task(config: StudyConfig, learner: Learner, task: int, steps: list[Row
     right = torch.zeros((), dtype=torch.long)
     dead: list[Tensor] = []
     for number, batch in enumerate(batches, start=1):
-        right += learner.update(learner.images[batch], labels[batch])
+        right += learner.update(learner.images.index_select(0, batch), labels.index_select(0, batch))
         if config.measure_every and number % config.measure_every == 0:
             dead.append(_evaluate(learner)[1])
     for number, value in enumerate(dead, start=1):

@@ -35,23 +35,23 @@ def expand(overrides: list[str]) -> Iterator[dict[str, str]]:
         yield dict(combination)
 
 
-def run(overrides: list[str], folder: Path, jobs: int) -> int:
+def run(overrides: list[str], folder: Path) -> int:
     """Runs what `overrides` expand to, `jobs` at a time; prints a line for each. Returns how many failed.
 
-    Raises ValueError, before anything runs, if a combination cannot be run or its folder holds another
-    config.
+    Raises ValueError or FileNotFoundError, before anything runs, if a combination cannot be run or its folder
+    holds another config.
     """
-    combinations = list(expand(overrides))
     todo = []
-    for combination in combinations:
+    for combination in (combinations := list(expand(overrides))):
         arguments = [f"{key}={value}" for key, value in combination.items()]
-        name = folder_name(arguments)
-        if not job.finished(folder / name, job.check(cli.compose(job.CONFIG_NAME, arguments))):
-            todo.append((arguments, folder / name))
+        path = folder / folder_name(arguments)
+        config = job.check(cli.compose(job.CONFIG_NAME, arguments))
+        if not job.finished(path, config):
+            todo.append((arguments, path))
     print(f"{len(combinations)} studies, {len(combinations) - len(todo)} finished already", flush=True)
     failed = 0
     # spawn: forking a process in which torch has run may hang in its thread pools
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(config.jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(work, arguments, path): path for arguments, path in todo}
         for number, future in enumerate(as_completed(running), start=1):
             error = future.exception()

@@ -86,9 +86,7 @@ def test_test_passes_pytest_its_arguments_untouched() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["trian"], ["--version"], ["seed=3"]])
 def test_an_unknown_command_is_answered_with_usage_and_installs_nothing(arguments: list[str]) -> None:
-    answer = subprocess.run(
-        [sys.executable, ROOT / "bootstrap.py", *arguments], capture_output=True, text=True
-    )
+    answer = subprocess.run([sys.executable, ROOT / "bootstrap.py", *arguments], capture_output=True, text=True)
     assert answer.returncode == 2
     assert answer.stdout == ""
     assert answer.stderr.startswith("usage: python3 bootstrap.py train")
@@ -283,9 +281,7 @@ def test_a_version_that_cannot_be_read_is_not_enough() -> None:
 
 def probe(version: str, folder: str = "/elsewhere/site-packages/torch") -> str:
     """What the probe prints; an import may print lines of its own before."""
-    return "a warning\n" + json.dumps(
-        [version, folder, ["filelock", "typing-extensions>=4.10", 'x; extra == "y"']]
-    )
+    return "a warning\n" + json.dumps([version, folder, ["filelock", "typing-extensions>=4.10", 'x; extra == "y"']])
 
 
 def test_the_environments_own_torch_is_kept_and_nothing_is_linked(tmp_path: Path) -> None:

@@ -239,9 +239,7 @@ def test_temporaries_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: 
     assert names(tmp_path) == sorted([*stay, "step-000000001"])
 
 
-def test_a_checkpoint_that_cannot_be_pruned_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_cannot_be_pruned_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
     save(tmp_path, 2)
 
@@ -273,7 +271,5 @@ def test_the_hash_sees_values_names_shapes_and_types_and_not_order_or_strides() 
 
 
 def test_the_hash_is_the_same_in_every_process_and_version() -> None:
-    expected = hashlib.sha256(
-        b'["w", "torch.float32", [2]]\n' + np.array([1.0, 2.0], "<f4").tobytes()
-    ).hexdigest()
+    expected = hashlib.sha256(b'["w", "torch.float32", [2]]\n' + np.array([1.0, 2.0], "<f4").tobytes()).hexdigest()
     assert checkpoint.sha256_of({"w": torch.tensor([1.0, 2.0])}) == expected

@@ -80,9 +80,7 @@ def test_the_files_named_in_these_tests_are_all_there_are(sound: Path) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(change=damage())
-def test_any_byte_changed_lost_or_added_is_detected(
-    sound: Path, change: tuple[str, Callable[[bytes], bytes]]
-) -> None:
+def test_any_byte_changed_lost_or_added_is_detected(sound: Path, change: tuple[str, Callable[[bytes], bytes]]) -> None:
     assert_detected(sound, *change)
 
 
@@ -197,9 +195,7 @@ def test_sizes_that_are_no_file_size_are_refused(tmp_path: Path, size: object) -
         lambda manifest: manifest["files"]["meta.json"].update(sha256=None),
     ],
 )
-def test_manifests_of_another_form_are_refused(
-    tmp_path: Path, change: Callable[[dict[str, Any]], Any]
-) -> None:
+def test_manifests_of_another_form_are_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path = save(tmp_path, 1)
     forge(path, change)
     with pytest.raises(CheckpointError):

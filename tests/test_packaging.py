@@ -35,12 +35,7 @@ def declared() -> set[str]:
     """Names in install_requires and in every extra."""
     parser = config()
     texts = [parser["options"]["install_requires"], *parser["options.extras_require"].values()]
-    return {
-        canonicalize_name(Requirement(line).name)
-        for text in texts
-        for line in text.split("\n")
-        if line.strip()
-    }
+    return {canonicalize_name(Requirement(line).name) for text in texts for line in text.split("\n") if line.strip()}
 
 
 def pins() -> list[Requirement]:
@@ -121,14 +116,10 @@ def test_a_package_has_one_exact_pin_on_each_python(python: str) -> None:
         requirement = Requirement(line)
         if requirement.name != "nap-rl":
             pin_ = chosen[canonicalize_name(requirement.name)]
-            assert requirement.specifier.contains(pin_), (
-                f"{requirement} and its pin {pin_} on Python {python}"
-            )
+            assert requirement.specifier.contains(pin_), f"{requirement} and its pin {pin_} on Python {python}"
 
 
-@pytest.mark.parametrize(
-    "name", ["constraints.txt", "setup.cfg", "pyproject.toml", "bootstrap.py", ".ci/run"]
-)
+@pytest.mark.parametrize("name", ["constraints.txt", "setup.cfg", "pyproject.toml", "bootstrap.py", ".ci/run"])
 def test_no_file_that_installs_names_an_address_or_an_index(name: str) -> None:
     path = ROOT / name
     if not path.exists():
@@ -164,17 +155,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_holds_everything_and_installs_no_other_top_level_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        real = {
-            info.filename
-            for info in archive.infolist()
-            if info.file_size and (info.external_attr >> 28) != 0xA
-        }
+        real = {info.filename for info in archive.infolist() if info.file_size and (info.external_attr >> 28) != 0xA}
     assert {name.split("/")[0] for name in names} == {"nap_rl", f"{wheel.name.split('-py3')[0]}.dist-info"}
     assert "nap_rl/py.typed" in names and "nap_rl/train.py" in real
     for folder in ("agents", "conf", "envs", "studies"):
-        held = {
-            name.removeprefix(f"nap_rl/{folder}/") for name in names if name.startswith(f"nap_rl/{folder}/")
-        }
+        held = {name.removeprefix(f"nap_rl/{folder}/") for name in names if name.startswith(f"nap_rl/{folder}/")}
         suffixes = {".py", ".yaml"}
         tree = {str(p.relative_to(ROOT / folder)) for p in (ROOT / folder).rglob("*") if p.suffix in suffixes}
         assert tree and tree <= held, f"the wheel lacks {sorted(tree - held)} of {folder}"

@@ -64,9 +64,7 @@ class Progress:
     stops the run.
     """
 
-    def __init__(
-        self, total_frames: int, *, stream: TextIO | None = None, plain_every_seconds: float = 10.0
-    ) -> None:
+    def __init__(self, total_frames: int, *, stream: TextIO | None = None, plain_every_seconds: float = 10.0) -> None:
         stream = sys.stderr if stream is None else stream
         self._total_frames = total_frames
         self._waiting: _Status | None = None

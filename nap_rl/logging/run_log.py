@@ -53,9 +53,7 @@ class RunLog:
         if self._tags is None:
             clash = [tag for tag in numbers if tag in CLOCKS]
             if clash:
-                raise ValueError(
-                    f"{clash[0]!r} is a column of its own in metrics.csv: name the tag otherwise."
-                )
+                raise ValueError(f"{clash[0]!r} is a column of its own in metrics.csv: name the tag otherwise.")
             self._tags = tuple(numbers)
             self._metrics.write((*CLOCKS, *self._tags))
         unknown = [tag for tag in numbers if tag not in self._tags]
@@ -80,9 +78,7 @@ class RunLog:
         `episode_return` is the sum of unclipped rewards of the whole game; `cycle` counts the passes through
         the sequence of games; `env_index` is the environment's place in the vector.
         """
-        self._episodes.write(
-            (int(frames), game, int(cycle), int(env_index), repr(float(episode_return)), int(length))
-        )
+        self._episodes.write((int(frames), game, int(cycle), int(env_index), repr(float(episode_return)), int(length)))
 
     def layout(self, layers: Sequence[str]) -> None:
         """Asks TensorBoard's custom-scalars page for one chart a kind, with all `layers` in it."""

@@ -69,21 +69,21 @@ class LayerMonitor:
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
         now, before = self._norms(), self._norms(self._before)
         change = self._norms(torch._foreach_sub(weights, self._before))
-        # The chord between the unit vectors from three norms: it keeps small angles, which a cosine loses.
-        chord = ((change.square() - (now - before).square()) / (now * before)).clamp(0, 4).sqrt()
+        # The chord between W and W' brought to one length: unlike the cosine, it keeps small angles.
+        ratios = (now / before)[self._norms.owner].unbind()
+        stretched = [w * ratio.to(w.dtype) for w, ratio in zip(self._before, ratios, strict=True)]
+        chord = self._norms(torch._foreach_sub(weights, stretched)) / now
         rates = [torch.as_tensor(g["lr"], dtype=torch.float64, device=now.device) for g in self._param_groups]
         columns = (
             now,
             self._norms(gradients),
             torch.stack(rates) * (self._initial / before) ** self.power,
             change / before,
-            torch.rad2deg(2 * torch.asin(chord / 2)),
+            torch.rad2deg(2 * torch.asin((chord / 2).clamp_max(1))),
             now / self._initial - 1,
         )
         rows = torch.stack(columns, dim=1).tolist()
-        return {
-            name: dict(zip(MEASURES, row, strict=True)) for name, row in zip(self.names, rows, strict=True)
-        }
+        return {name: dict(zip(MEASURES, row, strict=True)) for name, row in zip(self.names, rows, strict=True)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The norms at construction, by layer, 0-dim float64: a resumed run drifts from the same start."""

@@ -52,9 +52,7 @@ def weight_groups(module: nn.Module) -> dict[str, Weights]:
             groups[name] = tensors
             owner.update(dict.fromkeys(tensors, name))
         elif len(earlier) > 1 or set(groups[min(earlier)]) != set(tensors):
-            raise ValueError(
-                f"layers '{name}' and '{min(earlier)}' share some of their tensors, but not all."
-            )
+            raise ValueError(f"layers '{name}' and '{min(earlier)}' share some of their tensors, but not all.")
     return groups
 
 
@@ -67,9 +65,8 @@ def layer_weights(layer: nn.Module, name: str) -> Weights:
             raise ValueError(f"layer '{name}' is lazy and has no weight yet: run the module once before.")
         if not isinstance(tensor, nn.Parameter):
             raise ValueError(
-                f"layer '{name}' ({type(layer).__name__}) computes its weight from other tensors "
-                f"(weight_norm or another parametrisation), so it has no norm of its own to project: remove "
-                f"that first."
+                f"layer '{name}' ({type(layer).__name__}) computes its weight from other tensors (weight_norm or "
+                "another parametrisation), so it has no norm of its own to project: remove that first."
             )
     return tensors
 

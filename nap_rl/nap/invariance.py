@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,22 +35,31 @@ def scale_invariance(
     Raises:
         ValueError: the output holds no floating-point tensor, or one that is not finite.
     """
+    changes = [output_changes(module, example_input, partial(_times, factor)) for factor in factors]
+    return {name: max(change[name] for change in changes) for name in weight_groups(module)}
+
+
+def output_changes(
+    module: nn.Module, example: Example, change: Callable[[list[Tensor]], list[Tensor]]
+) -> dict[str, float]:
+    """||f(change(W)) - f(W)|| / ||f(W)|| for each group of weights W, as in `scale_invariance`."""
     module = unwrap(module)
     changes: dict[str, float] = {}
     with _without_zeros(module), torch.no_grad():
-        before = _outputs(module, example_input)
+        before = _outputs(module, example)
         for name, tensors in weight_groups(module).items():
             kept = [tensor.clone() for tensor in tensors]
-            changes[name] = 0.0
             try:
-                for factor in factors:
-                    torch._foreach_copy_(tensors, torch._foreach_mul(kept, factor))
-                    after = _outputs(module, example_input)
-                    pairs = zip(after, before, strict=True)
-                    changes[name] = max(changes[name], *(_relative_change(*pair) for pair in pairs))
+                torch._foreach_copy_(tensors, change(kept))
+                after = _outputs(module, example)
             finally:
                 torch._foreach_copy_(tensors, kept)
+            changes[name] = max(_relative_change(a, b) for a, b in zip(after, before, strict=True))
     return changes
+
+
+def _times(factor: float, tensors: list[Tensor]) -> list[Tensor]:
+    return [factor * tensor for tensor in tensors]
 
 
 def _outputs(module: nn.Module, example: Example) -> list[Tensor]:

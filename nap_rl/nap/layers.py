@@ -84,9 +84,7 @@ def is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and next(module.children(), None) is None
 
 
-def build_norm(
-    kind: NormKind, shape: tuple[int, ...], convolutional: bool, axes: Axes, affine: bool
-) -> nn.Module:
+def build_norm(kind: NormKind, shape: tuple[int, ...], convolutional: bool, axes: Axes, affine: bool) -> nn.Module:
     """The normalisation for activations of `shape`, float32, on the CPU.
 
     Args:
@@ -103,18 +101,12 @@ def build_norm(
         norm = nn.GroupNorm(group_count(channels), channels, EPS, affine)
         return norm if positions or len(shape) == 2 else OverTokens(norm)
     if kind == "batch":
-        norm = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[positions](
-            channels, EPS, affine=affine
-        )
+        norm = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[positions](channels, EPS, affine=affine)
         return norm if positions or len(shape) == 2 else OverTokens(norm)
     if positions and axes == "all":
         # GroupNorm with one group is LayerNorm over channels and positions, but its gain is per channel, so
         # that it fits images of any size. It is also the fastest kernel for the purpose on a CPU.
-        return (
-            nn.GroupNorm(1, channels, EPS, affine)
-            if kind == "layer"
-            else RMSNorm(channels, positions, affine)
-        )
+        return nn.GroupNorm(1, channels, EPS, affine) if kind == "layer" else RMSNorm(channels, positions, affine)
     norm = nn.LayerNorm(channels, EPS, affine) if kind == "layer" else RMSNorm(channels, 0, affine)
     return OverChannels(norm) if positions else norm
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nap_rl.nap.groups import unwrap, weight_groups, weight_layers
-from nap_rl.nap.invariance import scale_invariance
+from nap_rl.nap.invariance import output_changes, scale_invariance
 from nap_rl.nap.layers import EPS, TORCH_NORMS, Axes, NormKind, build_norm
 from nap_rl.nap.rewrite import norm_after, norm_before, norm_inside, remove_bias, replace_module
 from nap_rl.nap.trace import Example, Site, Trace, trace_forward
@@ -19,10 +19,10 @@ from nap_rl.nap.trace import Example, Site, Trace, trace_forward
 Role = Literal["invariant", "output", "hidden", "free"]
 Build = Callable[[tuple[int, ...], bool], nn.Module]
 
-# Large, so that the scale of a small residual branch shows; a power of two, so that scaling itself rounds
-# nothing.
+# A layer counts as scale-invariant if 256 times its weights change the output less than a hundredth of what
+# other weights of the same norm do: the scale of a small branch shows at such a factor, a tiny output layer does
+# not hide the layers before it, and as a power of two the factor itself rounds nothing.
 FACTOR = 256.0
-# Below it a change is rounding (bfloat16's included) or a norm's epsilon, above it a scale that matters.
 INVARIANT = 1e-2
 
 CLOSED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
@@ -62,7 +62,7 @@ def normalize(
         affine: whether new norms have gain and offset, one pair a channel. False is the paper's "omit".
         existing: what happens to torch norms that are there: "keep" (their epsilon becomes 1e-8), or
             "replace".
-        free: paths of submodules to leave as they are. A projection leaves their weights alone.
+        free: paths of submodules (or parameters) to leave as they are. A projection leaves them alone as well.
 
     Returns:
         `module`.
@@ -74,9 +74,7 @@ def normalize(
     check_choice("axes", axes, "all", "channels")
     check_choice("existing", existing, "keep", "replace")
     if unwrap(module) is not module:
-        raise ValueError(
-            "normalize the module first and wrap it in DistributedDataParallel or compile it after."
-        )
+        raise ValueError("normalize the module first and wrap it in DistributedDataParallel or compile it after.")
     _refuse_closed(module, free)
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
 
@@ -107,36 +105,50 @@ def normalize(
         if role == "hidden":
             raise ValueError(
                 f"layer '{name}' ({type(layers[name]).__name__}) still sets the scale of the output with all "
-                f"norms put in. Leave it out with free=[...]."
+                "norms put in. Leave it out with free=[...]."
             )
         object.__setattr__(layers[name], "nap_role", role)
+    for path, each in module.named_modules():
+        if within(path, free):
+            object.__setattr__(each, "nap_role", "free")
     return module
 
 
 def assign_roles(module: nn.Module, example: Example, free: Collection[str] = ()) -> dict[str, Role]:
-    """What each group of `weight_groups(module)` is to the output. Layers that the example never uses are
-    left out.
+    """What each group of `weight_groups(module)` is to the output; layers that the example never uses are left out.
 
-    "invariant": scaling the weights does not change the output. "output": it does, and their scale reaches "
-    "the
+    "invariant": scaling the weights does not change the output. "output": it does, and their scale reaches the
     output past no norm and no other weight layer. "hidden": it does in any other way. "free": named so.
+
+    Raises ValueError where the module multiplies by a parameter that is no weight layer's: it would be overlooked.
     """
     trace = trace_forward(module, example)
-    changes = scale_invariance(module, example, factors=(FACTOR,))
+    for name in sorted(trace.strangers):
+        if not within(name, free):
+            raise ValueError(
+                f"the module multiplies by parameter '{name}', which belongs to no Linear, convolution or layer with "
+                "`joint_scale`: give its layer a `joint_scale` that lists it, or leave it out with free=[...]."
+            )
+    scaled = scale_invariance(module, example, factors=(FACTOR,))
+    turned = output_changes(module, example, _random_of_same_norm)
     layers = weight_layers(module)
     roles: dict[str, Role] = {}
     for name, tensors in weight_groups(module).items():
         # Tied weights are one group with several users.
-        users = {
-            user for user, layer in layers.items() if any(p is tensors[0] for p in layer.parameters(False))
-        }
+        users = {user for user, layer in layers.items() if any(p is tensors[0] for p in layer.parameters(False))}
         if any(within(user, free) for user in users):
             roles[name] = "free"
-        elif users & trace.used and changes[name] < INVARIANT:
+        elif users & trace.used and scaled[name] <= INVARIANT * turned[name]:
             roles[name] = "invariant"
         elif users & trace.used:
             roles[name] = "output" if users & trace.outputs else "hidden"
     return roles
+
+
+def _random_of_same_norm(tensors: list[Tensor]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    random = [torch.randn(tensor.shape, generator=generator).to(tensor) for tensor in tensors]
+    return [r * (tensor.norm() / r.norm()) for r, tensor in zip(random, tensors, strict=True)]
 
 
 def within(path: str, free: Collection[str]) -> bool:
@@ -150,7 +162,7 @@ def check_choice(name: str, value: str, *choices: str) -> None:
 
 
 def check_paths(module: nn.Module, free: Collection[str]) -> None:
-    names = {name for name, _ in module.named_modules()}
+    names = {name for name, _ in (*module.named_modules(), *module.named_parameters())}
     for path in free:
         if path not in names:
             raise ValueError(f"free names '{path}', but the module has no submodule of that path.")
@@ -200,9 +212,7 @@ def _norm_activations(module: nn.Module, trace: Trace, missing: list[Site], buil
         norm_after(layers[path], build(trace.shapes[path], isinstance(layers[path], _ConvNd)))
 
 
-def _norm_hidden_layers(
-    module: nn.Module, trace: Trace, example: Example, free: Collection[str], build: Build
-) -> None:
+def _norm_hidden_layers(module: nn.Module, trace: Trace, example: Example, free: Collection[str], build: Build) -> None:
     """Remove biases that go into norms; hang a norm on every hidden layer that is not scale-invariant yet."""
     layers = weight_layers(module)
     for name in trace.normed - trace.outputs:
@@ -212,9 +222,8 @@ def _norm_hidden_layers(
         if role == "hidden":
             if name not in trace.shapes or hasattr(layers[name], "nap_norm"):
                 raise ValueError(
-                    f"layer '{name}' ({type(layers[name]).__name__}) sets the scale of the output, and a "
-                    f"norm behind it cannot help, since its weight is used elsewhere. Leave it out with "
-                    f"free=[...]."
+                    f"layer '{name}' ({type(layers[name]).__name__}) sets the scale of the output, and a norm "
+                    "behind it cannot help, since its weight is used elsewhere. Leave it out with free=[...]."
                 )
             norm_after(layers[name], build(trace.shapes[name], isinstance(layers[name], _ConvNd)))
             remove_bias(layers[name])

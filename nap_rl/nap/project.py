@@ -79,9 +79,10 @@ class Projector:
         self.unnormalized = unnormalized
         self.regularize_coefficient = regularize_coefficient
         self.updates = 0
+        check_paths(self.module, free)
         self._roles = _find_roles(self.module, example_input, free)
         self._weights = self._choose_weights()
-        self._pairs = self._owned(_gains_and_offsets(self.module))
+        self._pairs = self._owned(_gains_and_offsets(self.module, free))
         if not self._weights and (affine == "free" or not self._pairs):
             raise ValueError("the optimizer owns nothing of this module that is to be projected.")
         self._targets = {name: self._initial_norm(name) for name in self._weights}
@@ -107,13 +108,13 @@ class Projector:
             if role is None:
                 raise ValueError(
                     f"nothing is known of layer '{name}': it came after normalize, or the example does not "
-                    f"use it. Normalize with an example that does, or name the layer in free=[...]."
+                    "use it. Normalize with an example that does, or name the layer in free=[...]."
                 )
             if role == "hidden" and self.unnormalized == "error":
                 raise ValueError(
                     f"hidden layer '{name}' is not scale-invariant: no normalisation follows it, or it kept "
-                    f"its bias. Call normalize(module, example_input) first, or ask for it with "
-                    f"unnormalized='project'."
+                    "its bias. Call normalize(module, example_input) first, or ask for it with "
+                    "unnormalized='project'."
                 )
             if role in ("invariant", "hidden") or (role == "output" and self.output == "project"):
                 chosen[name] = tensors
@@ -129,8 +130,7 @@ class Projector:
             count = sum(tensor in parameters for tensor in tensors)
             if 0 < count < len(tensors):
                 raise ValueError(
-                    f"the optimizer owns {count} of the {len(tensors)} tensors of '{name}', which share one "
-                    f"scale."
+                    f"the optimizer owns {count} of the {len(tensors)} tensors of '{name}', which share one scale."
                 )
             if count:
                 owned[name] = tensors
@@ -143,7 +143,7 @@ class Projector:
             where = "a unit of layer" if self.scope == "unit" else "layer"
             raise ValueError(
                 f"{where} '{name}' starts at norm 0 and would be kept there: initialise it otherwise, or "
-                f"name it in free=[...]."
+                "name it in free=[...]."
             )
         return norm
 
@@ -161,7 +161,7 @@ class Projector:
             if name not in self._weights:
                 raise ValueError(
                     f"layer '{name}' joined the optimizer after the Projector was built, which does not know "
-                    f"the layer's initial norm: build a new Projector."
+                    "the layer's initial norm: build a new Projector."
                 )
         active = {n: ts for n, ts in self._owned(projected).items() if all(t.requires_grad for t in ts)}
         self._by_unit = {n: ts for n, ts in active.items() if self.scope == "unit" and n in self._weights}
@@ -240,15 +240,10 @@ class Projector:
         self._update_active()
 
 
-def _find_roles(
-    module: nn.Module, example: Example | None, free: Collection[str]
-) -> Mapping[str, Role | None]:
-    check_paths(module, free)
+def _find_roles(module: nn.Module, example: Example | None, free: Collection[str]) -> Mapping[str, Role | None]:
     if example is not None:
         return assign_roles(module, example, free)
-    marks: dict[str, Role | None] = {
-        n: getattr(each, "nap_role", None) for n, each in weight_layers(module).items()
-    }
+    marks: dict[str, Role | None] = {n: getattr(each, "nap_role", None) for n, each in weight_layers(module).items()}
     if not any(marks.values()):
         raise ValueError(
             "nothing says which layers of this module a normalisation follows: call normalize(module, "
@@ -257,11 +252,13 @@ def _find_roles(
     return {name: "free" if within(name, free) else mark for name, mark in marks.items()}
 
 
-def _gains_and_offsets(module: nn.Module) -> dict[str, Weights]:
-    """(gain, offset), or (gain,), of every norm; of norms that share them, the first."""
+def _gains_and_offsets(module: nn.Module, free: Collection[str]) -> dict[str, Weights]:
+    """(gain, offset), or (gain,), of every norm that is not free; of norms that share them, the first."""
     pairs: dict[str, Weights] = {}
     for name, each in module.named_modules():
-        pair = (getattr(each, "weight", None), getattr(each, "bias", None)) if is_norm(each) else ()
+        if not is_norm(each) or within(name, free) or getattr(each, "nap_role", None) == "free":
+            continue
+        pair = (getattr(each, "weight", None), getattr(each, "bias", None))
         parameters = tuple(tensor for tensor in pair if isinstance(tensor, nn.Parameter))
         if parameters and all(parameters[0] is not gain for gain, *_ in pairs.values()):
             pairs[name] = parameters
@@ -278,9 +275,7 @@ def unit_norms(tensors: Sequence[Tensor]) -> Tensor:
 def _scale(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
     """Multiply in place; by way of float32 in half precision, where a factor near 1 would round to 1."""
     if any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors):
-        exact = torch._foreach_mul(
-            [tensor.float() for tensor in tensors], [factor.float() for factor in factors]
-        )
+        exact = torch._foreach_mul([tensor.float() for tensor in tensors], [factor.float() for factor in factors])
         torch._foreach_copy_(list(tensors), exact)
     else:
         rounded = [factor.to(tensor.dtype) for factor, tensor in zip(factors, tensors, strict=True)]
@@ -306,15 +301,14 @@ def normalize_and_project(
 
     Args:
         optimizer_factory: makes the optimiser from parameters, e.g. `lambda p: torch.optim.Adam(p, lr=1e-4)`.
-        affine: the paper's four treatments of gain and offset: those of `Projector`, or "omit", norms
-        without. The other arguments are those of `normalize` and `Projector`.
+        affine: the paper's four treatments of gain and offset: those of `Projector`, or "omit", norms without.
+
+    The other arguments are those of `normalize` and `Projector`.
 
     Returns:
         The module, its optimiser, and its projector.
     """
-    normalize(
-        module, example_input, norm=norm, axes=axes, affine=affine != "omit", existing=existing, free=free
-    )
+    normalize(module, example_input, norm=norm, axes=axes, affine=affine != "omit", existing=existing, free=free)
     optimizer = optimizer_factory(module.parameters())
     projector = Projector(
         module,

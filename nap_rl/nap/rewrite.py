@@ -44,9 +44,7 @@ def remove_bias(layer: nn.Module) -> None:
         layer.register_parameter("bias", None)
 
 
-def norm_inside(
-    owner: nn.Module, name: str, sites: Sequence[Site], norms: Mapping[int, nn.Module], call: Call
-) -> None:
+def norm_inside(owner: nn.Module, name: str, sites: Sequence[Site], norms: Mapping[int, nn.Module], call: Call) -> None:
     """Rewrite the forward of `owner` so that norms stand before some of the activations that it calls itself.
 
     `owner` stays the same object with the same submodules; its class becomes a subclass with another forward.
@@ -72,9 +70,8 @@ def norm_inside(
             nodes = [node for node in graph.nodes if _is_activation(owner, node)]
             if [_function(owner, node) for node in nodes] != [site.function for site in sites]:
                 raise ValueError(
-                    f"torch.fx sees other activation calls in the forward of module '{name}' "
-                    f"({type(owner).__name__}) than a run makes: make its activations submodules, each used "
-                    f"once."
+                    f"torch.fx sees other activation calls in the forward of module '{name}' ({type(owner).__name__}) "
+                    "than a run makes: make its activations submodules, each used once."
                 )
             for site, number in numbers.items():
                 _insert(graph, nodes[site], f"nap_norm_{number}")

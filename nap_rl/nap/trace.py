@@ -52,6 +52,7 @@ REORDERS = frozenset(("permute", "transpose", "movedim", "swapaxes", "__get__"))
 WEIGHTED = frozenset((
     "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "conv1d", "conv2d", "conv3d",
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "bilinear",
 ))
 # fmt: on
 
@@ -63,8 +64,9 @@ class Flow(NamedTuple):
     learned: bool = False  # made from parameters
     layers: frozenset[str] = frozenset()  # weight layers that reach it past no norm and no other weight layer
     sites: frozenset[int] = frozenset()  # activation calls that reach it past no weight layer
+    parameters: frozenset[str] = frozenset()  # those that it is made from, if nothing of the example is in it
     direct: str | None = None  # the weight layer whose output it is, past nothing but PASSES
-    normalized: bool = False  # whether it is the output of a norm, past nothing but PASSES
+    normalized: bool = False  # whether it is the output of a norm, likewise
     convolutional: bool = False  # [batch, channels, *positions], as convolutions give
 
 
@@ -98,6 +100,7 @@ class Trace:
         used: weight layers that took part, and shapes: of their outputs, where they were called as modules.
         normed: weight layers whose output goes straight into a norm.
         outputs: weight layers whose scale reaches an output past no norm and no other weight layer.
+        strangers: parameters that the network multiplies by and that are no weight layer's or embedding's.
         norms: norm modules with shape and layout (convolutional or not) of their input.
         calls: arguments of each run of a module's forward, by number.
     """
@@ -108,6 +111,7 @@ class Trace:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     normed: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
+    strangers: set[str] = field(default_factory=set)
     norms: dict[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
 
@@ -171,12 +175,15 @@ class _Watch(TorchFunctionMode):
         self.alive: list[Tensor] = []  # an id means one tensor only as long as that tensor lives
         self.names = {each: name for name, each in module.named_modules()}
         self.layers = {layer: name for name, layer in weight_layers(module).items()}
-        self.layer_of: dict[Tensor, str] = {}
-        for layer, name in self.layers.items():
-            for parameter in layer.parameters(recurse=False):
-                self.layer_of.setdefault(parameter, name)
-        for parameter in module.parameters():
-            self.set_flow(parameter, Flow(learned=True))
+        # By parameter: the weight layer that it belongs to, "" for an embedding.
+        self.layer_of: dict[str, str] = {}
+        paths = {parameter: name for name, parameter in module.named_parameters()}
+        for owner in module.modules():
+            if owner in self.layers or isinstance(owner, nn.Embedding):
+                for parameter in owner.parameters(recurse=False):
+                    self.layer_of[paths[parameter]] = self.layers.get(owner) or self.layer_of.get(paths[parameter], "")
+        for parameter, name in paths.items():
+            self.set_flow(parameter, Flow(learned=True, parameters=frozenset({name})))
         self.running: list[_Run] = []
         self.runs = 0
 
@@ -243,13 +250,16 @@ class _Watch(TorchFunctionMode):
         if name in PASSES:
             return flows[0]
         data, learned = any(flow.data for flow in flows), any(flow.learned for flow in flows)
-        weights = frozenset(self.layer_of[value] for value in inputs if value in self.layer_of)
-        if name in WEIGHTED and weights:
+        parameters = frozenset[str]().union(*(flow.parameters for flow in flows))
+        if name in WEIGHTED and data and parameters:
+            weights = frozenset(self.layer_of[each] for each in parameters if self.layer_of.get(each))
             self.trace.used |= weights
+            if not self.inside_whole():
+                self.trace.strangers |= parameters - self.layer_of.keys()
             return Flow(data, learned, weights)
         layers = frozenset[str]().union(*(flow.layers for flow in flows))
         sites = frozenset[int]().union(*(flow.sites for flow in flows), () if site is None else (site,))
-        return Flow(data, learned, layers, sites)
+        return Flow(data, learned, layers, sites, frozenset() if data else parameters)
 
     # Modules.
 

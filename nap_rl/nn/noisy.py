@@ -71,7 +71,9 @@ class NoisyLinear(nn.Module):
         if noise is None:
             return F.linear(x, self.weight_mu, self.bias_mu)
         eps_in, eps_out = noise
-        if eps_in.dim() == 2:  # a weight matrix for each row is never built: sigma * (eps_out eps_in^T) x, factor by factor
+        if (
+            eps_in.dim() == 2
+        ):  # a weight matrix for each row is never built: sigma * (eps_out eps_in^T) x, factor by factor
             y = F.linear(x, self.weight_mu, self.bias_mu) + F.linear(x * eps_in, self.weight_sigma) * eps_out
             return y if self.bias_sigma is None else y + self.bias_sigma * eps_out
         weight = torch.addcmul(self.weight_mu, self.weight_sigma, torch.outer(eps_out, eps_in))

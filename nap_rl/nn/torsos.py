@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
 
 
 class ImpalaTorso(nn.Sequential):
-    """The residual torso of IMPALA (Espeholt et al. 2018, arXiv 1802.01561, figure 3): 16, 32, 32 channels; F = 3872."""
+    """IMPALA's residual torso (Espeholt et al. 2018, arXiv 1802.01561, figure 3): 16, 32, 32 channels; F = 3872."""
 
     features = 32 * 11 * 11
 

@@ -42,9 +42,7 @@ def method_named(name: str) -> type[Method]:
     """The class of a method. Raises ValueError naming the nearest one."""
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"There is no plasticity method {name!r}; the nearest is {near!r} of {', '.join(METHODS)}."
-        )
+        raise ValueError(f"There is no plasticity method {name!r}; the nearest is {near!r} of {', '.join(METHODS)}.")
     return METHODS[name]
 
 

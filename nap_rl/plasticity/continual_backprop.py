@@ -57,9 +57,7 @@ class ContinualBackprop(Method):
             u.activation.register_forward_hook(self._observer(u.name))
 
     def _observer(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        activity = (
-            self.activity
-        )  # a closure, not a bound method: copying the network must not copy this object
+        activity = self.activity  # a closure, not a bound method: copying the network must not copy this object
 
         def observe(module: nn.Module, args: Any, h: Tensor) -> None:
             if torch.is_grad_enabled():  # acting and target passes do not count
@@ -71,9 +69,7 @@ class ContinualBackprop(Method):
     def after_update(self, update: int, inputs: Inputs) -> bool:
         changed = False
         for u in self.units:
-            reading = sum(
-                outgoing_columns(w, u.width).abs().sum(dim=(0, 2)) for m in u.outgoing for w in matrices(m)
-            )
+            reading = sum(outgoing_columns(w, u.width).abs().sum(dim=(0, 2)) for m in u.outgoing for w in matrices(m))
             self.utility[u.name].lerp_(self.activity[u.name] * reading, 1.0 - self.decay)
             age = self.age[u.name].add_(1.0)
             mature = age > self.maturity

@@ -30,8 +30,9 @@ def fresh_parameters(module: nn.Module, generator: torch.Generator) -> dict[str,
 
 def _reset(layer: nn.Module, name: str) -> None:
     own = dict(layer.named_parameters(recurse=False))
-    if hasattr(layer, "reset_parameters"):
-        layer.reset_parameters()
+    reset = getattr(layer, "reset_parameters", None)
+    if callable(reset):
+        reset()
     elif all(key in ("weight", "bias") and parameter.ndim == 1 for key, parameter in own.items()):
         for key, parameter in own.items():
             parameter.fill_(1.0 if key == "weight" else 0.0)

@@ -17,9 +17,7 @@ class L2(Method):
     projection undoes (up to Adam's rescaling), and acts on the output layer, which NaP leaves free.
     """
 
-    def __init__(
-        self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-4, seed: int = 0
-    ) -> None:
+    def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-4, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.coefficient = positive("coefficient", coefficient)
         self.weights = [p for p in network.parameters() if p.ndim >= 2]
@@ -42,9 +40,7 @@ class WeightDecay(Method):
     by 1 / (1 - lr * coefficient) at the next step; the free output layer decays as usual.
     """
 
-    def __init__(
-        self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-2, seed: int = 0
-    ) -> None:
+    def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-2, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.coefficient = positive("coefficient", coefficient)
 

@@ -17,9 +17,7 @@ class NoisyUpdates(Method):
     random turn.
     """
 
-    def __init__(
-        self, network: nn.Module, optimizer: Optimizer, *, scale: float = 1e-4, seed: int = 0
-    ) -> None:
+    def __init__(self, network: nn.Module, optimizer: Optimizer, *, scale: float = 1e-4, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.scale = positive("scale", scale)
         self.parameters: list[Tensor] = list(network.parameters())

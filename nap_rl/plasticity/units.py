@@ -67,9 +67,7 @@ def hidden_units(network: nn.Module, example_input: Tensor) -> list[Units]:
             sources[module] = [m for m in names if m in origins]  # a set has no order of its own
         for origin in origins:
             readers.setdefault(origin, []).append(module)
-        return frozenset(
-            {module, *(m for m in module.modules() if any(True for _ in m.parameters(recurse=False)))}
-        )
+        return frozenset({module, *(m for m in module.modules() if any(True for _ in m.parameters(recurse=False)))})
 
     with torch.no_grad(), _follow(network, enter):
         network(example_input)

@@ -40,9 +40,7 @@ class Transitions(NamedTuple):
     s_tm1: Tensor  # [B, C, H, W] uint8, oldest frame first, zeros before the episode's first frame
     a_tm1: Tensor  # [B] int64
     r_t: Tensor  # [B] float32: sum_{j<m} (prod_{i<j} discount_i) reward_j, each reward clipped
-    discount_t: (
-        Tensor  # [B] float32: prod_{i<m} discount_i; 0 where a terminal state or a lost life came first
-    )
+    discount_t: Tensor  # [B] float32: prod_{i<m} discount_i; 0 where a terminal state or a lost life came first
     s_t: Tensor  # [B, C, H, W] uint8: m steps later, m <= n
     weights: Tensor  # [B] float32: importance weights, the largest is 1
     slots: Tensor  # [B] int64: where each came from
@@ -85,9 +83,7 @@ class Replay:
         device: torch.device | str = "cpu",
     ) -> None:
         if n_steps < 1 or stack < 1 or num_envs < 1:
-            raise ValueError(
-                f"n_steps, stack and num_envs must be 1 or more, got {n_steps}, {stack} and {num_envs}"
-            )
+            raise ValueError(f"n_steps, stack and num_envs must be 1 or more, got {n_steps}, {stack} and {num_envs}")
         self.n_steps = n_steps
         self.stack = stack
         self.discount = discount
@@ -110,9 +106,7 @@ class Replay:
         self.discounts = torch.zeros(slots, device=device)
         self.first = torch.ones(slots, dtype=torch.bool, device=device)
         self.serials = torch.full((slots,), -1, dtype=torch.int64, device=device)
-        self.priorities = Priorities(
-            slots, exponent=exponent, uniform_probability=uniform_probability, device=device
-        )
+        self.priorities = Priorities(slots, exponent=exponent, uniform_probability=uniform_probability, device=device)
         self.largest_priority = torch.ones((), device=device)
         self.generator = torch.Generator(device=device).manual_seed(seed)
         # Host side: per column, slots ever written and steps since the episode's first frame; valid starts.

@@ -58,7 +58,7 @@ class Priorities:
         self.valid_counts = torch.zeros(blocks, dtype=torch.float64, device=device)
 
     def write(self, slots: Tensor, priorities: Tensor, valid: Tensor) -> None:
-        """Set raw priorities and whether each slot can be drawn: slots [K] int64, [K] float32, [K] bool, all different."""
+        """Set raw priorities and whether slots can be drawn: slots [K] int64, all different, [K] float32, [K] bool."""
         self.valid.view(-1)[slots] = valid.to(self.valid.dtype)
         self.leaves.view(-1)[slots] = torch.where(valid, priorities.pow(self.exponent), 0.0)
         blocks = slots // BLOCK
@@ -66,7 +66,7 @@ class Priorities:
         self._sum_leaves(blocks)
 
     def update(self, slots: Tensor, priorities: Tensor, keep: Tensor) -> None:
-        """New raw priorities of valid slots: [K] int64, [K] float32, [K] bool; entries that are not kept change nothing.
+        """New raw priorities of valid slots: [K] int64, [K] float32, [K] bool; entries not kept change nothing.
 
         Where a slot stands several times, its largest kept entry counts, so the result does not depend on the order.
         """

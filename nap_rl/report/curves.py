@@ -100,11 +100,7 @@ def relative_norms(columns: Columns, run: Path) -> Columns:
     The norm of all layers is the root of the sum of their squares. A layer that starts at zero is left out.
     Raises ValueError if no column nap/param_norm/<layer> is there.
     """
-    norms = {
-        name.removeprefix(NORM_PREFIX): values
-        for name, values in columns.items()
-        if name.startswith(NORM_PREFIX)
-    }
+    norms = {name.removeprefix(NORM_PREFIX): values for name, values in columns.items() if name.startswith(NORM_PREFIX)}
     norms.pop("total", None)
     if not norms:
         raise ValueError(f"{Path(run) / 'metrics.csv'} has no column {NORM_PREFIX}<layer>.")

@@ -87,9 +87,7 @@ def returns(runs: Sequence[Path], labels: Sequence[str], out: Path, *, window: i
         episodes = read_episodes(run)
         colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
         axes.plot(episodes.frames, episodes.returns, ".", color=colour, ms=3, alpha=0.25, mec="none")
-        axes.plot(
-            episodes.frames, moving_return(episodes, window), color=colour, ls=dash, lw=1.8, label=label
-        )
+        axes.plot(episodes.frames, moving_return(episodes, window), color=colour, ls=dash, lw=1.8, label=label)
     axes.set_ylabel(f"episode return, mean of the last {window}")
     _frames_axis(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
@@ -124,7 +122,5 @@ def _mark_switches(axes: Axes, table: Columns) -> None:
 def _save(figure: Figure, out: Path) -> Path:
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(
-        out, metadata={"Software": None} if out.suffix == ".png" else None
-    )  # the same bytes each time
+    figure.savefig(out, metadata={"Software": None} if out.suffix == ".png" else None)  # the same bytes each time
     return out

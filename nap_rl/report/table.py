@@ -27,10 +27,7 @@ def runs_table(folder: Path) -> str:
         raise FileNotFoundError(f"There is no summary.json under {folder}: name a folder of runs.")
     rows = [HEADERS] + [_row(path, folder) for path in paths]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADERS))]
-    lines = [
-        "  ".join([*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])])
-        for row in rows
-    ]
+    lines = ["  ".join([*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines)
 

@@ -52,9 +52,7 @@ def test_plain_lines_keep_their_columns_as_numbers_grow_or_are_missing() -> None
     stream = io.StringIO()
     with Progress(40_000_000, stream=stream, plain_every_seconds=0.0) as progress:
         progress.update(**STATE)
-        progress.update(
-            **{**STATE, "frames": 39_999_996, "fps": 98765.0, "episode_return": -1234.5, "game": "pong"}
-        )
+        progress.update(**{**STATE, "frames": 39_999_996, "fps": 98765.0, "episode_return": -1234.5, "game": "pong"})
         progress.update(**{**STATE, **dict.fromkeys(["fps", "episode_return", "loss", "norm_drift"])})
     shown = lines(stream)
     assert len(shown) == 3
@@ -100,9 +98,7 @@ def test_a_note_is_a_line_of_its_own_at_once() -> None:
     assert lines(stream) == ["task switch: breakout -> space_invaders (cycle 1, 40,000 frames)"]
 
 
-@pytest.mark.parametrize(
-    ("fps", "left"), [(0.0, "-"), (1.0, "12d 12:00:00"), (30.0, "10:00:00"), (1e9, "0:00:00")]
-)
+@pytest.mark.parametrize(("fps", "left"), [(0.0, "-"), (1.0, "12d 12:00:00"), (30.0, "10:00:00"), (1e9, "0:00:00")])
 def test_time_left_in_days_hours_minutes_seconds(fps: float, left: str) -> None:
     stream = io.StringIO()
     Progress(1_200_000, stream=stream).update(**{**STATE, "fps": fps})
@@ -133,9 +129,7 @@ def run_in_terminal(code: str, term: str = "xterm-256color") -> str:
     """What a program prints in a terminal of 100 columns."""
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": term, "COLUMNS": "100", "LINES": "30"}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=slave, stderr=slave, env=environment
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=slave, stderr=slave, env=environment) as process:
         os.close(slave)
         seen = b""
         while select.select([master], [], [], 30.0)[0]:

@@ -45,9 +45,7 @@ def test_columns_are_the_clocks_and_then_the_tags_of_the_first_row_in_their_orde
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(ANY_FLOAT, min_size=1, max_size=5))
-def test_every_float_reads_back_exactly(
-    tmp_path_factory: pytest.TempPathFactory, values: list[float]
-) -> None:
+def test_every_float_reads_back_exactly(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     folder = tmp_path_factory.mktemp("run")
     RunLog(folder, tensorboard=False).metrics(0, 0, 0, {f"v{i}": value for i, value in enumerate(values)})
     (row,) = rows(folder / "metrics.csv")
@@ -103,9 +101,7 @@ def test_tensorboard_and_metrics_csv_hold_the_same_numbers_at_the_same_frames(tm
         scalars = found.Scalars(tag)
         assert [event.step for event in scalars] == [int(row["frames"]) for row in table]
         written = np.array([float(row[tag]) for row in table], dtype=np.float32)
-        assert np.array_equal(
-            np.array([event.value for event in scalars], np.float32), written, equal_nan=True
-        )
+        assert np.array_equal(np.array([event.value for event in scalars], np.float32), written, equal_nan=True)
 
 
 def test_a_row_can_be_read_before_the_log_is_closed(tmp_path: Path) -> None:

@@ -31,9 +31,7 @@ def exact_norms(module: nn.Module) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", HIDDEN_OUTPUTS)
-def test_every_projected_tensor_is_scale_invariant_and_outputs_are_not_projected(
-    build: Build, name: str
-) -> None:
+def test_every_projected_tensor_is_scale_invariant_and_outputs_are_not_projected(build: Build, name: str) -> None:
     module, x = build(name)
     module, _, projector = normalize_and_project(module, torch.optim.Adam, x)
     changes = scale_invariance(module, x, factors=(0.1, 10.0))
@@ -60,11 +58,9 @@ def test_every_norm_gives_invariance(build: Build, name: str, norm: str, axes: s
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in ("impala", "resnet") else ()) for n in HIDDEN_OUTPUTS],
+    [pytest.param(n, marks=() if n in ("mlp", "nature") else pytest.mark.slow) for n in HIDDEN_OUTPUTS],
 )
-def test_norms_stay_for_500_updates_and_grow_without_projection(
-    build: Build, train: Train, name: str
-) -> None:
+def test_norms_stay_for_500_updates_and_grow_without_projection(build: Build, train: Train, name: str) -> None:
     module, x = build(name)
     module, optimizer, projector = normalize_and_project(module, lambda p: torch.optim.Adam(p, lr=1e-3), x)
     layers = projector.groups.keys() & weight_groups(module).keys()

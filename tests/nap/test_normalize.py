@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nap_rl.nap import normalize, scale_invariance, weight_groups
 from nap_rl.nap.layers import OverChannels, RMSNorm, build_norm, group_count
+from nap_rl.nap.normalize import assign_roles
 from nap_rl.nn import NoisyLinear
 
 Build = Callable[[str], tuple[nn.Module, Tensor]]
@@ -34,9 +35,7 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.a, self.b, self.last = (
-            nn.Linear(*s) for s in ((6, 24), (24, 24), (24, 24), (24, 3))
-        )
+        self.first, self.a, self.b, self.last = (nn.Linear(*s) for s in ((6, 24), (24, 24), (24, 24), (24, 3)))
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         x = self.first(x)
@@ -260,6 +259,15 @@ def test_zero_initialised_last_layer_does_not_hide_the_layers_before(build: Buil
     assert hasattr(module.get_submodule("0.0"), "nap_norm")  # the first layer of the residual stream
 
 
+@pytest.mark.parametrize("gain", [1e-3, 1e3])
+def test_tiny_or_huge_output_layer_does_not_hide_the_layers_before(gain: float) -> None:
+    module = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 3))
+    module[4].weight.data *= gain  # PPO's usual policy head starts at 0.01
+    module[4].bias.data.fill_(1.0)
+    roles = assign_roles(module, torch.randn(8, 6))
+    assert roles == {"0": "hidden", "2": "hidden", "4": "output"}
+
+
 def test_tied_weights_are_one_group_and_follow_their_use_as_output() -> None:
     module = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
     module[4].weight = module[0].weight
@@ -333,9 +341,7 @@ def test_activation_module_used_at_two_widths_is_named_where_fx_cannot_help() ->
 
     module = nn.Sequential(nn.Linear(6, 24), Wrapped(nn.ReLU()), nn.Linear(24, 12))
     module.extend([module[1], nn.Linear(12, 3)])
-    with pytest.raises(
-        ValueError, match=r"module '1.relu': its relu is called on shapes \(8, 24\) and \(8, 12\)"
-    ):
+    with pytest.raises(ValueError, match=r"module '1.relu': its relu is called on shapes \(8, 24\) and \(8, 12\)"):
         normalize(module, torch.randn(8, 6))
 
 
@@ -350,6 +356,28 @@ def test_layer_whose_weight_is_used_elsewhere_too_is_named() -> None:
 
     with pytest.raises(ValueError, match="layer 'first' .* its weight is used elsewhere"):
         normalize(Penalised(), torch.randn(8, 6))
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_weight_that_is_no_layers_is_named_and_not_overlooked(computed: bool) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix, self.gain = nn.Parameter(torch.randn(6, 24)), nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ (self.gain * self.matrix if computed else self.matrix)
+
+    class Declared(Own):
+        joint_scale = ("matrix",)
+
+    x = torch.randn(8, 6)
+    with pytest.raises(ValueError, match="multiplies by parameter '0.(gain|matrix)'"):
+        normalize(nn.Sequential(Own(), nn.ReLU(), nn.Linear(24, 3)), x)
+    normalize(nn.Sequential(Own(), nn.ReLU(), nn.Linear(24, 3)), x, free=["0"])
+    module = nn.Sequential(Declared(), nn.ReLU(), nn.Linear(24, 3))
+    normalize(module, x)
+    assert module[0].nap_role == "invariant"
 
 
 def test_parametrised_and_lazy_layers_are_named() -> None:
@@ -380,9 +408,3 @@ def test_misspelt_options_and_paths_are_refused(build: Build) -> None:
         normalize(module, x, norm="lyer")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="free names 'hed'"):
         normalize(module, x, free=["hed"])
-
-
-def test_wrapped_modules_are_to_be_normalised_first(build: Build) -> None:
-    module, x = build("mlp")
-    with pytest.raises(ValueError, match="compile it after"):
-        normalize(torch.compile(module), x)  # type: ignore[arg-type]

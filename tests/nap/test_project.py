@@ -52,9 +52,7 @@ def push(optimizer: torch.optim.Optimizer, size: float = 1.0) -> None:
     st.floats(1e-6, 1e6),
     st.integers(1, 3),
 )
-def test_group_norms_are_those_of_the_concatenation(
-    shapes: list[list[int]], scale: float, members: int
-) -> None:
+def test_group_norms_are_those_of_the_concatenation(shapes: list[list[int]], scale: float, members: int) -> None:
     groups = [[scale * torch.randn(shape) for _ in range(members)] for shape in shapes]
     expected = torch.tensor([norm_of(*group) for group in groups], dtype=torch.float64)
     torch.testing.assert_close(GroupNorms(groups)(), expected, rtol=1e-6, atol=0)
@@ -289,6 +287,16 @@ def test_frozen_layer_is_untouched_to_the_bit_and_returns_to_its_norm_when_thawe
     assert norm_of(weight) == pytest.approx(rho, rel=1e-6)
 
 
+def test_norms_within_free_modules_keep_their_gains(build: Build) -> None:
+    module, x = build("transformer")
+    normalize(module, x, free=["blocks.0"])
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for free in ((), ("blocks.1",)):
+        names = Projector(module, optimizer, free=free).groups.keys()
+        assert not [name for name in names if name.startswith(("blocks.0", *free))]
+        assert bool([name for name in names if name.startswith("blocks.1")]) is not bool(free)
+
+
 def test_shared_weight_is_projected_once() -> None:
     module = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
     module[2].weight = module[0].weight
@@ -350,9 +358,7 @@ def test_projection_holds_with_every_optimizer(name: str, affine: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "options", [{"capturable": True}, {"fused": True}, {"fused": True, "capturable": True}]
-)
+@pytest.mark.parametrize("options", [{"capturable": True}, {"fused": True}, {"fused": True, "capturable": True}])
 def test_projection_holds_on_cuda_within_a_captured_update(options: dict[str, bool]) -> None:
     module, x = small()
     module, x = module.cuda(), x.cuda()
@@ -410,7 +416,7 @@ def test_half_precision_weights_are_measured_and_scaled_in_float32(dtype: torch.
         assert norm_of(module[0].weight) == pytest.approx(rho, rel=2e-4)
 
 
-def test_projection_makes_no_host_sync_and_its_calls_do_not_grow_with_the_net() -> None:
+def test_projection_makes_no_host_sync_and_one_multiplication_call_for_any_depth() -> None:
     class Counter(torch.utils._python_dispatch.TorchDispatchMode):
         def __init__(self) -> None:
             super().__init__()

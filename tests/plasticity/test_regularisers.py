@@ -43,9 +43,7 @@ def test_layer_norm_l2_says_that_it_needs_a_layer_norm() -> None:
 def test_weight_decay_multiplies_by_one_minus_rate_times_coefficient_per_group() -> None:
     network = mlp()
     old = copy.deepcopy(network)
-    optimizer = SGD(
-        [{"params": network[0].parameters(), "lr": 0.5}, {"params": network[2].parameters(), "lr": 0.1}]
-    )
+    optimizer = SGD([{"params": network[0].parameters(), "lr": 0.5}, {"params": network[2].parameters(), "lr": 0.1}])
     assert WeightDecay(network, optimizer, coefficient=0.2).after_update(1, lambda: X)
     assert torch.allclose(network[0].weight, 0.9 * old[0].weight)
     assert torch.allclose(network[2].weight, 0.98 * old[2].weight)

@@ -48,9 +48,7 @@ class Oracle:
 
     def starts(self, n: int, window: int) -> set[int]:
         newest = len(self.slots) - 1
-        return {
-            t for t in range(len(self.slots)) if t > newest - window and self.steps(t, n) is not None
-        }
+        return {t for t in range(len(self.slots)) if t > newest - window and self.steps(t, n) is not None}
 
     def stacked(self, t: int) -> list[int]:
         return [self.slots[k].frame if k >= self.begins[t] else 0 for k in range(t - STACK + 1, t + 1)]
@@ -79,14 +77,17 @@ def histories(draw: st.DrawFn) -> tuple[int, int, int, list[list[tuple[int, str,
     return n, envs, window, [draw(st.lists(episode, min_size=1, max_size=4)) for _ in range(envs)]
 
 
-def play(n: int, envs: int, window: int, episodes: list[list[tuple[int, str, list[int]]]]) -> tuple[Replay, list[Oracle]]:
+def play(
+    n: int, envs: int, window: int, episodes: list[list[tuple[int, str, list[int]]]]
+) -> tuple[Replay, list[Oracle]]:
     """Drive the replay as the trainer does: all environments step together, each with its own phase."""
     replay = Replay(window * envs, envs, frame_shape=(1,), frame_dtype=torch.int64, n_steps=n, stack=STACK)
     oracles = [Oracle() for _ in range(envs)]
     frame = iter(range(1, 10**9))
     rng = np.random.default_rng(n * 1000 + window)
     flat = [
-        [(k, length, end, lost) for length, end, lost in env_episodes for k in range(length)] for env_episodes in episodes
+        [(k, length, end, lost) for length, end, lost in env_episodes for k in range(length)]
+        for env_episodes in episodes
     ]
     for t in range(min(len(steps) for steps in flat)):
         now = [steps[t] for steps in flat]
@@ -96,7 +97,10 @@ def play(n: int, envs: int, window: int, episodes: list[list[tuple[int, str, lis
         first = np.array([k == 0 for k, *_ in now])
         over = np.array([k == length - 1 for k, length, *_ in now])
         discounts = np.array(
-            [0.0 if (o and end == "terminal") or k in lost else 1.0 for (k, _, end, lost), o in zip(now, over, strict=True)]
+            [
+                0.0 if (o and end == "terminal") or k in lost else 1.0
+                for (k, _, end, lost), o in zip(now, over, strict=True)
+            ]
         )
         replay.add(frames[:, None], actions, rewards, discounts, first)
         for e in range(envs):
@@ -156,7 +160,12 @@ def test_bootstraps_from_s_t_plus_n_and_not_from_s_t_plus_1() -> None:
     replay = small()
     steps(replay, 10)
     *_, s_t = replay.gather(torch.tensor([4]))
-    assert s_t[0, :, 0].tolist() == [5, 6, 7, 8]  # start 4 is frame 5; three steps later the newest frame is 8
+    assert s_t[0, :, 0].tolist() == [
+        5,
+        6,
+        7,
+        8,
+    ]  # start 4 is frame 5; three steps later the newest frame is 8
 
 
 def test_a_truncated_episode_bootstraps_from_its_own_last_frame_with_gamma_to_its_real_length() -> None:
@@ -191,7 +200,11 @@ def test_life_loss_zeroes_the_discount_but_the_game_goes_on() -> None:
     replay = small()
     for k in range(8):
         replay.add(
-            np.array([[k + 1]]), np.array([0]), np.array([0.5]), np.array([0.0 if k == 3 else 1.0]), np.array([k == 0])
+            np.array([[k + 1]]),
+            np.array([0]),
+            np.array([0.5]),
+            np.array([0.0 if k == 3 else 1.0]),
+            np.array([k == 0]),
         )
     s_tm1, _, r_t, discount_t, _ = replay.gather(torch.tensor([2, 4]))
     assert discount_t.tolist() == pytest.approx([0.0, 0.99**3])
@@ -214,7 +227,11 @@ def test_new_transitions_get_the_largest_priority_seen() -> None:
     slots = torch.tensor([0, 1])
     replay.update(slots, replay.serials[slots], torch.tensor([9.0, 4.0]))
     replay.add(np.array([[0]]), np.array([0]), np.array([0.0]), np.array([1.0]), np.array([False]))
-    assert replay.priorities.leaves.view(-1)[[0, 1, 7]].tolist() == [3.0, 2.0, 3.0]  # square roots: the exponent, once
+    assert replay.priorities.leaves.view(-1)[[0, 1, 7]].tolist() == [
+        3.0,
+        2.0,
+        3.0,
+    ]  # square roots: the exponent, once
 
 
 def test_a_priority_for_a_slot_that_was_overwritten_since_is_dropped() -> None:

@@ -59,9 +59,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return found
 
 
-def test_norms_draws_a_panel_a_run_with_every_layer_and_every_switch(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
+def test_norms_draws_a_panel_a_run_with_every_layer_and_every_switch(tmp_path: Path, drawn: list[Figure]) -> None:
     runs = [make_run(tmp_path / "plain", 0.5, tasks=3), make_run(tmp_path / "nap", 0.0, tasks=1)]
     out = tmp_path / "docs" / "norms.png"
     assert main(["norms", *map(str, runs), "--label", "LayerNorm", "--label", "NaP", "--out", str(out)]) == 0
@@ -80,9 +78,7 @@ def test_norms_draws_a_panel_a_run_with_every_layer_and_every_switch(
     assert imread(out).shape[1] == 1600
 
 
-def test_a_layer_has_the_same_colour_in_every_panel_and_no_two_look_alike(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
+def test_a_layer_has_the_same_colour_in_every_panel_and_no_two_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
     runs = [make_run(tmp_path / "a", 0.1, layers=2), make_run(tmp_path / "b", 0.2, layers=15)]
     figures.norms(runs, ["a", "b"], tmp_path / "x.png")
     looks = [

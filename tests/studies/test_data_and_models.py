@@ -59,9 +59,7 @@ def test_missing_cifar10_names_the_file_and_never_opens_the_pickled_version(tmp_
     python_version = tmp_path / "cifar-10-batches-py"
     python_version.mkdir()
     (python_version / "data_batch_1").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(
-        FileNotFoundError, match=r"data_batch_1\.bin: unpack CIFAR-10's binary version"
-    ) as error:
+    with pytest.raises(FileNotFoundError, match=r"data_batch_1\.bin: unpack CIFAR-10's binary version") as error:
         load_images("cifar10", tmp_path, 10, seed=0)
     assert "\n" not in str(error.value)
 

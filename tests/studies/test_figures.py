@@ -13,9 +13,7 @@ from nap_rl.studies import figures, stream
 from nap_rl.studies.config import DataConfig, StudyConfig
 from nap_rl.studies.job import run
 
-TINY = StudyConfig(
-    data=DataConfig(name="digits", images=16), width=4, batch_size=4, tasks=20, steps_per_task=1
-)
+TINY = StudyConfig(data=DataConfig(name="digits", images=16), width=4, batch_size=4, tasks=20, steps_per_task=1)
 PNG = b"\x89PNG"
 
 
@@ -44,10 +42,7 @@ def test_seeds_are_averaged_and_variants_are_not(tmp_path: Path) -> None:
         points = [p for p in csv.DictReader(file) if p["row"] == "online_accuracy"]
     assert len(points) == 2 * 20
     accuracies = [
-        [
-            float(line.split(",")[1])
-            for line in (tmp_path / f"True{seed}" / stream.TASKS).read_text().splitlines()[1:]
-        ]
+        [float(line.split(",")[1]) for line in (tmp_path / f"True{seed}" / stream.TASKS).read_text().splitlines()[1:]]
         for seed in (0, 1)
     ]
     drawn = [float(p["mean"]) for p in points if p["series"] == "NaP, layer norm"]
@@ -81,4 +76,11 @@ def test_kinds_and_lengths_are_not_mixed(tmp_path: Path) -> None:
         figures.report(tmp_path / "a")
     run(replace(TINY, study="schedule_replay"), tmp_path / "b")
     with pytest.raises(ValueError, match="several kinds: random_labels, schedule_replay"):
+        figures.report(tmp_path)
+
+
+def test_studies_that_the_labels_cannot_tell_apart_are_not_averaged(tmp_path: Path) -> None:
+    run(TINY, tmp_path / "4")
+    run(replace(TINY, width=8), tmp_path / "8")
+    with pytest.raises(ValueError, match="differ in what the figure does not show: report"):
         figures.report(tmp_path)
