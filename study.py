@@ -18,6 +18,7 @@ from nap_rl import cli
 from nap_rl.studies import job, sweep
 
 SWEEP_FOLDER = "hydra.sweep.dir"
+MULTIRUN = {"-m", "--multirun"}
 
 
 def one(config: DictConfig) -> int:
@@ -32,7 +33,9 @@ def one(config: DictConfig) -> int:
 
 def check(config: DictConfig) -> None:
     """Everything that can be wrong, found before a folder is made or a network built."""
-    job.finished(Path(config.hydra.run.dir), job.check(config))
+    study = job.check(config)
+    if "hydra" in config:
+        job.finished(Path(config.hydra.run.dir), study)
 
 
 def many(arguments: list[str]) -> int:
@@ -56,16 +59,16 @@ def report(arguments: list[str]) -> int:
 def main() -> None:
     job.register_schema()
     cli.register_resolvers()
-    command, arguments = sys.argv[1:2], sys.argv[2:]
+    arguments = sys.argv[1:]
+    sweep_wanted = not MULTIRUN.isdisjoint(arguments)
+    if not sweep_wanted and arguments[:1] != ["report"]:
+        cli.run(one, job.CONFIG_NAME, check)
+        return
     try:
-        if command == ["report"]:
-            sys.exit(report(arguments))
-        if command and command[0] in ("-m", "--multirun"):
-            sys.exit(many(arguments))
+        sys.exit(many([a for a in arguments if a not in MULTIRUN]) if sweep_wanted else report(arguments[1:]))
     except (ValueError, OSError) as error:
         print(f"study.py: {error}", file=sys.stderr)
         sys.exit(cli.USAGE_ERROR)
-    cli.run(one, job.CONFIG_NAME, check)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class Trainer:
         self.log = log
         self.display = display
         self.monitor = LayerMonitor(agent.network, agent.optimizer)
-        self.stack = FrameStack(env.num_envs, agent.replay.stack)
+        self.stack = FrameStack(env.num_envs, agent.replay.stack, tuple(agent.replay.frames.shape[1:]))
         self.agent_steps = 0
         self.records: list[VisitRecord] = []
         self.max_norm_drift = 0.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from nap_rl.conf.schema import AtariConfig, Config, SequentialConfig
+from nap_rl.conf.schema import AtariConfig, CategoricalHead, Config, HeadConfig, QuantileHead, SequentialConfig
 from nap_rl.envs import check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.replay import Replay
@@ -30,6 +32,7 @@ def to_config(config: DictConfig) -> Config:
     if plain.frames is None:
         plain.frames = sequence_frames(plain) if isinstance(plain.env, SequentialConfig) else SINGLE_GAME_FRAMES
     _check_numbers(plain)
+    _check_head(plain.agent.head)
     _check_nap(plain, config)
     _check_replay(plain)
     pick_device(plain.device.name)
@@ -79,6 +82,8 @@ def _check_numbers(config: Config) -> None:
         value = getattr(agent, name)
         if value is not None and not value > 0:
             raise ValueError(f"agent.{name}={value}, expected a number above 0")
+    if agent.noisy_sigma0 is not None:
+        _between("agent.noisy_sigma0", agent.noisy_sigma0, 0.0, math.inf)
     for name in ("start", "end"):
         _between(f"agent.epsilon.{name}", getattr(agent.epsilon, name), 0.0, 1.0)
         _between(f"agent.importance_exponent.{name}", getattr(agent.importance_exponent, name), 0.0, 1.0)
@@ -89,6 +94,19 @@ def _check_numbers(config: Config) -> None:
     if over is not None:
         _at_least("schedule.over_frames", over, 1)
     _at_least("logger.every_updates", config.logger.every_updates, 1)
+
+
+def _check_head(head: HeadConfig) -> None:
+    if isinstance(head, CategoricalHead):
+        _at_least("agent.head.atoms", head.atoms, 2)
+        if not -math.inf < head.v_min < head.v_max < math.inf:
+            raise ValueError(
+                f"agent.head.v_min={head.v_min} and agent.head.v_max={head.v_max}, expected numbers with v_min < v_max"
+            )
+    if isinstance(head, QuantileHead):
+        _at_least("agent.head.quantiles", head.quantiles, 1)
+        if not head.kappa > 0:
+            raise ValueError(f"agent.head.kappa={head.kappa}, expected a number above 0")
 
 
 def _check_nap(config: Config, node: DictConfig) -> None:

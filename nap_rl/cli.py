@@ -138,7 +138,9 @@ def _unknown_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _check_folder(folder: Path) -> None:
-    """OSError with a sentence unless files can be made in `folder` (which is not made here)."""
+    """OSError with a sentence unless a run's files can be made in `folder` (which is not made here)."""
+    if (folder / "metrics.csv").exists():
+        raise OSError(f"{folder} holds a run already: name another folder with hydra.run.dir=")
     existing = folder.absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

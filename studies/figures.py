@@ -1,6 +1,6 @@
 """A folder of finished studies -> figure.png, figure.csv (what is drawn) and a table in Markdown.
 
-Every curve has a place in a grid of panels (row, column) and a series; those that differ in the seed alone
+Every curve has a place in a grid of panels, a row and a column, and a series; those that differ in the seed alone
 are drawn as their mean and a 95 % bootstrap interval of it.
 """
 
@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,10 +44,10 @@ class Study:
 
 @dataclass(frozen=True)
 class Curve:
-    row: str  # the quantity on the vertical axis, and what else tells the panels' rows apart
+    quantity: str  # on the vertical axis; with `network` it makes a row of panels
+    network: str
     column: str
     series: str
-    y_label: str
     x_label: str
     x: Floats
     y: Floats
@@ -81,7 +81,8 @@ def bootstrap(values: Floats, seed: int = 0) -> tuple[Floats, Floats]:
     return low, high
 
 
-Panels = dict[tuple[str, str], dict[str, tuple[Curve, Floats]]]
+Row = tuple[str, str]
+Panels = dict[tuple[Row, str], dict[str, tuple[Curve, Floats]]]
 
 
 def collect(curves: Iterator[tuple[int, Curve]]) -> Panels:
@@ -91,9 +92,9 @@ def collect(curves: Iterator[tuple[int, Curve]]) -> Panels:
     Raises ValueError if runs of one series have the same seed, and so differ in something that no label
     shows, or if they differ in length.
     """
-    grouped: dict[tuple[str, str], dict[str, dict[int, Curve]]] = defaultdict(lambda: defaultdict(dict))
+    grouped: dict[tuple[Row, str], dict[str, dict[int, Curve]]] = defaultdict(lambda: defaultdict(dict))
     for seed, curve in curves:
-        runs = grouped[curve.row, curve.column][curve.series]
+        runs = grouped[(curve.quantity, curve.network), curve.column][curve.series]
         if seed in runs:
             raise ValueError(
                 f"Two studies are both {curve.series!r}, {curve.column!r} and seed {seed}, and differ in what "
@@ -140,16 +141,15 @@ def random_labels(study: Study) -> Iterator[Curve]:
     for name in ("online_accuracy", "parameter_norm"):
         y = _column(study.tasks, name)
         x = _column(study.tasks, "task")
-        yield Curve(name, _rate(study.config), variant(study.config), LABELS[name], "task", x, y)
+        yield Curve(name, "", _rate(study.config), variant(study.config), "task", x, y)
 
 
 def methods(study: Study) -> Iterator[Curve]:
     """Figure 5: a column a rate, a row with NaP and one without, a line a method."""
     y = _column(study.tasks, "online_accuracy")
     x = _column(study.tasks, "task")
-    row = variant(study.config)
-    label = f"{LABELS['online_accuracy']}\n{row}"
-    yield Curve(row, _rate(study.config), method(study.config), label, "task", x, y)
+    network = variant(study.config)
+    yield Curve("online_accuracy", network, _rate(study.config), method(study.config), "task", x, y)
 
 
 def dead_units(study: Study) -> Iterator[Curve]:
@@ -157,8 +157,7 @@ def dead_units(study: Study) -> Iterator[Curve]:
     y = _column(study.steps, "dead_fraction")
     x = _column(study.steps, "update")
     series = f"{study.config['optimizer']}, rate {study.config['learning_rate']:g}"
-    label = LABELS["dead_fraction"]
-    yield Curve("", variant(study.config), series, label, "update", x, y)
+    yield Curve("dead_fraction", "", variant(study.config), series, "update", x, y)
 
 
 def schedule_replay(study: Study) -> Iterator[Curve]:
@@ -167,7 +166,7 @@ def schedule_replay(study: Study) -> Iterator[Curve]:
         rows = [row for row in study.tasks if row["network"] == network]
         for name in ("online_accuracy", "angle"):
             y, x = _column(rows, name), _column(rows, "task")
-            yield Curve(name, _rate(study.config), network, LABELS[name], "task", x, y)
+            yield Curve(name, "", _rate(study.config), network, "task", x, y)
 
 
 def _grouped(studies: Sequence[Study], key: Callable[[Study], tuple[str, ...]]) -> dict[tuple[str, ...], list[Study]]:
@@ -263,12 +262,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def _write_csv(path: Path, panels: Panels) -> None:
     with path.open("w", newline="") as file:
         out = csv.writer(file)
-        out.writerow(["row", "column", "series", "runs", "x", "mean", "low", "high"])
+        out.writerow(["quantity", "network", "column", "series", "runs", "x", "mean", "low", "high"])
         for (row, column), series in panels.items():
             for name, (curve, values) in series.items():
                 low, high = bootstrap(values)
                 for point in zip(curve.x, values.mean(0), low, high, strict=True):
-                    out.writerow([row, column, name, len(values), *(f"{number:.6g}" for number in point)])
+                    out.writerow([*row, column, name, len(values), *(f"{number:.6g}" for number in point)])
 
 
 def draw(panels: Panels) -> Figure:
@@ -277,18 +276,19 @@ def draw(panels: Panels) -> Figure:
     columns = sorted({column for _, column in panels}, key=_number)
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     figure = Figure(figsize=(3.6 * len(columns) + 0.6, 2.6 * len(rows) + 0.7), layout="constrained")
-    grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="row")
+    share: Literal["all", "row"] = "all" if len({quantity for quantity, _ in rows}) == 1 else "row"
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=share)
     for (row, column), series in panels.items():
         axes = grid[rows.index(row), columns.index(column)]
         for name, (curve, values) in series.items():
             _line(axes, curve, values, f"C{names.index(name)}", name)
             if column == columns[0]:
-                axes.set_ylabel(curve.y_label)
+                axes.set_ylabel("\n".join(filter(None, (LABELS[curve.quantity], curve.network))))
             if row == rows[-1]:
                 axes.set_xlabel(curve.x_label)
         if row == rows[0]:
             axes.set_title(column, fontsize="medium")
-        if row == "parameter_norm":
+        if row[0] == "parameter_norm":
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
     handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}

@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from nap_rl import cli
 from nap_rl.studies import job
@@ -24,8 +25,12 @@ def expand(overrides: list[str]) -> Iterator[dict[str, str]]:
 
     Raises ValueError for an override that Hydra's grammar does not read.
     """
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise ValueError(str(error).splitlines()[0]) from None
     choices = []
-    for override in OverridesParser.create().parse_overrides(overrides):
+    for override in parsed:
         key = override.get_key_element()
         if override.is_sweep_override():
             choices.append([(key, value) for value in override.sweep_string_iterator()])

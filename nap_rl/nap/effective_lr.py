@@ -66,17 +66,17 @@ class LayerMonitor:
         if self._before is None:
             raise ValueError("call snapshot() before the update that measure() is to describe.")
         weights = self._norms.tensors
-        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        pairs = list(zip(weights, self._before, strict=True))
         now, before = self._norms(), self._norms(self._before)
-        change = self._norms(torch._foreach_sub(weights, self._before))
+        # Generators, so that the differences of one tensor at a time are in memory.
+        change = self._norms(w - w_ for w, w_ in pairs)
         # The chord between W and W' brought to one length: unlike the cosine, it keeps small angles.
         ratios = (now / before)[self._norms.owner].unbind()
-        stretched = [w * ratio.to(w.dtype) for w, ratio in zip(self._before, ratios, strict=True)]
-        chord = self._norms(torch._foreach_sub(weights, stretched)) / now
+        chord = self._norms(w - ratio * w_ for (w, w_), ratio in zip(pairs, ratios, strict=True)) / now
         rates = [torch.as_tensor(g["lr"], dtype=torch.float64, device=now.device) for g in self._param_groups]
         columns = (
             now,
-            self._norms(gradients),
+            self._norms(torch.zeros_like(w) if w.grad is None else w.grad for w in weights),
             torch.stack(rates) * (self._initial / before) ** self.power,
             change / before,
             torch.rad2deg(2 * torch.asin((chord / 2).clamp_max(1))),

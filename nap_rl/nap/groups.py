@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,46 +74,53 @@ def layer_weights(layer: nn.Module, name: str) -> Weights:
 class GroupNorms:
     """Norms of groups of tensors, each group taken as one vector.
 
+    torch's CPU kernel for the norm of a whole tensor adds float32 squares one after the other: on 3.2M equal elements,
+    which is how a noisy layer's sigma starts, it is off by 8e-4. The norms of rows of at most 512 elements take
+    the same time and keep seven digits, so large CPU tensors are cut into such rows. All others go through one call.
+
     Args:
         groups: for each group its tensors; all on one device, else ValueError.
     """
 
     def __init__(self, groups: Sequence[Sequence[Tensor]]) -> None:
-        self.tensors: list[Tensor] = [tensor for group in groups for tensor in group]
-        devices = {tensor.device for tensor in self.tensors}
-        if len(devices) > 1:
+        pairs = [(tensor, number) for number, group in enumerate(groups) for tensor in group]
+        pairs.sort(key=lambda pair: _row_length(pair[0]) == 0)  # those that are cut into rows come first
+        # [tensors]: the tensors of all groups, and in `owner` the number of their group.
+        self.tensors: list[Tensor] = [tensor for tensor, _ in pairs]
+        if len(devices := {tensor.device for tensor in self.tensors}) > 1:
             raise ValueError(f"the weights lie on {len(devices)} devices, but their norms are taken on one.")
-        device = self.tensors[0].device if self.tensors else None
-        owners = [number for number, group in enumerate(groups) for _ in group]
-        # owner [tensors]: the group of each tensor. members [groups, tensors]: 1 where tensor is in group.
-        self.owner = torch.tensor(owners, dtype=torch.long, device=device)
-        self.members = torch.zeros(len(groups), len(owners), dtype=torch.float64, device=device)
-        self.members[self.owner, torch.arange(len(owners), device=device)] = 1.0
+        device = self.tensors[0].device
+        self.owner = torch.tensor([number for _, number in pairs], device=device)
+        # [groups, tensors]: 1 where the tensor belongs to the group.
+        numbers = torch.arange(len(groups), device=device)
+        self._members = (numbers[:, None] == self.owner).double()
+        self._rows = [length for length in map(_row_length, self.tensors) if length]
+        wide = any(tensor.dtype == torch.float64 for tensor in self.tensors)
+        self.dtype = torch.float64 if wide else torch.float32  # what the tensors are to be scaled in
+        self._norm_dtype = torch.float64 if device.type == "cpu" else self.dtype
 
-    def __call__(self, tensors: Sequence[Tensor] | None = None) -> Tensor:
-        """[groups] float64: the norms of `tensors` (None: the groups' own), without a host sync."""
-        norms = torch.stack(tensor_norms(self.tensors if tensors is None else tensors)).double()
+    def __call__(self, tensors: Iterable[Tensor] | None = None) -> Tensor:
+        """[groups] float64: the norms of `tensors` (None: the groups' own). One read of the memory, no host sync.
+
+        Args:
+            tensors: in the order and shapes of `self.tensors`.
+        """
+        rest = iter(self.tensors if tensors is None else tensors)
+        norms = [_norm_by_rows(next(rest), length) for length in self._rows]
+        if others := list(rest):
+            norms += torch._foreach_norm(others, 2, self._norm_dtype)
         # A sum of products and no matmul, which may run in reduced precision.
-        return (self.members * norms.square()).sum(1).sqrt()
+        return (self._members * torch.stack(norms).double().square()).sum(1).sqrt()
 
 
-def tensor_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Frobenius norm of each tensor: 0-dim, float32 or wider, one read of the memory, no host sync."""
-    if tensors[0].device.type == "cpu":
-        return [_cpu_norm(tensor) for tensor in tensors]
-    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
-    return list(torch._foreach_norm(list(tensors), 2, torch.float64 if wide else torch.float32))
+def _row_length(tensor: Tensor) -> int:
+    """How long the rows are into which a tensor is cut for its norm; 0 if it is not."""
+    if tensor.device.type != "cpu" or tensor.dtype == torch.float64 or tensor.numel() <= 4096:
+        return 0
+    return next((length for length in range(512, 63, -1) if tensor.numel() % length == 0), 0)
 
 
-def _cpu_norm(tensor: Tensor) -> Tensor:
-    """A CPU norm that is right to 1e-7.
-
-    torch's kernel for the norm of a whole tensor adds float32 squares one after the other: on 3.2M equal
-    elements, which is how a noisy layer's sigma starts, it is off by 8e-4. The norms of rows of at most 512
-    elements cost the same and keep seven digits, so large tensors are cut into such rows.
-    """
-    row = next((k for k in range(512, 63, -1) if tensor.numel() % k == 0), 0) if tensor.numel() > 4096 else 0
-    if row and tensor.dtype != torch.float64:
-        tensor = torch.linalg.vector_norm(tensor.reshape(-1, row), dim=1, dtype=torch.float32)
-    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+def _norm_by_rows(tensor: Tensor, length: int) -> Tensor:
+    rows = torch.linalg.vector_norm(tensor.reshape(-1, length), dim=1, dtype=torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64)
     return norm

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from nap_rl.nap.groups import unwrap, weight_groups, weight_layers
 from nap_rl.nap.invariance import output_changes, scale_invariance
@@ -82,8 +81,8 @@ def normalize(
         return build_norm(norm, shape, convolutional, axes, affine).to(like.device, like.dtype)
 
     if existing == "replace":
-        for path, (shape, convolutional) in trace_forward(module, example_input).norms.items():
-            new = build(shape, convolutional)
+        for path, layout in trace_forward(module, example_input).norms.items():
+            new = build(*layout)
             # The same text means the same kind, sizes and options: such a norm stays, with all it has learnt.
             if not within(path, free) and repr(new) != repr(module.get_submodule(path)):
                 replace_module(module, path, new)
@@ -209,7 +208,7 @@ def _norm_activations(module: nn.Module, trace: Trace, missing: list[Site], buil
     for path, site in before.items():
         norm_before(module, path, build(site.shape, site.flow.convolutional))
     for path in after:
-        norm_after(layers[path], build(trace.shapes[path], isinstance(layers[path], _ConvNd)))
+        norm_after(layers[path], build(*trace.layouts[path]))
 
 
 def _norm_hidden_layers(module: nn.Module, trace: Trace, example: Example, free: Collection[str], build: Build) -> None:
@@ -220,12 +219,12 @@ def _norm_hidden_layers(module: nn.Module, trace: Trace, example: Example, free:
             remove_bias(layers[name])
     for name, role in assign_roles(module, example, free).items():
         if role == "hidden":
-            if name not in trace.shapes or hasattr(layers[name], "nap_norm"):
+            if name not in trace.layouts or hasattr(layers[name], "nap_norm"):
                 raise ValueError(
                     f"layer '{name}' ({type(layers[name]).__name__}) sets the scale of the output, and a norm "
                     "behind it cannot help, since its weight is used elsewhere. Leave it out with free=[...]."
                 )
-            norm_after(layers[name], build(trace.shapes[name], isinstance(layers[name], _ConvNd)))
+            norm_after(layers[name], build(*trace.layouts[name]))
             remove_bias(layers[name])
 
 

@@ -90,7 +90,9 @@ class Projector:
             for name, (gain, *_) in self._pairs.items():
                 norm = gain.numel() ** 0.5
                 self._targets[name] = torch.tensor(norm, dtype=torch.float64, device=gain.device)
-        self._watched: tuple[int, ...] = ()
+        self._projected = {**self._weights, **(self._pairs if affine == "project" else {})}
+        self._projected_tensors = [tensor for tensors in self._projected.values() for tensor in tensors]
+        self._watched: list[int] = []
         self._update_active()
         self._hook = optimizer.register_step_post_hook(self._after_step)
 
@@ -149,11 +151,8 @@ class Projector:
 
     def _update_active(self) -> None:
         """Follow what was frozen, thawed or added to the optimiser since the last update."""
-        projected = {**self._weights, **(self._pairs if self.affine == "project" else {})}
-        watched = (
-            sum(len(group["params"]) for group in self.optimizer.param_groups),
-            *(tensor.requires_grad for tensors in projected.values() for tensor in tensors),
-        )
+        watched: list[int] = [tensor.requires_grad for tensor in self._projected_tensors]
+        watched.append(sum(len(group["params"]) for group in self.optimizer.param_groups))
         if watched == self._watched:
             return
         self._watched = watched
@@ -163,7 +162,7 @@ class Projector:
                     f"layer '{name}' joined the optimizer after the Projector was built, which does not know "
                     "the layer's initial norm: build a new Projector."
                 )
-        active = {n: ts for n, ts in self._owned(projected).items() if all(t.requires_grad for t in ts)}
+        active = {n: ts for n, ts in self._owned(self._projected).items() if all(t.requires_grad for t in ts)}
         self._by_unit = {n: ts for n, ts in active.items() if self.scope == "unit" and n in self._weights}
         whole = {n: ts for n, ts in active.items() if n not in self._by_unit}
         self._norms = GroupNorms(list(whole.values())) if whole else None
@@ -184,7 +183,7 @@ class Projector:
         """Project now. One read and one write of the weights, no host sync."""
         if self._norms is not None:
             factors = self._whole_targets / self._norms().clamp_min(1e-30)
-            _scale(self._norms.tensors, factors[self._norms.owner].unbind())
+            _scale(self._norms.tensors, factors.to(self._norms.dtype)[self._norms.owner].unbind())
         for name, tensors in self._by_unit.items():
             factors = self._targets[name] / unit_norms(tensors).clamp_min(1e-30)
             _scale(tensors, [factors.view(-1, *[1] * (tensor.ndim - 1)) for tensor in tensors])
@@ -236,7 +235,7 @@ class Projector:
         for name, norm in norms.items():
             self._targets[name] = norm.to(self._targets[name], copy=True)
         self.updates = int(state["updates"])
-        self._watched = ()
+        self._watched = []
         self._update_active()
 
 
@@ -273,13 +272,12 @@ def unit_norms(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _scale(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
-    """Multiply in place; by way of float32 in half precision, where a factor near 1 would round to 1."""
+    """Multiply in place. Half precision would round a factor near 1 to 1, so it is left for the product."""
     if any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors):
         exact = torch._foreach_mul([tensor.float() for tensor in tensors], [factor.float() for factor in factors])
         torch._foreach_copy_(list(tensors), exact)
     else:
-        rounded = [factor.to(tensor.dtype) for factor, tensor in zip(factors, tensors, strict=True)]
-        torch._foreach_mul_(list(tensors), rounded)
+        torch._foreach_mul_(list(tensors), list(factors))
 
 
 def normalize_and_project(

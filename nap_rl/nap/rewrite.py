@@ -65,7 +65,8 @@ def norm_inside(owner: nn.Module, name: str, sites: Sequence[Site], norms: Mappi
     forwards: list[Callable[..., Any]] = []
     codes: list[str] = []
     try:
-        for owner.training in (True, False):  # a trace keeps the branch that it saw, dropout's for one
+        for mode in (True, False):
+            owner.training = mode  # a trace keeps the branch that it saw, dropout's for one
             graph = _trace(owner, name, sites, call)
             nodes = [node for node in graph.nodes if _is_activation(owner, node)]
             if [_function(owner, node) for node in nodes] != [site.function for site in sites]:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,6 +18,7 @@ from nap_rl.nap.layers import is_norm
 
 Example = Tensor | tuple[Any, ...]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+Layout = tuple[tuple[int, ...], bool]  # shape, and whether it is [batch, channels, *positions]
 
 # fmt: off
 ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
@@ -97,22 +97,22 @@ class Trace:
     Attributes:
         sites: calls of activations on what the network has computed from the example, in order.
         squashes: numbers of the sites that bound an output after the last weight layer.
-        used: weight layers that took part, and shapes: of their outputs, where they were called as modules.
+        used: weight layers that took part, and layouts: of their outputs, where they were called as modules.
         normed: weight layers whose output goes straight into a norm.
         outputs: weight layers whose scale reaches an output past no norm and no other weight layer.
         strangers: parameters that the network multiplies by and that are no weight layer's or embedding's.
-        norms: norm modules with shape and layout (convolutional or not) of their input.
+        norms: norm modules, with the layout of their input.
         calls: arguments of each run of a module's forward, by number.
     """
 
     sites: list[Site] = field(default_factory=list)
     squashes: set[int] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
     normed: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
     strangers: set[str] = field(default_factory=set)
-    norms: dict[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
+    norms: dict[str, Layout] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
 
 
@@ -290,8 +290,8 @@ class _Watch(TorchFunctionMode):
         if module in self.layers and isinstance(out, Tensor):
             name = self.layers[module]
             self.trace.used.add(name)
-            self.trace.shapes[name] = tuple(out.shape)
-            image = isinstance(module, _ConvNd)
+            image = self.flow(out).convolutional
+            self.trace.layouts[name] = (tuple(out.shape), image)
             self.set_flow(out, Flow(True, True, frozenset({name}), direct=name, convolutional=image))
         elif is_norm(module) and isinstance(value, Tensor) and not self.inside_whole():
             self.trace.norms[self.names[module]] = (tuple(value.shape), self.flow(value).convolutional)

@@ -118,8 +118,8 @@ class Replay:
 
     @staticmethod
     def nbytes(capacity: int, frame_bytes: int = 84 * 84) -> int:
-        """Memory of a full ring: the frame and 41 bytes beside it for each transition (slack aside)."""
-        return capacity * (frame_bytes + 41)
+        """Memory of a full ring: the frame and 34 bytes beside it for each transition (slack aside)."""
+        return capacity * (frame_bytes + 34)
 
     def __len__(self) -> int:
         """Transitions that can be sampled now."""
@@ -223,10 +223,10 @@ class Replay:
         self.ages[:] = -1
 
     def _advance(self, envs: Indices, frames: Array, first: npt.NDArray[np.bool_]) -> Tensor:
-        """Write frames into the next slot of each column, retire what leaves the window, and return those slots."""
+        """Write frames into the next slot of each column and return those slots."""
         serials = self.counts[envs]
         slots = self._slots(envs, serials)
-        self.frames[slots] = torch.as_tensor(frames).to(self.device)
+        self.frames.index_copy_(0, slots, torch.as_tensor(frames).to(self.device))
         self.first[slots] = torch.as_tensor(first, device=self.device)
         self.serials[slots] = torch.from_numpy(serials).to(self.device)
         self.ages[envs] = np.where(first, 0, self.ages[envs] + 1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nap_rl.nap import normalize
 from nap_rl.nn import ImpalaTorso, NatureTorso, Streams
 
 
@@ -157,3 +158,40 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, update
 @pytest.fixture(name="train")
 def train_fixture() -> Callable[..., None]:
     return train
+
+
+@pytest.fixture
+def small() -> Callable[[], tuple[nn.Sequential, Tensor]]:
+    """A normalised MLP and its example: layers 0 and 2 are hidden, 4 is the output; norms are 1.norm and 3.norm."""
+
+    def make() -> tuple[nn.Sequential, Tensor]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3))
+        x = torch.randn(16, 6)
+        normalize(module, x)
+        return module, x
+
+    return make
+
+
+@pytest.fixture
+def push() -> Callable[..., None]:
+    """One update on random gradients of the given size for everything that the optimiser owns."""
+
+    def step(optimizer: torch.optim.Optimizer, size: float = 1.0) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = size * torch.randn_like(parameter)
+        optimizer.step()
+
+    return step
+
+
+@pytest.fixture
+def norm_of() -> Callable[..., float]:
+    """The oracle: the norm of several tensors as one float64 vector."""
+
+    def norm(*tensors: Tensor) -> float:
+        return torch.cat([tensor.detach().double().flatten() for tensor in tensors]).norm().item()
+
+    return norm

@@ -22,7 +22,7 @@ def batch(head: Head, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
     a_tm1, a_t = torch.randint(0, ACTIONS, (2, BATCH), generator=g)
     r_t = torch.randn(BATCH, generator=g)
     discount_t = torch.tensor([0.99**3, 0.0, 0.99**3, 0.99, 0.0, 1.0])
-    return outputs_tm1.requires_grad_(), a_tm1, r_t, discount_t, outputs_t.requires_grad_(), a_t
+    return outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -105,6 +105,8 @@ def test_quantile_loss_and_priority_compare_every_quantile_with_every_target() -
 @pytest.mark.parametrize("head", HEADS, ids=lambda h: type(h).__name__)
 def test_the_target_gets_no_gradient_and_the_priority_carries_none(head: Head) -> None:
     outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t = batch(head)
+    outputs_tm1.requires_grad_()
+    outputs_t.requires_grad_()
     loss, priority = head.loss(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t)
     assert loss.shape == priority.shape == (BATCH,)
     assert not priority.requires_grad and bool((priority >= 0).all())

@@ -9,11 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nap_rl.replay.priorities import BLOCK, Priorities
+from nap_rl.replay import priorities as module
+from nap_rl.replay.priorities import Priorities
+
+BLOCK = 16
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many blocks of few leaves: every path of the real ones, a hundred times faster."""
+    monkeypatch.setattr(module, "BLOCK", BLOCK)
 
 
 def filled(values: Sequence[float], *, exponent: float = 0.5, uniform: float = 0.0) -> Priorities:
@@ -36,7 +45,7 @@ def chi_square_is_plausible(slots: Tensor, expected: npt.NDArray[np.float64]) ->
         assert counts[rare].sum() == 0, "a slot of probability zero was drawn"
         counts, mean = counts[~rare], mean[~rare]
     statistic, freedom = ((counts - mean) ** 2 / mean).sum(), len(mean) - 1
-    return bool(abs(statistic - freedom) < 5 * np.sqrt(2 * freedom))
+    return bool(abs(statistic - freedom) <= 5 * np.sqrt(2 * freedom))
 
 
 def mixture(raw: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], alpha: float, u: float) -> npt.NDArray[np.float64]:
@@ -49,11 +58,11 @@ def mixture(raw: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], alpha: f
 )
 def test_frequencies_are_those_of_the_mixture_of_p_to_the_alpha_and_uniform(alpha: float, u: float) -> None:
     rng = np.random.default_rng(0)
-    n = BLOCK + 77
+    n = 5 * BLOCK + 7
     raw, valid = rng.gamma(0.5, 2.0, n).astype(np.float32).astype(float), rng.random(n) < 0.6
     priorities = filled(np.where(valid, raw, -1.0).tolist(), exponent=alpha, uniform=u)
     generator = torch.Generator().manual_seed(1)
-    draws = [priorities.sample(500, generator) for _ in range(200)]
+    draws = [priorities.sample(4_000, generator) for _ in range(10)]
     slots, probabilities = torch.cat([draw.slots for draw in draws]), torch.cat([draw.probabilities for draw in draws])
     expected = mixture(raw, valid, alpha, u)
     assert chi_square_is_plausible(slots, expected)
@@ -108,7 +117,7 @@ def test_a_slot_made_invalid_is_never_drawn_again_and_comes_back_when_it_is_vali
     assert 3 in drawn and 7 not in drawn
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.floats(0, 100, width=32), st.booleans()), min_size=1, max_size=12),
     st.randoms(use_true_random=False),
@@ -167,12 +176,12 @@ def many_updates(calls: int, batch: int, capacity: int) -> None:
 
 
 def test_sums_do_not_drift_over_100_thousand_updates() -> None:
-    many_updates(calls=200, batch=500, capacity=5 * BLOCK + 321)
+    many_updates(calls=200, batch=500, capacity=300 * BLOCK + 3)
 
 
 @pytest.mark.slow
 def test_sums_do_not_drift_over_10_million_updates() -> None:
-    many_updates(calls=5_000, batch=2_000, capacity=50 * BLOCK + 1)
+    many_updates(calls=5_000, batch=2_000, capacity=3_000 * BLOCK + 1)
 
 
 @pytest.mark.parametrize("capacity", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17])
@@ -183,9 +192,17 @@ def test_slots_beyond_a_capacity_that_fills_no_whole_block_are_never_drawn(capac
     draw = priorities.sample(3_000, torch.Generator().manual_seed(0))
     assert 0 <= int(draw.slots.min()) and int(draw.slots.max()) < capacity
     assert torch.allclose(draw.probabilities, torch.tensor(1 / capacity))
-    assert chi_square_is_plausible(draw.slots, np.full(capacity, 1 / capacity)) or capacity == 1
+    assert chi_square_is_plausible(draw.slots, np.full(capacity, 1 / capacity))
     priorities.write(slots[:-1], torch.zeros(capacity - 1), torch.zeros(capacity - 1, dtype=torch.bool))
     assert set(priorities.sample(100).slots.tolist()) == {capacity - 1}
+
+
+def test_real_blocks_of_1024_sample_the_whole_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 1024)
+    values = np.arange(3_000.0)
+    draw = filled(values.tolist(), exponent=1.0).sample(1_000, torch.Generator().manual_seed(0))
+    assert np.allclose(draw.probabilities, values[draw.slots] / values.sum(), rtol=1e-5)
+    assert float(draw.slots.double().mean()) == pytest.approx(2_000, abs=120)  # the mean of i under P(i) ~ i
 
 
 def test_a_single_slot_is_drawn_with_probability_one() -> None:

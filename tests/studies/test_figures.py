@@ -39,7 +39,7 @@ def test_seeds_are_averaged_and_variants_are_not(tmp_path: Path) -> None:
     assert [(row[1], row[3]) for row in rows] == [("NaP, layer norm", "2"), ("un-projected, layer norm", "2")]
     assert (tmp_path / "figure.png").read_bytes().startswith(PNG)
     with (tmp_path / "figure.csv").open() as file:
-        points = [p for p in csv.DictReader(file) if p["row"] == "online_accuracy"]
+        points = [p for p in csv.DictReader(file) if p["quantity"] == "online_accuracy"]
     assert len(points) == 2 * 20
     accuracies = [
         [float(line.split(",")[1]) for line in (tmp_path / f"True{seed}" / stream.TASKS).read_text().splitlines()[1:]]
@@ -55,9 +55,9 @@ def test_methods_get_a_row_with_nap_and_one_without(tmp_path: Path) -> None:
             run(replace(TINY, nap=nap, method=method), tmp_path / f"{nap}{method}")
     assert len(table_of(figures.report(tmp_path))) == 4
     with (tmp_path / "figure.csv").open() as file:
-        panels = {(p["row"], p["series"]) for p in csv.DictReader(file)}
+        panels = {(p["network"], p["series"]) for p in csv.DictReader(file)}
     assert panels == {
-        (row, method) for row in ("NaP, layer norm", "un-projected, layer norm") for method in ("none", "l2")
+        (network, method) for network in ("NaP, layer norm", "un-projected, layer norm") for method in ("none", "l2")
     }
 
 

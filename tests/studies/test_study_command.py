@@ -106,6 +106,8 @@ def test_sweep_checks_every_combination_before_it_starts_one(
     code = study_py(monkeypatch, "-m", "norm=layer,none", f"hydra.sweep.dir={tmp_path / 's'}", *TINY)
     assert code == 2 and "nap=true needs a normalisation" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+    assert study_py(monkeypatch, "seed=0,1", "-m", f"hydra.sweep.dir={tmp_path / 's'}", "width") == 2
+    assert "width" in capsys.readouterr().err
     assert study_py(monkeypatch, "-m", "seed=0,1", *TINY) == 2
     assert "needs hydra.sweep.dir=FOLDER" in capsys.readouterr().err
 

@@ -1,0 +1,275 @@
+"""Every YAML composes and checks; bad input is one sentence, whatever it is."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nap_rl import cli
+from nap_rl.conf import build, check, schema
+from nap_rl.conf.check import to_config
+from nap_rl.conf.schema import Config
+
+CONF = Path(check.__file__).parent
+SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000"]  # fits any machine that runs the tests
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _types() -> Iterator[None]:
+    schema.register()
+    cli.register_resolvers()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cli, "CONF", "nap_rl.conf")
+        yield
+
+
+def checked(*overrides: str) -> Config:
+    return to_config(cli.compose("config", list(overrides)))
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+CHOICES = [
+    f"{group}={option}"
+    for group in ("agent", "agent/head", "env", "env/protocol", "nap", "schedule", "replay", "logger", "experiment")
+    for option in options(group)
+]
+
+
+def with_what_it_needs(choice: str) -> list[str]:
+    needs = {"nap": ["agent.nap=true"], "experiment": ["env=sequential_atari"] if choice.endswith("quick") else []}
+    small = [] if choice.startswith("experiment") else SMALL
+    return [choice, *needs.get(choice.split("=")[0], []), *small]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_option_of_every_group_composes_checks_and_comes_back_from_json(choice: str) -> None:
+    config = checked(*with_what_it_needs(choice))
+    plain = schema.to_dict(config)
+    again = schema.from_dict(json.loads(json.dumps(plain)))
+    assert again == config and type(again.env) is type(config.env)
+    assert type(again.agent.head) is type(config.agent.head) and type(again.schedule) is type(config.schedule)
+
+
+def test_the_plain_command_is_a_200m_frame_rainbow_on_one_game(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "available_memory", lambda: None)
+    config = checked()
+    assert config.frames == 200_000_000 and config.agent.name == "rainbow" and config.agent.nap is False
+    assert config.replay.capacity == 1_000_000
+
+
+def test_the_frames_of_a_sequence_are_those_of_all_its_visits() -> None:
+    assert checked("env=sequential_atari", "env.frames_per_game=1000", "env.cycles=3", *SMALL).frames == 30_000
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["agent=dqn"],
+        ["agent.dueling=false", "agent/head=quantile", "agent.torso=impala"],
+        *[["agent.nap=true", f"nap={nap}"] for nap in options("nap")],
+        *[["agent.nap=true", f"nap.norm={norm}"] for norm in ("layer", "rms", "group", "batch")],
+        *[["agent.nap=true", f"nap.affine={affine}"] for affine in ("project", "regularize", "free", "omit")],
+        ["agent.nap=true", "nap.output=project", "agent.torso=impala"],
+        ["agent.nap=true", "agent.noisy_sigma0=null", "nap.axes=channels"],
+    ],
+    ids=" ".join,
+)
+def test_what_checks_can_be_built_and_acts(overrides: list[str]) -> None:
+    config = checked("agent.torso=data_efficient", "agent.hidden=8", *SMALL, *overrides)
+    agent, projector = build.build_agent(config, 4, torch.device("cpu"))
+    assert (projector is not None) == (config.agent.nap and config.nap.project)
+    stacks = torch.zeros(2, 4, 84, 84, dtype=torch.uint8)
+    assert agent.network.q_values(stacks).shape == (2, 4)
+    assert set(agent.act(stacks.numpy()).tolist()) <= {0, 1, 2, 3}
+
+
+def test_configured_values_reach_what_they_are_named_after() -> None:
+    config = checked(
+        "env=sequential_atari",
+        "experiment=quick",
+        "schedule=linear",
+        "schedule.over_frames=777",
+        "env.on_switch.replay=reset",
+        "env.on_switch.schedule=restart",
+        "agent.n_steps=5",
+        "agent.discount=0.5",
+        "agent.reward_clip=null",
+        "agent.priority_exponent=0.7",
+        "agent.uniform_probability=0.2",
+        "agent.max_grad_norm=null",
+        "agent.torso=data_efficient",
+    )
+    agent, _ = build.build_agent(config, 18, torch.device("cpu"))
+    replay, settings = agent.replay, build.build_trainer_config(config)
+    assert (replay.n_steps, replay.discount, replay.reward_clip) == (5, 0.5, None)
+    assert (replay.priorities.exponent, replay.priorities.uniform_probability) == (0.7, 0.2)
+    assert agent.max_grad_norm is None and agent.target_every_updates == 200 and agent.double
+    assert agent.optimizer.defaults["eps"] == 1.5625e-4 and agent.optimizer.defaults["lr"] == 6.25e-5
+    assert settings.schedule_frames == 777 and settings.learning_rate(1.0) == pytest.approx(1e-6)
+    assert settings.on_switch.reset_replay and settings.on_switch.restart_schedule
+    assert not settings.on_switch.reset_target and not settings.on_switch.reset_optimizer
+    assert (settings.frames, settings.min_replay_steps, settings.log_every_updates) == (32_000, 800, 50)
+    assert (settings.importance(0.0), settings.importance(1.0)) == (0.4, 1.0)
+
+
+def test_one_seed_gives_one_network_and_does_not_touch_torchs_own() -> None:
+    small = ["agent.torso=data_efficient", "agent.hidden=4", *SMALL]
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first, again, other = (build.build_network(checked(*small, f"seed={seed}"), 4) for seed in (3, 3, 4))
+    assert torch.equal(torch.rand(3), expected)
+    pairs = zip(first.parameters(), again.parameters(), other.parameters(), strict=True)
+    assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in pairs if a.std() > 1e-6)
+    assert len(set(build.seeds(0)) | set(build.seeds(1))) == 8
+
+
+BAD = [
+    ("env.game=brakeout", "unknown game 'brakeout': did you mean 'breakout'?"),
+    ("env.gme=pong", "there is no key 'env.gme': did you mean 'env.game'?"),
+    ("+env.gme=pong", "there is no key 'env.gme': did you mean 'env.game'?"),
+    ("agent.learning_rat=1", "there is no key 'agent.learning_rat': did you mean 'agent.learning_rate'?"),
+    ("+agent.learning_rat=1", "there is no key 'agent.learning_rat': did you mean 'agent.learning_rate'?"),
+    ("seeed=1", "there is no key 'seeed': did you mean 'seed'?"),
+    ("+seeed=1", "there is no key 'seeed': did you mean 'seed'?"),
+    ("agent.nap=ture", "agent.nap=ture is not true or false"),
+    ("seed=3.5", "seed=3.5 is not a whole number"),
+    ("seed=-1", "seed=-1, expected 0 or more"),
+    ("seed=null", "seed=null, but it needs a value"),
+    ("frames=-5", "frames=-5, expected 32 or more"),
+    ("frames=31", "frames=31, expected 32 or more"),
+    ("device=cuda", "device=cuda, but torch sees no CUDA GPU here"),
+    ("device=gpu", "device=gpu is none of"),
+    ("nap=norm_only", "nap=norm_only was asked for, but agent.nap=false: add agent.nap=true"),
+    ("agent=rainbo", "agent=rainbo does not exist: the options are dqn, rainbow"),
+    ("env=atary", "env=atary does not exist: the options are atari, sequential_atari"),
+    ("nap=ful", "nap=ful does not exist: the options are full, norm_only, project_only"),
+    ("experiment=quik", "experiment=quik does not exist: the options are pong_cpu, quick"),
+    ("agent/head=c51", "agent/head=c51 does not exist: the options are categorical, expected, quantile"),
+    ("agent.torso=resnet", "agent.torso=resnet is none of"),
+    ("nap.norm=lyer", "nap.norm=lyer is none of"),
+    ("agent.discount=1.5", "agent.discount=1.5, expected a number in [0, 1]"),
+    ("agent.discount=nan", "agent.discount=nan, expected a number in [0, 1]"),
+    ("agent.batch_size=0", "agent.batch_size=0, expected 1 or more"),
+    ("agent.update_every_steps=0", "agent.update_every_steps=0.0, expected a number above 0"),
+    ("agent.learning_rate=-1", "agent.learning_rate=-1.0, expected a number above 0"),
+    ("agent.min_replay_steps=0", "agent.min_replay_steps=0, expected 32 or more"),
+    ("agent.head.atoms=1", "agent.head.atoms=1, expected 2 or more"),
+    ("agent.head.v_min=20", "agent.head.v_min=20.0"),
+    ("agent.noisy_sigma0=-1", "agent.noisy_sigma0=-1.0"),
+    ("replay.capacity=10", "replay.capacity=10, expected 1000 or more"),
+    ("env.num_envs=0", "env.num_envs=0, expected 1 or more"),
+    ("env.protocol.sticky_actions=2", "env.protocol.sticky_actions=2.0, expected a number in [0, 1]"),
+    ("env.protocol.noop_max=0", "env.protocol.noop_max=0, expected 1 or more"),
+    ("logger.every_updates=0", "logger.every_updates=0, expected 1 or more"),
+]
+
+
+@pytest.mark.parametrize(("override", "sentence"), BAD, ids=[override for override, _ in BAD])
+def test_bad_input_is_one_sentence(override: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError) as error:
+        checked(*SMALL, override)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_quantiles_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"agent.head.quantiles=0, expected 1 or more"):
+        checked(*SMALL, "agent/head=quantile", "agent.head.quantiles=0")
+    with pytest.raises(ValueError, match=r"agent.head.kappa=0.0, expected a number above 0"):
+        checked(*SMALL, "agent/head=quantile", "agent.head.kappa=0")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("frames=400001", "frames=400001 is more than the whole sequence, 400000: raise env.cycles"),
+        ("env.games=[]", "env.games is empty"),
+        ("env.games=[pong,brakeout]", "unknown game 'brakeout': did you mean 'breakout'?"),
+        ("env.cycles=0", "env.cycles=0, expected 1 or more"),
+        ("env.frames_per_game=31", "env.frames_per_game=31, expected 32 or more"),
+        ("env.on_switch.schedule=resart", "env.on_switch.schedule=resart is none of [continue, restart]"),
+        ("env.on_switch.replay=forget", "env.on_switch.replay=forget is none of"),
+        ("env.game=pong", "there is no key 'env.game'"),
+    ],
+)
+def test_bad_input_of_a_sequence_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        checked("env=sequential_atari", "env.frames_per_game=20000", *SMALL, override)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nap_that_does_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="does nothing: use agent.nap=false"):
+        checked(*SMALL, "agent.nap=true", "nap.normalize=false", "nap.project=false")
+
+
+def test_more_replay_than_memory_is_refused_with_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "available_memory", lambda: 2_000_000_000)
+    with pytest.raises(ValueError) as error:
+        checked()
+    sentence = str(error.value)
+    assert sentence.startswith("replay.capacity=1000000 needs 7.1 GB of memory and 2.0 GB are free: replay.capacity=")
+    fits = int(sentence.split("replay.capacity=")[2].split()[0])
+    assert checked(f"replay.capacity={fits}").replay.capacity == fits
+    monkeypatch.setattr(check, "available_memory", lambda: None)  # where the system does not tell, nothing is refused
+    assert checked().replay.capacity == 1_000_000
+
+
+VALUES = ["true", "null", "-1", "0", "1", "3", "2.5", "1e-3", "nan", "inf", "1e9", "ture", "pong", "[]", "{}", "[a,b]"]
+VALUES += ["'a b'", "''", "{a:1}", "64", "1000", "${seed}", "${nothing}", "???", "a=b", "[1", "keep", "layer", "full"]
+WRONG_KEYS = ["agent.nop", "sed", "agent", "env", "nap", "agent.head.atom", "a.b.c", "agent.epsilon", "hydra.x", "x y"]
+
+
+def random_override(rng: random.Random, keys: list[str]) -> str:
+    key = rng.choice(keys) if rng.random() < 0.8 else rng.choice(WRONG_KEYS)
+    if rng.random() < 0.1:
+        return rng.choice([f"~{key}", key, f"{key}=", f"+{key}", f"agent={rng.choice(['dqn', 'rainbow', 'dqm'])}"])
+    return f"{rng.choice(['', '', '', '+', '++'])}{key}={rng.choice(VALUES)}"
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+
+
+def try_overrides(count: int, seed: int) -> tuple[int, int]:
+    """(valid, refused) of random command lines; anything else than a Config or one sentence raises."""
+    rng = random.Random(seed)
+    keys = list(leaves(schema.to_dict(checked(*SMALL))))
+    valid = refused = 0
+    for _ in range(count):
+        overrides = [random_override(rng, keys) for _ in range(rng.choice([1, 1, 2]))]
+        try:
+            config = checked(*SMALL, *overrides)
+        except ValueError as error:
+            assert str(error), overrides
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"{overrides} raised {type(error).__name__}: {error}") from error
+        else:
+            assert isinstance(config, Config)
+            assert schema.from_dict(json.loads(json.dumps(schema.to_dict(config)))) == config, overrides
+            valid += 1
+    return valid, refused
+
+
+def test_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
+    valid, refused = try_overrides(100, seed=0)
+    assert valid > 10 and refused > 30
+
+
+@pytest.mark.slow
+def test_thousands_of_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
+    assert min(try_overrides(3_000, seed=1)) > 300
