@@ -73,15 +73,21 @@ def _norm(group: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([tensor.detach().norm() for tensor in group]).norm()
 
 
-def deep(layers: int, weights: int = 6_400_000) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """An MLP of about `weights` weights in so many layers, to see that the cost goes with the weights alone."""
+def deep(layers: int, weights: int = 6_400_000) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[], None]]:
+    """An MLP of about `weights` weights in so many layers, its Adam, and the passes of one of its updates."""
     width = int((weights / layers) ** 0.5)
     modules: list[nn.Module] = []
     for _ in range(layers):
         modules += [nn.Linear(width, width), nn.ReLU()]
     network = nn.Sequential(*modules, nn.Linear(width, 2))
-    normalize(network, torch.randn(2, width))
-    return network, torch.optim.SGD(network.parameters(), lr=0.1)
+    x = torch.randn(BATCH, width)
+    normalize(network, x)
+
+    def passes() -> None:
+        network.zero_grad()
+        network(x).square().mean().backward()
+
+    return network, torch.optim.Adam(network.parameters(), fused=True), passes
 
 
 def interleaved(variants: dict[str, Callable[[], None]], repetitions: int) -> dict[str, list[float]]:
@@ -138,17 +144,20 @@ def main() -> None:
         print(f"      loop / {precision} update  {ratio(times, 'loop', *update):8.1%}")
     print(f"  projection / loop         {ratio(times, 'projection', 'loop'):8.2f}")
 
-    print("\nThe same number of weights in more layers, milliseconds (median)")
-    runs: dict[str, Callable[[], None]] = {}
+    print("\nAn MLP of 6.4M weights in more and more layers, milliseconds (median) and share of its update")
+    print(f"  {'layers':>6} {'update':>9} {'projection':>11} {'share':>7} {'loop':>7} {'share':>7}")
     for layers in (2, 8, 32, 128):
-        net, sgd = deep(layers)
-        one = Projector(net, sgd)
+        net, adam, passes = deep(layers)
+        one = Projector(net, adam)
         one.remove()
-        runs[f"projection, {layers} layers"] = one.project
-        runs[f"loop, {layers} layers"] = loop_projection(net)
-    times = interleaved(runs, arguments.pairs)
-    for name, row in times.items():
-        print(f"  {name:<24} {statistics.median(row):8.2f}")
+        loop = loop_projection(net)
+        runs = {"passes": passes, "adam": adam.step, "projection": one.project, "loop": loop}
+        times = interleaved(runs, arguments.pairs)
+        update_ms = sum(statistics.median(times[name]) for name in ("passes", "adam"))
+        row = f"  {layers:>6} {update_ms:>9.2f}"
+        for name, width in (("projection", 11), ("loop", 7)):
+            row += f" {statistics.median(times[name]):>{width}.2f} {ratio(times, name, 'passes', 'adam'):>7.1%}"
+        print(row)
 
 
 if __name__ == "__main__":

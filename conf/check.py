@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from nap_rl.conf.schema import AtariConfig, CategoricalHead, Config, HeadConfig, QuantileHead, SequentialConfig
 from nap_rl.envs import check_game, check_games
@@ -24,10 +26,13 @@ def to_config(config: DictConfig) -> Config:
     node = config.copy()
     with open_dict(node):
         node.pop("hydra", None)
-    missing = OmegaConf.missing_keys(node)
-    if missing:
-        raise ValueError(f"{sorted(missing)[0]} has no value")
-    plain: Config = OmegaConf.to_object(node)  # type: ignore[assignment]
+    try:
+        missing = OmegaConf.missing_keys(node) | {field.name for field in fields(Config) if field.name not in node}
+        if missing:
+            raise ValueError(f"{sorted(missing)[0]} has no value")
+        plain: Config = OmegaConf.to_object(node)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     _check_env(plain)
     if plain.frames is None:
         plain.frames = sequence_frames(plain) if isinstance(plain.env, SequentialConfig) else SINGLE_GAME_FRAMES

@@ -31,7 +31,7 @@ class CountingEnvs:
         self.visit, self.frames = plan[0], 0
         self.ages = np.zeros(num_envs, dtype=np.int64)
         self.rng = np.random.default_rng(0)
-        self.actions: list[npt.NDArray[np.int64]] = []
+        self.steps: list[Step] = []
 
     def picture(self) -> npt.NDArray[np.uint8]:
         return self.rng.integers(0, 256, (self.num_envs, 2)).astype(np.uint8)
@@ -40,7 +40,6 @@ class CountingEnvs:
         return self.picture()
 
     def step(self, actions: npt.NDArray[np.int64]) -> Step:
-        self.actions.append(actions)
         self.frames += 4 * self.num_envs
         self.ages += 1
         over = self.ages == self.length
@@ -52,7 +51,8 @@ class CountingEnvs:
         self.ages[ended] = 0
         rewards = np.full(self.num_envs, 2.0, dtype=np.float32)
         discounts = (~over).astype(np.float32)
-        return Step(self.picture(), self.picture(), rewards, discounts, over, ended, episodes)
+        self.steps.append(Step(self.picture(), self.picture(), rewards, discounts, over, ended, episodes))
+        return self.steps[-1]
 
 
 CONFIG = TrainerConfig(
@@ -146,9 +146,7 @@ def test_the_schedule_goes_on_over_a_switch(make_agent: Make, tmp_path: Path) ->
 
 
 def test_the_schedule_restarts_at_every_switch_and_runs_over_each_visit(make_agent: Make, tmp_path: Path) -> None:
-    config = replace(
-        CONFIG, frames=4_000, learning_rate=Linear(1.0, 0.0), on_switch=OnSwitch(restart_schedule=True)
-    )
+    config = replace(CONFIG, frames=4_000, learning_rate=Linear(1.0, 0.0), on_switch=OnSwitch(restart_schedule=True))
     run = Run(tmp_path, make_agent(), config, TWO_GAMES)
     run.trainer.run()
     for update in run.updates:  # the update of the switching step itself still belongs to the visit before
@@ -156,8 +154,10 @@ def test_the_schedule_restarts_at_every_switch_and_runs_over_each_visit(make_age
         assert update["rate"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_importance_exponent_anneals_over_the_whole_run(make_agent: Make, tmp_path: Path) -> None:
-    run = Run(tmp_path, make_agent(), CONFIG)
+def test_the_importance_exponent_anneals_over_the_whole_run_and_not_over_each_visit(
+    make_agent: Make, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, make_agent(), CONFIG, visits(["one", "two"], 1_000, 1))
     run.trainer.run()
     for update in run.updates:
         assert update["importance"] == pytest.approx(0.4 + 0.6 * update["frames"] / 2_000)
@@ -203,7 +203,9 @@ def test_at_a_switch_everything_is_kept_by_default(make_agent: Make, tmp_path: P
     assert run.agent.updates == (500 - 40) // 4
 
 
-def test_reset_replay_forgets_every_transition_and_waits_for_the_minimum_again(make_agent: Make, tmp_path: Path) -> None:
+def test_reset_replay_forgets_every_transition_and_waits_for_the_minimum_again(
+    make_agent: Make, tmp_path: Path
+) -> None:
     run, after = switched(make_agent, tmp_path, OnSwitch(reset_replay=True))
     assert after == {"size": 0, "moments": 8, "target": False, "updates": 52, "frames": 1_000}
     later = [update["frames"] for update in run.updates[52:]]
@@ -231,6 +233,8 @@ def test_no_transition_crosses_a_switch(make_agent: Make, tmp_path: Path) -> Non
     # 100 steps of each game: the last three starts of the first have windows of 3, 2 and 1 steps up to its last frame.
     discounts = agent.replay.gather(torch.tensor([96, 97, 98, 99]))[3]
     assert discounts.tolist() == pytest.approx([0.9**3, 0.9**3, 0.9**2, 0.9])
+    assert np.array_equal(agent.replay.frames[100].numpy(), run.env.steps[99].last_frames[0])  # of the old game
+    assert np.array_equal(agent.replay.frames[101].numpy(), run.env.steps[99].frames[0])  # of the new one
     assert not agent.replay.valid[100] and agent.replay.valid[101]  # the last frame starts nothing
     assert agent.replay.gather(torch.tensor([101]))[0][0, :3].sum() == 0  # no stack reaches back
 

@@ -144,6 +144,11 @@ BAD = [
     ("agent.nap=ture", "agent.nap=ture is not true or false"),
     ("seed=3.5", "seed=3.5 is not a whole number"),
     ("seed=-1", "seed=-1, expected 0 or more"),
+    ("~seed", "seed has no value"),
+    ("~name", "name has no value"),
+    ("seed=???", "seed has no value"),
+    ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
+    ("agent.learning_rate=???", "Missing mandatory value: agent.learning_rate"),
     ("seed=null", "seed=null, but it needs a value"),
     ("frames=-5", "frames=-5, expected 32 or more"),
     ("frames=31", "frames=31, expected 32 or more"),
@@ -254,7 +259,7 @@ def try_overrides(count: int, seed: int) -> tuple[int, int]:
         try:
             config = checked(*SMALL, *overrides)
         except ValueError as error:
-            assert str(error), overrides
+            assert str(error) and "\n" not in str(error), overrides
             refused += 1
         except Exception as error:
             raise AssertionError(f"{overrides} raised {type(error).__name__}: {error}") from error
@@ -266,10 +271,10 @@ def try_overrides(count: int, seed: int) -> tuple[int, int]:
 
 
 def test_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
-    valid, refused = try_overrides(100, seed=0)
-    assert valid > 10 and refused > 30
+    valid, refused = try_overrides(60, seed=0)
+    assert valid > 5 and refused > 20
 
 
 @pytest.mark.slow
-def test_thousands_of_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
-    assert min(try_overrides(3_000, seed=1)) > 300
+def test_a_thousand_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
+    assert min(try_overrides(1_000, seed=1)) > 100

@@ -63,9 +63,10 @@ def test_score_and_length_are_of_the_whole_game_whatever_lives_were_lost() -> No
     assert games >= 4
 
 
-def record(seed: int, steps: int = 220) -> list[tuple[int, list[npt.NDArray[np.uint8]], list[int], list[float]]]:
+def record(seed: int, steps: int = 120) -> list[tuple[int, list[npt.NDArray[np.uint8]], list[int], list[float]]]:
     """(env, frames, actions, rewards) of each finished episode of three sticky Breakouts under random actions."""
-    envs = AtariEnvs("breakout", 3, Protocol(sticky_actions=0.25, fire_on_reset=True), seed=seed)
+    protocol = Protocol(sticky_actions=0.25, fire_on_reset=True, max_episode_frames=160)
+    envs = AtariEnvs("breakout", 3, protocol, seed=seed)
     frames = envs.reset()
     shown: list[list[npt.NDArray[np.uint8]]] = [[frame] for frame in frames]
     actions: list[list[int]] = [[], [], []]
@@ -85,7 +86,7 @@ def record(seed: int, steps: int = 220) -> list[tuple[int, list[npt.NDArray[np.u
 
 def test_an_episode_is_a_function_of_its_seed_and_its_actions_with_sticky_actions_too() -> None:
     finished = record(seed=3)
-    assert len(finished) >= 3
+    assert len(finished) >= 6
     began = dict.fromkeys(range(3), 0)
     for env, shown, actions, rewards in finished:
         vector = ale_py.AtariVectorEnv(
@@ -95,6 +96,7 @@ def test_an_episode_is_a_function_of_its_seed_and_its_actions_with_sticky_action
             reward_clipping=False,
             use_fire_reset=True,
             repeat_action_probability=0.25,
+            max_num_frames_per_episode=160,
             num_threads=1,
         )
         frames, _ = vector.reset(seed=np.array([episode_seed(3, env, began[env])]))
@@ -126,6 +128,19 @@ def test_environments_and_episodes_have_seeds_of_their_own() -> None:
         frames = envs.step(np.zeros(6, dtype=np.int64)).frames
     envs.close()
     assert len({frame.tobytes() for frame in frames}) >= 4  # other no-op starts, other pictures
+
+
+def test_the_episodes_of_one_environment_do_not_repeat_each_other() -> None:
+    envs = AtariEnvs("asterix", 1, Protocol(max_episode_frames=160), seed=0)
+    episodes, frames = [b""], envs.reset()
+    for _ in range(200):
+        step = envs.step(np.zeros(1, dtype=np.int64))
+        episodes[-1] += frames.tobytes()
+        frames = step.frames
+        if step.ended[0]:
+            episodes.append(b"")
+    envs.close()
+    assert len(episodes) >= 5 and len(set(episodes)) == len(episodes)
 
 
 def test_the_first_frame_of_the_next_episode_is_not_the_last_one_of_the_old() -> None:

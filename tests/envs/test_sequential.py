@@ -101,8 +101,6 @@ def test_several_games_share_all_18_actions_and_one_game_keeps_its_own(
         (["pong"], 15, 1, "env.frames_per_game is 15: less than one step of 4 environments"),
     ],
 )
-def test_a_sequence_that_cannot_be_played_is_refused(
-    games: list[str], frames: int, cycles: int, sentence: str
-) -> None:
+def test_a_sequence_that_cannot_be_played_is_refused(games: list[str], frames: int, cycles: int, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
         SequentialAtari(games, frames, cycles, 4)

@@ -34,8 +34,8 @@ def test_dueling_subtracts_the_mean_advantage_from_each_atom_by_itself() -> None
     streams = Streams(features=6, actions=3, outputs=4, hidden=5, dueling=True, sigma0=None)
     assert streams.value is not None
     x = torch.randn(8, 6)
-    a, v = streams.advantage(x).view(8, 3, 4), streams.value(x)
-    y = streams(x)
+    with torch.no_grad():
+        a, v, y = streams.advantage(x).view(8, 3, 4), streams.value(x), streams(x)
     for b in range(8):
         for atom in range(4):
             mean = sum(float(a[b, i, atom]) for i in range(3)) / 3

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nap_rl.replay import Replay
 from nap_rl.replay import priorities as module
 from nap_rl.replay.priorities import Priorities
 
@@ -48,7 +49,9 @@ def chi_square_is_plausible(slots: Tensor, expected: npt.NDArray[np.float64]) ->
     return bool(abs(statistic - freedom) <= 5 * np.sqrt(2 * freedom))
 
 
-def mixture(raw: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], alpha: float, u: float) -> npt.NDArray[np.float64]:
+def mixture(
+    raw: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], alpha: float, u: float
+) -> npt.NDArray[np.float64]:
     powered = np.where(valid, raw**alpha, 0.0)
     return (1 - u) * powered / powered.sum() + u * valid / valid.sum()
 
@@ -115,6 +118,27 @@ def test_a_slot_made_invalid_is_never_drawn_again_and_comes_back_when_it_is_vali
     priorities.write(slots[:1], torch.tensor([100.0]), torch.tensor([True]))
     drawn = set(priorities.sample(2000).slots.tolist())
     assert 3 in drawn and 7 not in drawn
+
+
+def test_a_priority_for_a_slot_that_was_retired_but_not_overwritten_since_is_dropped() -> None:
+    replay = Replay(8, 1, frame_shape=(1,), n_steps=1, uniform_probability=0.5)
+
+    def add(first: bool = False) -> None:
+        one = np.ones(1)
+        replay.add(np.zeros((1, 1), dtype=np.uint8), np.zeros(1, dtype=np.int64), one, one, np.array([first]))
+
+    for k in range(12):
+        add(first=k == 0)
+    (oldest,) = torch.from_numpy(np.flatnonzero(replay.valid)).unbind()[:1]
+    serials = replay.serials[oldest[None]].clone()
+    add()
+    assert not replay.valid[oldest] and torch.equal(
+        replay.serials[oldest[None]], serials
+    )  # left the window, not the ring
+    replay.update(oldest[None], serials, torch.tensor([50.0]))
+    assert float(replay.priorities.leaves.view(-1)[oldest]) == 0.0
+    assert float(replay.largest_priority) == 1.0
+    assert int(oldest) not in replay.priorities.sample(500).slots.tolist()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -190,7 +214,7 @@ def test_slots_beyond_a_capacity_that_fills_no_whole_block_are_never_drawn(capac
     slots = torch.arange(capacity)
     priorities.write(slots, torch.ones(capacity), torch.ones(capacity, dtype=torch.bool))
     draw = priorities.sample(3_000, torch.Generator().manual_seed(0))
-    assert 0 <= int(draw.slots.min()) and int(draw.slots.max()) < capacity
+    assert int(draw.slots.min()) >= 0 and int(draw.slots.max()) < capacity
     assert torch.allclose(draw.probabilities, torch.tensor(1 / capacity))
     assert chi_square_is_plausible(draw.slots, np.full(capacity, 1 / capacity))
     priorities.write(slots[:-1], torch.zeros(capacity - 1), torch.zeros(capacity - 1, dtype=torch.bool))
