@@ -63,6 +63,11 @@ def _check_env(config: Config) -> None:
         check_games(env.games)
         _at_least("env.cycles", env.cycles, 1)
         _at_least("env.frames_per_game", env.frames_per_game, env.num_envs * FRAME_SKIP)
+        if env.on_switch.schedule == "restart" and getattr(config.schedule, "over_frames", None) is not None:
+            raise ValueError(
+                "schedule.over_frames is given, but env.on_switch.schedule=restart runs the schedule over each visit: "
+                "leave one of them out"
+            )
         if env.on_switch.schedule not in ("continue", "restart"):
             raise ValueError(f"env.on_switch.schedule={env.on_switch.schedule} is none of [continue, restart]")
 

@@ -249,8 +249,10 @@ def from_dict(plain: dict[str, Any]) -> Config:
     """The typed configuration again; which env, head and schedule it has shows in their keys."""
 
     def kind(node: dict[str, Any], *candidates: type[Any]) -> Any:
-        keys = set(node)
-        return next(OmegaConf.structured(c) for c in candidates if keys == {f.name for f in fields(c)})
+        for candidate in candidates:
+            if set(node) == {f.name for f in fields(candidate)}:
+                return OmegaConf.structured(candidate)
+        raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)

@@ -24,6 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 USAGE_ERROR = 2
 INTERRUPTED = 130  # Ctrl-C, as shells count it
 CONF = "nap_rl.conf"
+# Hydra asserts where a value has taken the place of a section.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, AssertionError)
 
 
 def run(job: Callable[[DictConfig], int], config_name: str, check: Callable[[DictConfig], object]) -> None:
@@ -70,7 +72,7 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
     with hydra.initialize_config_module(CONF, version_base="1.3"):
         try:
             config = hydra.compose(config_name, overrides, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
+        except COMPOSE_ERRORS as error:
             raise ValueError(_sentence(config_name, overrides, error)) from None
         for key in _unknown_keys(config):
             raise ValueError(_no_such_key(config_name, overrides, key))
@@ -106,7 +108,7 @@ def _no_such_key(config_name: str, overrides: list[str], name: str) -> str:
     others = [o for o in overrides if o.split("=")[0].lstrip("+~") != name]
     try:
         keys = list(_keys(hydra.compose(config_name, others)))
-    except (HydraException, OmegaConfBaseException):
+    except COMPOSE_ERRORS:
         keys = list(_keys(hydra.compose(config_name)))
     near = difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
     near = near or [key for key in keys if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]

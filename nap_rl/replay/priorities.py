@@ -86,10 +86,12 @@ class Priorities:
         return self.valid.view(-1)[slots] > 0
 
     def sample(self, batch: int, generator: torch.Generator | None = None) -> Draw:
-        """Draw `batch` slots independently. At least one slot must be valid and have a priority above zero."""
+        """Draw `batch` slots independently, uniformly where every priority is zero. At least one slot must be valid."""
         # Density of a block or a leaf under the mixture: a * (its p^alpha) + b * (its valid slots), which sums to 1.
-        a = (1.0 - self.uniform_probability) / self.leaf_sums.sum()
-        b = self.uniform_probability / self.valid_counts.sum()
+        total = self.leaf_sums.sum()
+        uniform = torch.where(total > 0.0, self.uniform_probability, 1.0)  # where every priority is zero
+        a = (1.0 - uniform) / total.clamp_min(1e-300)
+        b = uniform / self.valid_counts.sum()
         u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)
         block = _search(a * self.leaf_sums + b * self.valid_counts, u[0])
         density = a * self.leaves[block].double() + b * self.valid[block].double()  # [B, 1024]

@@ -188,6 +188,11 @@ def test_bad_input_is_one_sentence(override: str, sentence: str, monkeypatch: py
     assert "\n" not in str(error.value)
 
 
+def test_a_value_in_the_place_of_a_section_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match="."):
+        checked(*SMALL, "agent.epsilon=${seed}", "+agent.epsilon.start=0.5")
+
+
 def test_quantiles_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"agent.head.quantiles=0, expected 1 or more"):
         checked(*SMALL, "agent/head=quantile", "agent.head.quantiles=0")

@@ -262,3 +262,11 @@ def test_the_draw_is_a_function_of_the_generator() -> None:
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Priorities(**settings)  # type: ignore[arg-type]
+
+
+def test_sampling_is_uniform_where_every_priority_is_zero() -> None:
+    priorities = Priorities(10, exponent=0.5, uniform_probability=0.0)
+    priorities.write(torch.tensor([2, 5]), torch.zeros(2), torch.tensor([True, True]))
+    draw = priorities.sample(100)
+    assert set(draw.slots.tolist()) == {2, 5}
+    assert draw.probabilities.tolist() == [0.5] * 100
