@@ -52,10 +52,10 @@ def run(config: StudyConfig, folder: Path) -> dict[str, Row]:
             x, y = images[batch], labels[batch]
             shrink = (rho / norms_of(weights)).tolist()
             total = float(rho.norm() / norms_of(weights).norm())
-            right[0] += leader.update(x, y)
+            right[0] += (leader.update(x, y) == y).sum()
             for number, follower in enumerate(followers.values(), start=1):
                 follower.shrink = [total] * len(shrink) if follower.name == "global" else shrink
-                right[number] += follower.learner.update(x, y)
+                right[number] += (follower.learner.update(x, y) == y).sum()
         online = right.double() / batches.numel()
         learners = (leader, *(f.learner for f in followers.values()))
         for share, name, learner in zip(online, rows, learners, strict=True):

@@ -64,16 +64,18 @@ def task_data(config: StudyConfig, task: int) -> tuple[Tensor, Tensor]:
 def learn_task(config: StudyConfig, learner: Learner, task: int, steps: list[Row]) -> Row:
     """One task; appends to `steps` what is measured on the way. One host sync, at the end."""
     labels, batches = task_data(config, task)
-    right = torch.zeros((), dtype=torch.long)
+    targets = labels[batches]
+    predictions: list[Tensor] = []
     dead: list[Tensor] = []
-    for number, batch in enumerate(batches, start=1):
-        right += learner.update(learner.images.index_select(0, batch), labels.index_select(0, batch))
+    for number, (batch, y) in enumerate(zip(batches, targets, strict=True), start=1):
+        predictions.append(learner.update(learner.images.index_select(0, batch), y))
         if config.measure_every and number % config.measure_every == 0:
             dead.append(_evaluate(learner)[1])
     for number, value in enumerate(dead, start=1):
         update = task * config.steps_per_task + number * config.measure_every
         steps.append({"update": update, "task": task, "dead_fraction": float(value)})
-    return task_row(learner, task, labels, right.double() / batches.numel())
+    right = torch.stack(predictions) == targets
+    return task_row(learner, task, labels, right.double().mean())
 
 
 def task_row(learner: Learner, task: int, labels: Tensor, online: Tensor) -> Row:

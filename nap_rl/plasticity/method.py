@@ -20,7 +20,8 @@ class Method:
         network = Method.prepare(network, example_input)    # once, before normalize and the optimiser
         method = Method(network, optimizer, seed=0)
 
-        loss = task_loss + method.penalty()
+        if (penalty := method.penalty()) is not None:
+            loss = loss + penalty
         loss.backward()
         optimizer.step()                                    # NaP's hook projects here
         if method.after_update(update, inputs):             # update: number of updates done, 1, 2, ...
@@ -50,9 +51,9 @@ class Method:
         """The architecture's part: returns `network`, changed in place before anything else sees it."""
         return network
 
-    def penalty(self) -> Tensor | float:
-        """A scalar to add to the loss of this update."""
-        return 0.0
+    def penalty(self) -> Tensor | None:
+        """A scalar to add to the loss of this update, None for nothing."""
+        return None
 
     def after_update(self, update: int, inputs: Inputs) -> bool:
         """Changes weights and optimiser state in place after update number `update` (from 1).

@@ -89,7 +89,8 @@ class Priorities:
         """Draw `batch` slots independently, uniformly where every priority is zero. At least one slot must be valid."""
         # Density of a block or a leaf under the mixture: a * (its p^alpha) + b * (its valid slots), which sums to 1.
         total = self.leaf_sums.sum()
-        uniform = torch.where(total > 0.0, self.uniform_probability, 1.0)  # where every priority is zero
+        some = (total > 0.0).double()  # 0 where every priority is zero: sampling is uniform then
+        uniform = 1.0 - some * (1.0 - self.uniform_probability)
         a = (1.0 - uniform) / total.clamp_min(1e-300)
         b = uniform / self.valid_counts.sum()
         u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)

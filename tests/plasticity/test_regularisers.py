@@ -202,7 +202,9 @@ def test_every_method_trains_and_ends_on_the_initial_norms_with_nap(name: str, n
     method = make_method(name, network, optimizer, example_input=X, options=options)
     for update in range(1, 5):
         optimizer.zero_grad()
-        loss = network(X).square().mean() + method.penalty()
+        loss = network(X).square().mean()
+        if (penalty := method.penalty()) is not None:
+            loss = loss + penalty
         loss.backward()
         optimizer.step()
         if method.after_update(update, lambda: X) and projector is not None:

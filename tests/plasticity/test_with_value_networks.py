@@ -33,7 +33,9 @@ def test_every_method_drives_a_noisy_value_network_with_nap(name: str) -> None:
     for update in range(1, 4):
         noise = network.sample_noise(torch.Generator().manual_seed(update))
         optimizer.zero_grad()
-        loss = network(STACKS, noise).square().mean() + method.penalty()
+        loss = network(STACKS, noise).square().mean()
+        if (penalty := method.penalty()) is not None:
+            loss = loss + penalty
         loss.backward()
         optimizer.step()
         if method.after_update(update, lambda: STACKS):
