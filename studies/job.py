@@ -65,8 +65,11 @@ def run(config: StudyConfig, folder: Path) -> None:
     torch.set_num_threads(1)  # matrices this small only lose by sharing them out
     # The moments of a weight without gradient sink into denormal numbers, which cost many times a normal one.
     torch.set_flush_denormal(True)
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.study == "schedule_replay":
-        replay.run(config, folder)
-    else:
-        stream.run(config, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if config.study == "schedule_replay":
+            replay.run(config, folder)
+        else:
+            stream.run(config, folder)
+    finally:
+        torch.set_flush_denormal(False)  # the whole process would go on computing that way

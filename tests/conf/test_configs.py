@@ -99,7 +99,6 @@ def test_configured_values_reach_what_they_are_named_after() -> None:
         "schedule=linear",
         "schedule.over_frames=777",
         "env.on_switch.replay=reset",
-        "env.on_switch.schedule=restart",
         "agent.n_steps=5",
         "agent.discount=0.5",
         "agent.reward_clip=null",
@@ -115,10 +114,17 @@ def test_configured_values_reach_what_they_are_named_after() -> None:
     assert agent.max_grad_norm is None and agent.target_every_updates == 200 and agent.double
     assert agent.optimizer.defaults["eps"] == 1.5625e-4 and agent.optimizer.defaults["lr"] == 6.25e-5
     assert settings.schedule_frames == 777 and settings.learning_rate(1.0) == pytest.approx(1e-6)
-    assert settings.on_switch.reset_replay and settings.on_switch.restart_schedule
+    assert settings.on_switch.reset_replay and not settings.on_switch.restart_schedule
     assert not settings.on_switch.reset_target and not settings.on_switch.reset_optimizer
     assert (settings.frames, settings.min_replay_steps, settings.log_every_updates) == (32_000, 800, 50)
     assert (settings.importance(0.0), settings.importance(1.0)) == (0.4, 1.0)
+    config = checked("env=sequential_atari", "experiment=quick", "schedule=linear", "env.on_switch.schedule=restart")
+    assert build.build_trainer_config(config).on_switch.restart_schedule
+
+
+def test_a_span_for_a_schedule_that_restarts_at_every_switch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"schedule\.over_frames is given"):
+        checked("env=sequential_atari", "schedule=linear", "schedule.over_frames=777", "env.on_switch.schedule=restart")
 
 
 def test_one_seed_gives_one_network_and_does_not_touch_torchs_own() -> None:
