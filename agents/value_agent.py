@@ -66,8 +66,10 @@ class ValueAgent:
         self.updates = 0
 
     @torch.no_grad()
-    def act(self, stacks: npt.NDArray[np.uint8], epsilon: float = 0.0, noisy: bool = True) -> npt.NDArray[np.int64]:
-        """Greedy actions [N] for stacks [N, C, 84, 84], each under its own noise; uniform with probability epsilon."""
+    def act(
+        self, stacks: npt.NDArray[np.uint8 | np.float32], epsilon: float = 0.0, noisy: bool = True
+    ) -> npt.NDArray[np.int64]:
+        """Greedy actions [N] for stacks [N, C, *frame], each under its own noise; uniform with probability epsilon."""
         noise = self.network.sample_noise(self.generator, rows=len(stacks)) if noisy else None
         q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise)
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()

@@ -4,7 +4,7 @@ from nap_rl.nn.heads import Categorical, ExpectedValue, Head, Quantile
 from nap_rl.nn.noisy import LayerNoise, NoisyLinear
 from nap_rl.nn.q_network import QNetwork
 from nap_rl.nn.streams import Streams
-from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, NatureTorso
+from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MlpTorso, NatureTorso
 
 __all__ = [
     "Categorical",
@@ -13,6 +13,7 @@ __all__ = [
     "Head",
     "ImpalaTorso",
     "LayerNoise",
+    "MlpTorso",
     "NatureTorso",
     "NoisyLinear",
     "QNetwork",

@@ -10,7 +10,10 @@ from nap_rl.nn.streams import Noise, Streams
 
 
 class QNetwork(nn.Module):
-    """stacks [B, C, 84, 84] uint8 -> outputs [B, A, N] float32, which `head` turns into values and losses."""
+    """stacks [B, C, 84, 84] uint8 -> outputs [B, A, N] float32, which `head` turns into values and losses.
+
+    With a torso for them, observations may have any shape [B, C, *frame]; those that are not uint8 are no pixels.
+    """
 
     def __init__(self, torso: nn.Module, streams: Streams, head: Head) -> None:
         super().__init__()
@@ -20,7 +23,10 @@ class QNetwork(nn.Module):
 
     def forward(self, stacks: Tensor, noise: Noise | None = None) -> Tensor:
         """Pixels are divided by 255 here and nowhere else; without noise, noisy layers act at their mean."""
-        outputs: Tensor = self.streams(self.torso(stacks.float() / 255.0), noise)
+        x = stacks.float()
+        if stacks.dtype == torch.uint8:
+            x = x / 255.0
+        outputs: Tensor = self.streams(self.torso(x), noise)
         return outputs
 
     def q_values(self, stacks: Tensor, noise: Noise | None = None) -> Tensor:

@@ -1,10 +1,12 @@
-"""Torsos: stacks [B, C, 84, 84], float32 in [0, 1] -> features [B, F], float32.
+"""Torsos: stacks [B, C, 84, 84], float32 in [0, 1], or vectors -> features [B, F], float32.
 
 Every torso has `features`, the F that it gives for 84x84 input, and one `nn.ReLU` submodule a nonlinearity, so that
 `nap_rl.nap.normalize` can put a normalisation in front of each.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -74,3 +76,15 @@ class ImpalaTorso(nn.Sequential):
             ]
             channels = width
         super().__init__(*layers, nn.ReLU(), nn.Flatten())
+
+
+class MlpTorso(nn.Sequential):
+    """Vectors [B, C, n] (C of them in a row) through fully connected layers of the given widths; F is the last."""
+
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width in widths:
+            layers += [nn.Linear(inputs, width), nn.ReLU()]
+            inputs = width
+        super().__init__(*layers)
+        self.features = inputs

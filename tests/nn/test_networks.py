@@ -15,6 +15,7 @@ from nap_rl.nn import (
     ExpectedValue,
     ImpalaTorso,
     LayerNoise,
+    MlpTorso,
     NatureTorso,
     NoisyLinear,
     QNetwork,
@@ -160,3 +161,20 @@ def test_only_the_streams_are_noisy_and_all_of_their_layers_are() -> None:
 
 def test_heads_add_nothing_to_the_state_that_is_saved() -> None:
     assert not [name for name in network().state_dict() if name.startswith("head")]
+
+
+def test_only_pixels_are_divided_by_255() -> None:
+    torch.manual_seed(0)
+    network = QNetwork(MlpTorso(6, [5]), Streams(5, 3, 1, 4, False, None), ExpectedValue())
+    numbers = torch.randint(0, 256, (2, 3, 2), dtype=torch.uint8)
+    assert torch.allclose(network(numbers), network(numbers.float() / 255.0))
+    assert not torch.allclose(network(numbers), network(numbers.float()))
+
+
+def test_mlp_torso_flattens_frames_in_their_order() -> None:
+    torch.manual_seed(0)
+    torso, x = MlpTorso(6, [5, 4]), torch.randn(2, 3, 2)
+    assert torso.features == 4
+    by_hand = (x.reshape(2, 6) @ torso[1].weight.T + torso[1].bias).clamp(min=0)  # type: ignore[operator,union-attr]
+    by_hand = (by_hand @ torso[3].weight.T + torso[3].bias).clamp(min=0)  # type: ignore[operator,union-attr]
+    assert torch.allclose(torso(x), by_hand, atol=1e-6)
