@@ -178,6 +178,8 @@ class Trainer:
         if logging:
             self.monitor.snapshot()
         update = agent.update(config.importance(progress(self.frames, 0, config.frames)))
+        if agent.intervene() and self.projector is not None:
+            self.projector.project()
         self._losses.append(update)
         if logging or agent.device.type == "cpu":  # reading a GPU's number at every update would make the host wait
             self._check_finite(update)

@@ -16,13 +16,17 @@ import torch
 from torch import Tensor
 
 from nap_rl.nn import QNetwork
+from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
+
+STATISTICS_BATCH = 64
+"""States that a plasticity method looks at, for the shares of dormant units (Sokar et al. 2023: 64)."""
 
 
 class Update(NamedTuple):
     """What one update computed; tensors of no dimension on the agent's device, so that nobody waits for them."""
 
-    loss: Tensor  # mean over the batch, importance weights included
+    loss: Tensor  # mean over the batch, importance weights included, without a method's penalty
     grad_norm: Tensor  # global, before clipping
 
 
@@ -38,6 +42,7 @@ class ValueAgent:
         target_every_updates: updates between two copies of the online network into the target network.
         max_grad_norm: global gradient norm to clip to; None for no clipping.
         seed: of the noise and of epsilon-greedy exploration.
+        method: of plasticity, for `network` and `optimizer`; None for none.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class ValueAgent:
         target_every_updates: int = 2_000,
         max_grad_norm: float | None = 10.0,
         seed: int = 0,
+        method: Method | None = None,
     ) -> None:
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
@@ -63,6 +69,7 @@ class ValueAgent:
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
         self.exploration = np.random.default_rng(seed)
+        self.method = Method(network, optimizer) if method is None else method
         self.updates = 0
 
     @torch.no_grad()
@@ -83,8 +90,9 @@ class ValueAgent:
         batch = self.replay.sample(self.batch_size, importance_exponent)
         losses, priorities = self.losses(batch)
         loss = (batch.weights * losses).mean()  # the weights scale the gradient and never the priorities
+        penalty = self.method.penalty()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
         grad_norm = torch.nn.utils.clip_grad_norm_(
             self.network.parameters(), float("inf") if self.max_grad_norm is None else self.max_grad_norm
         )
@@ -94,6 +102,13 @@ class ValueAgent:
         if self.updates % self.target_every_updates == 0:
             self.copy_to_target()
         return Update(loss.detach(), grad_norm)
+
+    def intervene(self) -> bool:
+        """What the plasticity method does to the weights, once after each update; whether it changed any.
+
+        The projector has to project again then. The target network is left alone until its next copy.
+        """
+        return self.method.after_update(self.updates, lambda: self.replay.sample(STATISTICS_BATCH).s_tm1)
 
     def losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         """(loss, priority), [B] each, under three independent draws of noise: online(s), online(s') and target(s')."""

@@ -35,6 +35,7 @@ from nap_rl.nn import (
     Quantile,
     Streams,
 )
+from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
 from nap_rl.schedules import Constant, Linear, Schedule
 
@@ -53,6 +54,7 @@ class Seeds(NamedTuple):
     noise: int
     replay: int
     env: int
+    plasticity: int
 
 
 def seeds(seed: int) -> Seeds:
@@ -82,7 +84,8 @@ def build_network(config: Config, num_actions: int) -> QNetwork:
         torch.manual_seed(seeds(config.seed).network)
         torso = TORSOS[agent.torso](STACK)
         streams = Streams(torso.features, num_actions, head.outputs, agent.hidden, agent.dueling, agent.noisy_sigma0)
-    network: nn.Module = QNetwork(torso, streams, head)
+        network: nn.Module = QNetwork(torso, streams, head)
+        network = method_named(config.plasticity.name).prepare(network, _example())
     if agent.nap and nap.normalize:
         network = normalize(
             network,
@@ -121,6 +124,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         target_every_updates=agent.target_every_updates,
         max_grad_norm=agent.max_grad_norm,
         seed=seed.noise,
+        method=_method(config, network, optimizer),
     )
     return built, _projector(config, network, optimizer)
 
@@ -170,6 +174,18 @@ def _projector(config: Config, network: QNetwork, optimizer: torch.optim.Optimiz
         regularize_coefficient=nap.regularize_coefficient,
         unnormalized="error" if nap.normalize else "project",
         example_input=None if nap.normalize else _example().to(next(network.parameters()).device),
+    )
+
+
+def _method(config: Config, network: QNetwork, optimizer: torch.optim.Optimizer) -> Method:
+    options = asdict(config.plasticity)
+    return make_method(
+        options.pop("name"),
+        network,
+        optimizer,
+        example_input=_example().to(next(network.parameters()).device),
+        seed=seeds(config.seed).plasticity,
+        options=options,
     )
 
 

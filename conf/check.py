@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 
+import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nap_rl.conf.schema import AtariConfig, CategoricalHead, Config, HeadConfig, QuantileHead, SequentialConfig
+from nap_rl.conf.schema import (
+    AtariConfig,
+    CategoricalHead,
+    Config,
+    HeadConfig,
+    Norm,
+    QuantileHead,
+    SequentialConfig,
+    Torso,
+)
 from nap_rl.envs import check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP
+from nap_rl.plasticity import make_method, method_named, options_of
 from nap_rl.replay import Replay
 from nap_rl.runtime import available_memory, pick_device
 
@@ -39,6 +50,7 @@ def to_config(config: DictConfig) -> Config:
     _check_numbers(plain)
     _check_head(plain.agent.head)
     _check_nap(plain, config)
+    _check_plasticity(plain)
     _check_replay(plain)
     pick_device(plain.device.name)
     return plain
@@ -129,6 +141,26 @@ def _check_nap(config: Config, node: DictConfig) -> None:
         raise ValueError(
             "agent.nap=true with nap.normalize=false and nap.project=false does nothing: use agent.nap=false"
         )
+
+
+def _check_plasticity(config: Config) -> None:
+    options = asdict(config.plasticity)
+    name = options.pop("name")
+    if set(options) != set(options_of(name)):
+        raise ValueError(f"plasticity.name={name} has other options than {sorted(options)}: choose plasticity={name}")
+    layer_norm = config.agent.nap and config.nap.normalize and config.nap.norm is Norm.layer
+    if method_named(name).norm == "layer" and not layer_norm:
+        raise ValueError(f"plasticity={name} needs LayerNorm: add agent.nap=true and nap=norm_only or nap=full")
+    if name == "crelu" and config.agent.torso is Torso.impala:
+        raise ValueError("plasticity=crelu doubles what a ReLU gives, which skip connections of agent.torso=impala add")
+    if not options:
+        return
+    with torch.random.fork_rng(devices=[]):
+        tiny = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
+    try:  # the constructor knows what its options may be
+        make_method(name, tiny, torch.optim.SGD(tiny.parameters()), example_input=torch.zeros(1, 1), options=options)
+    except ValueError as error:
+        raise ValueError(f"plasticity.{error}") from None
 
 
 def _check_replay(config: Config) -> None:

@@ -179,6 +179,63 @@ class NapConfig:
 
 
 @dataclass
+class PlasticityConfig:
+    """A method of `nap_rl.plasticity` and its options: one of those below."""
+
+    name: str = MISSING
+
+
+@dataclass
+class PlainMethod(PlasticityConfig):
+    """A method without options."""
+
+
+@dataclass
+class CoefficientMethod(PlasticityConfig):
+    coefficient: float = MISSING
+
+
+@dataclass
+class Redo(PlasticityConfig):
+    tau: float = MISSING
+    every: int = MISSING  # updates
+
+
+@dataclass
+class ShrinkPerturb(PlasticityConfig):
+    shrink: float = MISSING
+    every: int = MISSING  # updates
+
+
+@dataclass
+class NoisyUpdates(PlasticityConfig):
+    scale: float = MISSING
+
+
+@dataclass
+class ResetHead(PlasticityConfig):
+    every: int = MISSING  # updates
+
+
+@dataclass
+class ContinualBackprop(PlasticityConfig):
+    rate: float = MISSING
+    decay: float = MISSING
+    maturity: int = MISSING  # updates
+
+
+METHODS: dict[str, type[PlasticityConfig]] = {
+    "plain": PlainMethod,
+    "coefficient": CoefficientMethod,
+    "redo": Redo,
+    "shrink_perturb": ShrinkPerturb,
+    "noisy_updates": NoisyUpdates,
+    "reset_head": ResetHead,
+    "continual_backprop": ContinualBackprop,
+}
+
+
+@dataclass
 class ScheduleConfig:
     """The learning rate; one of the two below."""
 
@@ -216,6 +273,7 @@ class Config:
     agent: AgentConfig = field(default_factory=AgentConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     nap: NapConfig = field(default_factory=NapConfig)
+    plasticity: PlasticityConfig = field(default_factory=PlasticityConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
@@ -233,6 +291,7 @@ def register() -> None:
         ("env", "sequential_schema", SequentialConfig),
         ("schedule", "constant_schema", ConstantSchedule),
         ("schedule", "linear_schema", LinearSchedule),
+        *(("plasticity", f"{name}_schema", node) for name, node in METHODS.items()),
     ]
     for group, name, node in nodes:
         store.store(group=group, name=name, node=node)
@@ -246,7 +305,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(plain: dict[str, Any]) -> Config:
-    """The typed configuration again; which env, head and schedule it has shows in their keys."""
+    """The typed configuration again; which env, head, schedule and method it has shows in their keys."""
 
     def kind(node: dict[str, Any], *candidates: type[Any]) -> Any:
         for candidate in candidates:
@@ -254,9 +313,11 @@ def from_dict(plain: dict[str, Any]) -> Config:
                 return OmegaConf.structured(candidate)
         raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
+    plain = {"plasticity": {"name": "none"}, **plain}  # runs from before there were methods
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
     base.agent.head = kind(plain["agent"]["head"], ExpectedHead, CategoricalHead, QuantileHead)
     base.schedule = kind(plain["schedule"], ConstantSchedule, LinearSchedule)
+    base.plasticity = kind(plain["plasticity"], *METHODS.values())
     config: Config = OmegaConf.to_object(OmegaConf.merge(base, plain))  # type: ignore[assignment]
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -71,10 +72,17 @@ class Method:
 
 
 def positive(name: str, value: float) -> float:
-    """`value` if it is greater than 0; raises ValueError otherwise."""
-    if not value > 0:
-        raise ValueError(f"{name} must be greater than 0; got {value}.")
+    """`value` if it is finite and greater than 0; raises ValueError otherwise."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number greater than 0; got {value}.")
     return value
+
+
+def count(name: str, value: int) -> int:
+    """`value` if it is a whole number of 1 or more; raises ValueError otherwise."""
+    if value < 1 or value != int(value):
+        raise ValueError(f"{name} must be a whole number of 1 or more; got {value}.")
+    return int(value)
 
 
 def fraction(name: str, value: float) -> float:

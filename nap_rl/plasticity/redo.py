@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap_rl.plasticity.method import Inputs, Method, positive
+from nap_rl.plasticity.method import Inputs, Method, count
 from nap_rl.plasticity.units import hidden_units, recorded, recycle
 
 
@@ -41,10 +42,10 @@ class ReDo(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed=seed)
-        if not tau >= 0:
-            raise ValueError(f"tau must be 0 or greater; got {tau}.")
+        if not 0 <= tau < math.inf:
+            raise ValueError(f"tau must be a number of 0 or greater; got {tau}.")
         self.tau = tau
-        self.every = int(positive("every", every))
+        self.every = count("every", every)
         self.units = [u for u in hidden_units(network, example_input) if u.recyclable]
 
     @torch.no_grad()

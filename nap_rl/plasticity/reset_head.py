@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nap_rl.plasticity.fresh import fresh_parameters
-from nap_rl.plasticity.method import Inputs, Method, positive
+from nap_rl.plasticity.method import Inputs, Method, count
 from nap_rl.plasticity.units import hidden_units, moments
 
 
@@ -32,7 +32,7 @@ class ResetHead(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed=seed)
-        self.every = int(positive("every", every))
+        self.every = count("every", every)
         units = hidden_units(network, example_input)
         hidden = {layer for u in units for layer in u.incoming}
         self.head = list(dict.fromkeys(m for u in units for m in u.outgoing if m not in hidden))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nap_rl.plasticity.fresh import fresh_parameters
-from nap_rl.plasticity.method import Inputs, Method, fraction, positive
+from nap_rl.plasticity.method import Inputs, Method, count, fraction
 
 
 class ShrinkPerturb(Method):
@@ -32,7 +32,7 @@ class ShrinkPerturb(Method):
     ) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.shrink = fraction("shrink", shrink)
-        self.every = int(positive("every", every))
+        self.every = count("every", every)
 
     @torch.no_grad()
     def after_update(self, update: int, inputs: Inputs) -> bool:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nap_rl.agents import ValueAgent
+from nap_rl.nap import normalize
 from nap_rl.nn import ExpectedValue, Head, QNetwork, Streams
+from nap_rl.plasticity import make_method, method_named
 from nap_rl.replay import Replay
 
 
@@ -46,11 +48,19 @@ def make_agent() -> Callable[..., ValueAgent]:
         hidden: int = 8,
         learning_rate: float = 1e-2,
         exponent: float = 0.5,
+        nap: bool = False,
+        method: str = "none",
+        options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> ValueAgent:
         head = ExpectedValue() if head is None else head
         torch.manual_seed(0)
-        network = QNetwork(NewestFrame(), Streams(pixels, actions, head.outputs, hidden, dueling, sigma0), head)
+        streams = Streams(pixels, actions, head.outputs, hidden, dueling, sigma0)
+        example = torch.randint(256, (5, 4, pixels), dtype=torch.uint8)
+        network: nn.Module = method_named(method).prepare(QNetwork(NewestFrame(), streams, head), example)
+        if nap:
+            network = normalize(network, example)
+        assert isinstance(network, QNetwork)
         optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
         replay = Replay(
             capacity,
@@ -61,6 +71,7 @@ def make_agent() -> Callable[..., ValueAgent]:
             reward_clip=None,
             exponent=exponent,
         )
-        return ValueAgent(network, optimizer, replay, **settings)
+        made = make_method(method, network, optimizer, example_input=example, options=options)
+        return ValueAgent(network, optimizer, replay, method=made, **settings)
 
     return make

@@ -37,15 +37,16 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-CHOICES = [
-    f"{group}={option}"
-    for group in ("agent", "agent/head", "env", "env/protocol", "nap", "schedule", "replay", "logger", "experiment")
-    for option in options(group)
-]
+GROUPS = (
+    *("agent", "agent/head", "env", "env/protocol", "nap", "plasticity"),
+    *("schedule", "replay", "logger", "experiment"),
+)
+CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 
 def with_what_it_needs(choice: str) -> list[str]:
-    needs = {"nap": ["agent.nap=true"], "experiment": ["env=sequential_atari"] if choice.endswith("quick") else []}
+    nap = ["agent.nap=true"]
+    needs = {"nap": nap, "plasticity": nap, "experiment": ["env=sequential_atari"] if choice.endswith("quick") else []}
     small = [] if choice.startswith("experiment") else SMALL
     return [choice, *needs.get(choice.split("=")[0], []), *small]
 
@@ -57,6 +58,7 @@ def test_every_option_of_every_group_composes_checks_and_comes_back_from_json(ch
     again = schema.from_dict(json.loads(json.dumps(plain)))
     assert again == config and type(again.env) is type(config.env)
     assert type(again.agent.head) is type(config.agent.head) and type(again.schedule) is type(config.schedule)
+    assert type(again.plasticity) is type(config.plasticity)
 
 
 def test_the_plain_command_is_a_200m_frame_rainbow_on_one_game(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +82,9 @@ def test_the_frames_of_a_sequence_are_those_of_all_its_visits() -> None:
         *[["agent.nap=true", f"nap.affine={affine}"] for affine in ("project", "regularize", "free", "omit")],
         ["agent.nap=true", "nap.output=project", "agent.torso=impala"],
         ["agent.nap=true", "agent.noisy_sigma0=null", "nap.axes=channels"],
+        *[["agent.nap=true", f"plasticity={method}"] for method in options("plasticity")],
+        ["agent.torso=impala", "plasticity=redo"],
+        ["agent.nap=true", "nap=project_only", "plasticity=crelu"],
     ],
     ids=" ".join,
 )
@@ -136,7 +141,7 @@ def test_one_seed_gives_one_network_and_does_not_touch_torchs_own() -> None:
     assert torch.equal(torch.rand(3), expected)
     pairs = zip(first.parameters(), again.parameters(), other.parameters(), strict=True)
     assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in pairs if a.std() > 1e-6)
-    assert len(set(build.seeds(0)) | set(build.seeds(1))) == 8
+    assert len(set(build.seeds(0)) | set(build.seeds(1))) == 10
 
 
 BAD = [
@@ -161,6 +166,11 @@ BAD = [
     ("device=cuda", "device=cuda, but torch sees no CUDA GPU here"),
     ("device=gpu", "device=gpu is none of"),
     ("nap=norm_only", "nap=norm_only was asked for, but agent.nap=false: add agent.nap=true"),
+    ("plasticity=rdeo", "plasticity=rdeo does not exist: the options are continual_backprop, crelu, l2,"),
+    ("plasticity.every=3", "there is no key 'plasticity.every'"),
+    ("plasticity.name=redo", "plasticity.name=redo has other options than []: choose plasticity=redo"),
+    ("plasticity.name=reddo", "There is no plasticity method 'reddo'; the nearest is 'redo'"),
+    ("plasticity=layer_norm_l2", "plasticity=layer_norm_l2 needs LayerNorm: add agent.nap=true"),
     ("agent=rainbo", "agent=rainbo does not exist: the options are dqn, rainbow"),
     ("env=atary", "env=atary does not exist: the options are atari, sequential_atari"),
     ("nap=ful", "nap=ful does not exist: the options are full, norm_only, project_only"),
@@ -192,6 +202,32 @@ def test_bad_input_is_one_sentence(override: str, sentence: str, monkeypatch: py
         checked(*SMALL, override)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["plasticity=redo", "plasticity.every=0"], "plasticity.every must be a whole number of 1 or more; got 0."),
+        (["plasticity=redo", "plasticity.tau=nan"], "plasticity.tau must be a number of 0 or greater; got nan."),
+        (["plasticity=l2", "plasticity.coefficient=inf"], "plasticity.coefficient must be a number greater than 0"),
+        (["plasticity=shrink_perturb", "plasticity.shrink=2"], "plasticity.shrink must lie between 0 and 1; got 2"),
+        (["plasticity=continual_backprop", "plasticity.maturity=-1"], "plasticity.maturity must be a whole number"),
+        (["plasticity=crelu", "agent.torso=impala"], "skip connections of agent.torso=impala"),
+        (["plasticity=layer_norm_l2", "agent.nap=true", "nap.norm=rms"], "plasticity=layer_norm_l2 needs LayerNorm"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_method_that_cannot_run_is_one_sentence(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        checked(*SMALL, *overrides)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_from_before_there_were_methods_is_read_as_one_without() -> None:
+    config = checked(*SMALL)
+    plain = schema.to_dict(config)
+    del plain["plasticity"]
+    assert schema.from_dict(plain) == config
 
 
 def test_a_value_in_the_place_of_a_section_is_one_sentence() -> None:

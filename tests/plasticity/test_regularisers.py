@@ -221,5 +221,5 @@ def test_unknown_method_and_option_are_one_sentence() -> None:
         make_method("reddo", network, optimizer, example_input=X)
     with pytest.raises(ValueError, match="'l2' has no option 'tau'; it has: coefficient"):
         make_method("l2", network, optimizer, example_input=X, options={"tau": 1})
-    with pytest.raises(ValueError, match="coefficient must be greater than 0; got -1"):
+    with pytest.raises(ValueError, match="coefficient must be a number greater than 0; got -1"):
         make_method("l2", network, optimizer, example_input=X, options={"coefficient": -1})

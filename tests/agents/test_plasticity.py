@@ -1,0 +1,160 @@
+"""The plasticity methods in the agent's update and in the trainer's loop, with NaP and without."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from nap_rl.agents import Trainer, TrainerConfig, ValueAgent
+from nap_rl.envs import Step, visits
+from nap_rl.logging import Progress, RunLog
+from nap_rl.nap import Projector
+from nap_rl.nn import QNetwork
+from nap_rl.plasticity import METHODS, Inputs, Method
+from nap_rl.schedules import Constant, Linear
+
+Make = Callable[..., ValueAgent]
+
+
+def fill(agent: ValueAgent, steps: int = 60) -> None:
+    rng = np.random.default_rng(0)
+    for step in range(steps):
+        frame = rng.integers(0, 256, (1, 2)).astype(np.uint8)
+        agent.replay.add(frame, rng.integers(0, 2, 1), rng.normal(size=1), np.ones(1), np.array([step == 0]))
+
+
+def vector(network: QNetwork) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def gradient(agent: ValueAgent) -> dict[str, Tensor]:
+    agent.update()
+    return {name: p.grad.clone() for name, p in agent.network.named_parameters() if p.grad is not None}
+
+
+def test_a_penalty_adds_its_gradient_and_nothing_to_the_logged_loss(make_agent: Make) -> None:
+    plain = make_agent(max_grad_norm=None)
+    penalised = make_agent(max_grad_norm=None, method="l2", options={"coefficient": 0.25})
+    weights = {name: p.detach().clone() for name, p in plain.network.named_parameters()}
+    for agent in (plain, penalised):
+        fill(agent)
+    with_penalty, without = gradient(penalised), gradient(plain)
+    for name, w in weights.items():
+        expected = 2 * 0.25 * w if w.ndim >= 2 else torch.zeros_like(w)
+        torch.testing.assert_close(with_penalty[name] - without[name], expected, atol=1e-6, rtol=1e-4)
+    again = [make_agent(), make_agent(method="l2", options={"coefficient": 0.25})]
+    for agent in again:
+        fill(agent)
+    assert float(again[0].update().loss) == float(again[1].update().loss)
+
+
+class Spy(Method):
+    """Doubles every weight after every third update; keeps what it was told."""
+
+    def __init__(self, agent: ValueAgent) -> None:
+        super().__init__(agent.network, agent.optimizer)
+        self.seen: list[tuple[int, int]] = []
+
+    def after_update(self, update: int, inputs: Inputs) -> bool:
+        steps = {int(state["step"]) for state in self.optimizer.state.values()}
+        self.seen.append((update, *steps))
+        if update % 3:
+            return False
+        assert inputs().shape == (64, 4, 2)  # states to look at
+        with torch.no_grad():
+            for p in self.network.parameters():
+                p.mul_(2.0)
+        return True
+
+
+def test_a_method_is_asked_after_each_update_and_leaves_the_target_alone(make_agent: Make) -> None:
+    agent = make_agent()
+    agent.method = spy = Spy(agent)
+    fill(agent)
+    changed = []
+    for _ in range(6):
+        agent.update()
+        target = copy.deepcopy(agent.target.state_dict())
+        changed.append(agent.intervene())
+        assert all(torch.equal(value, target[name]) for name, value in agent.target.state_dict().items())
+    assert changed == [False, False, True] * 2
+    assert spy.seen == [(n, n) for n in range(1, 7)]  # Adam's own count: after its step
+
+
+class Pictures:
+    """Four environments of random pictures of two pixels, and random rewards; no episode ends."""
+
+    num_envs = 4
+
+    def __init__(self) -> None:
+        self.visit = visits(["one"], 10**6, 1)[0]
+        self.rng = np.random.default_rng(0)
+
+    def reset(self) -> npt.NDArray[np.uint8]:
+        return self.rng.integers(0, 256, (4, 2)).astype(np.uint8)
+
+    def step(self, actions: npt.NDArray[np.int64]) -> Step:
+        no, frames = np.zeros(4, dtype=bool), self.reset()
+        rewards = self.rng.normal(size=4).astype(np.float32)
+        return Step(frames, frames, rewards, np.ones(4, dtype=np.float32), no, no, [])
+
+
+CONFIG = TrainerConfig(
+    frames=960,  # 240 agent steps: 50 updates
+    update_every_steps=4,
+    min_replay_steps=40,
+    schedule_frames=960,
+    learning_rate=Constant(1e-2),
+    epsilon=Constant(0.0),
+    epsilon_frames=1,
+    importance=Linear(0.4, 1.0),
+    log_every_updates=10,
+)
+OPTIONS: dict[str, dict[str, float]] = {  # so that each acts several times in 50 updates
+    "redo": {"every": 8, "tau": 0.5},
+    "shrink_perturb": {"every": 8},
+    "reset_head": {"every": 8},
+    "continual_backprop": {"rate": 0.02, "maturity": 5},
+    "noisy_updates": {"scale": 0.01},
+}
+
+
+def trained(folder: Path, agent: ValueAgent) -> tuple[Trainer, Projector]:
+    projector = Projector(agent.network, agent.optimizer)
+    display = Progress(CONFIG.frames, stream=io.StringIO())
+    with RunLog(folder, tensorboard=False) as log:
+        trainer = Trainer(Pictures(), agent, CONFIG, games=["one"], projector=projector, log=log, display=display)
+        trainer.run()
+    return trainer, projector
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"none"}))
+def test_every_method_trains_beside_nap_and_leaves_the_norms_where_they_began(
+    name: str, make_agent: Make, tmp_path: Path
+) -> None:
+    agent = make_agent(nap=True, sigma0=0.5, num_envs=4, method=name, options=OPTIONS.get(name))
+    trainer, projector = trained(tmp_path / "a", agent)
+    assert type(agent.method) is METHODS[name] and agent.updates == 50
+    assert trainer.max_norm_drift < 1e-5 and float(projector.max_relative_drift()) < 1e-5
+    plain = make_agent(nap=True, sigma0=0.5, num_envs=4)
+    trained(tmp_path / "b", plain)
+    weights, others = vector(agent.network), vector(plain.network)
+    assert bool(weights.isfinite().all())
+    assert weights.shape != others.shape or not torch.equal(weights, others)
+
+
+def test_without_the_projection_after_it_a_method_would_move_the_norms(
+    make_agent: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(nap=True, num_envs=4, method="noisy_updates", options=OPTIONS["noisy_updates"])
+    intervene = agent.intervene
+    monkeypatch.setattr(agent, "intervene", lambda: intervene() and False)
+    assert trained(tmp_path, agent)[0].max_norm_drift > 1e-4
