@@ -174,7 +174,7 @@ BAD = [
     ("agent=rainbo", "agent=rainbo does not exist: the options are dqn, rainbow"),
     ("env=atary", "env=atary does not exist: the options are atari, sequential_atari"),
     ("nap=ful", "nap=ful does not exist: the options are full, norm_only, project_only"),
-    ("experiment=quik", "experiment=quik does not exist: the options are pong_cpu, quick"),
+    ("experiment=quik", "experiment=quik does not exist: the options are"),
     ("agent/head=c51", "agent/head=c51 does not exist: the options are categorical, expected, quantile"),
     ("agent.torso=resnet", "agent.torso=resnet is none of"),
     ("nap.norm=lyer", "nap.norm=lyer is none of"),
