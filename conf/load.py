@@ -10,6 +10,19 @@ from nap_rl.conf.build import build_network
 from nap_rl.nn import QNetwork
 
 
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint's folder itself, or the newest sound checkpoint of a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    folder = checkpoint.latest(path / "checkpoints") if (path / "checkpoints").is_dir() else path
+    if folder is None or not (folder / checkpoint.MANIFEST).is_file():
+        raise FileNotFoundError(f"{path} holds no checkpoint: expected a run's folder or a folder in its checkpoints/")
+    return folder
+
+
 def load_network(path: Path) -> tuple[QNetwork, schema.Config]:
     """The online network (on the CPU, in eval mode) and its run's configuration.
 
@@ -20,11 +33,7 @@ def load_network(path: Path) -> tuple[QNetwork, schema.Config]:
         FileNotFoundError: there is no checkpoint.
         checkpoint.CheckpointError: it is damaged.
     """
-    path = Path(path)
-    folder = checkpoint.latest(path / "checkpoints") if (path / "checkpoints").is_dir() else path
-    if folder is None or not folder.is_dir():
-        raise FileNotFoundError(f"{path} holds no checkpoint: expected a run's folder or a folder in its checkpoints/")
-    saved = checkpoint.load(folder)
+    saved = checkpoint.load(find_checkpoint(path))
     config = schema.from_dict(saved.meta["config"])
     network = build_network(config, int(saved.meta["num_actions"]))
     network.load_state_dict(saved.tensors["network"])

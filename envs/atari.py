@@ -87,19 +87,7 @@ class AtariEnvs:
         self.num_envs = num_envs
         self.protocol = protocol
         self.seed = seed
-        self._envs = AtariVectorEnv(
-            game,
-            num_envs,
-            num_threads=threads or min(num_envs, os.cpu_count() or 1),
-            stack_num=1,
-            frameskip=FRAME_SKIP,
-            reward_clipping=False,  # there is no other way to the raw score
-            use_fire_reset=protocol.fire_on_reset,
-            noop_max=protocol.noop_max,
-            repeat_action_probability=protocol.sticky_actions,
-            full_action_space=protocol.full_action_set,
-            max_num_frames_per_episode=protocol.max_episode_frames,
-        )
+        self._envs = vector_env(game, num_envs, protocol, threads=threads or min(num_envs, os.cpu_count() or 1))
         self.num_actions = len(self._envs.ale.get_action_set())
         self._episodes = np.zeros(num_envs, dtype=np.int64)  # begun in each environment
         self._lives = np.zeros(num_envs, dtype=np.int64)
@@ -149,6 +137,27 @@ class AtariEnvs:
         self._steps[envs] = 0
         first: Frames = frames[:, 0]
         return first
+
+
+def vector_env(game: str, num_envs: int, protocol: Protocol, *, threads: int, colour: bool = False) -> AtariVectorEnv:
+    """ale-py's environments, single frames a step: [N, 1, 84, 84], or with `colour` [N, 1, 210, 160, 3] uint8."""
+    height, width = (210, 160) if colour else (84, 84)
+    return AtariVectorEnv(
+        game,
+        num_envs,
+        num_threads=threads,
+        img_height=height,
+        img_width=width,
+        grayscale=not colour,
+        stack_num=1,
+        frameskip=FRAME_SKIP,
+        reward_clipping=False,  # there is no other way to the raw score
+        use_fire_reset=protocol.fire_on_reset,
+        noop_max=protocol.noop_max,
+        repeat_action_probability=protocol.sticky_actions,
+        full_action_space=protocol.full_action_set,
+        max_num_frames_per_episode=protocol.max_episode_frames,
+    )
 
 
 def episode_seed(seed: int, env: int, episode: int) -> int:

@@ -1,0 +1,100 @@
+"""Scoring whatever acts on stacks of frames: exactly so many whole episodes, several at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nap_rl.agents.frame_stack import FrameStack
+from nap_rl.envs.atari import AtariEnvs, episode_seed
+from nap_rl.nn import QNetwork
+
+STACK = 4
+
+
+class Policy(Protocol):
+    """Anything that acts: stacks [N, 4, 84, 84] uint8, oldest frame first -> actions [N] int64. N varies."""
+
+    def act(self, stacks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]: ...
+
+
+class NetworkPolicy:
+    """Greedy in a value network, on the network's device; with `noisy`, under fresh noise for every row.
+
+    It draws from a generator of its own, so that evaluating during training leaves the training as it was.
+    """
+
+    def __init__(self, network: QNetwork, *, noisy: bool, seed: int) -> None:
+        self.network = network
+        self.noisy = noisy
+        self.device = next(network.parameters()).device
+        self.generator = torch.Generator(device=self.device).manual_seed(seed)
+
+    @torch.no_grad()
+    def act(self, stacks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """stacks [N, 4, 84, 84] uint8 -> actions [N] int64."""
+        noise = self.network.sample_noise(self.generator, rows=len(stacks)) if self.noisy else None
+        q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise)
+        actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
+        return actions
+
+
+class EpsilonGreedy:
+    """`policy`, but with probability `epsilon` any of `num_actions` actions, each as likely."""
+
+    def __init__(self, policy: Policy, epsilon: float, num_actions: int, *, seed: int) -> None:
+        self.policy = policy
+        self.epsilon = epsilon
+        self.num_actions = num_actions
+        self.rng = np.random.default_rng(seed)
+
+    def act(self, stacks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """stacks [N, 4, 84, 84] uint8 -> actions [N] int64."""
+        random = self.rng.integers(0, self.num_actions, len(stacks))
+        explore = self.rng.random(len(stacks)) < self.epsilon
+        return np.where(explore, random, self.policy.act(stacks))
+
+
+@dataclass(frozen=True)
+class Played:
+    """A whole episode: with its game and protocol, `seed` and `actions` replay it frame by frame."""
+
+    seed: int  # of the emulator
+    score: float  # raw
+    frames: int  # emulator frames acted in
+    actions: tuple[int, ...]
+
+
+def play_episodes(policy: Policy, envs: AtariEnvs, episodes: int) -> list[Played]:
+    """Exactly `episodes` whole episodes, in the order of environment and number.
+
+    Which episodes count is settled before the first step: environment e plays its share, however long its episodes
+    are. (The first `episodes` to finish would be the short ones.) Environments that have played their share stand by.
+
+    Args:
+        policy: acts in those environments that still play.
+        envs: not yet reset; N of them, of which min(N, episodes) play.
+    """
+    shares = [len(range(env, episodes, envs.num_envs)) for env in range(envs.num_envs)]
+    played: list[list[Played]] = [[] for _ in shares]
+    actions_of: list[list[int]] = [[] for _ in shares]
+    stack = FrameStack(envs.num_envs, STACK)
+    frames, first = envs.reset(), np.ones(envs.num_envs, dtype=bool)
+    while playing := [env for env, share in enumerate(shares) if len(played[env]) < share]:
+        stacks = stack.push(frames, first)
+        actions = np.zeros(envs.num_envs, dtype=np.int64)
+        actions[playing] = policy.act(stacks[playing])
+        for env in playing:
+            actions_of[env].append(int(actions[env]))
+        step = envs.step(actions)
+        for env, score, length in step.episodes:
+            if len(played[env]) < shares[env]:
+                seed = episode_seed(envs.seed, env, len(played[env]))
+                played[env].append(Played(seed, score, length, tuple(actions_of[env])))
+                actions_of[env].clear()
+        frames, first = step.frames, step.ended
+    return [episode for of_env in played for episode in of_env]

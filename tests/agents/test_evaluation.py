@@ -1,0 +1,126 @@
+"""Exactly so many episodes, none favoured for being short; policies that draw for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nap_rl.agents import ValueAgent
+from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, Played, play_episodes
+from nap_rl.envs import AtariEnvs, Episode, Protocol, Step
+from nap_rl.envs.atari import episode_seed
+
+Make = Callable[..., ValueAgent]
+
+
+class Scripted:
+    """Environment e plays episodes of lengths[e][0], lengths[e][1], ... steps, then of one; score = its length."""
+
+    seed = 9
+
+    def __init__(self, lengths: list[list[int]]) -> None:
+        self.lengths = lengths
+        self.num_envs = len(lengths)
+        self.begun = [0] * self.num_envs
+        self.age = [0] * self.num_envs
+
+    def length(self, env: int) -> int:
+        return self.lengths[env][self.begun[env]] if self.begun[env] < len(self.lengths[env]) else 1
+
+    def frames(self) -> npt.NDArray[np.uint8]:
+        """Pixel 0 numbers the episode, pixel 1 the step in it."""
+        frames = np.zeros((self.num_envs, 84, 84), dtype=np.uint8)
+        frames[:, 0, 0], frames[:, 0, 1] = np.add(self.begun, 1), np.add(self.age, 1)
+        return frames
+
+    def reset(self) -> npt.NDArray[np.uint8]:
+        return self.frames()
+
+    def step(self, actions: npt.NDArray[np.int64]) -> Step:
+        episodes = []
+        for env in range(self.num_envs):
+            self.age[env] += 1
+            if self.age[env] == self.length(env):
+                episodes.append(Episode(env, float(self.length(env)), 4 * self.length(env)))
+                self.begun[env], self.age[env] = self.begun[env] + 1, 0
+        ended = np.zeros(self.num_envs, dtype=bool)
+        ended[[episode.env for episode in episodes]] = True
+        zeros = np.zeros(self.num_envs, dtype=np.float32)
+        return Step(self.frames(), self.frames(), zeros, zeros, ended, ended, episodes)
+
+
+class Watcher:
+    """Keeps the stacks that it is shown; acts by the step's number."""
+
+    def __init__(self) -> None:
+        self.shown: list[npt.NDArray[np.uint8]] = []
+
+    def act(self, stacks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        self.shown.append(stacks.copy())
+        return stacks[:, -1, 0, 1].astype(np.int64)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 12), min_size=6, max_size=6), min_size=1, max_size=5), st.integers(1, 14))
+def test_the_counted_episodes_are_fixed_in_advance_however_long_they_are(lengths: list[list[int]], count: int) -> None:
+    envs = len(lengths)
+    expected = [lengths[e][k] if k < 6 else 1 for e in range(envs) for k in range(len(range(e, count, envs)))]
+    watcher = Watcher()
+    played = play_episodes(watcher, Scripted(lengths), count)  # type: ignore[arg-type]
+    assert [episode.score for episode in played] == expected and len(played) == count
+    assert [episode.frames for episode in played] == [4 * length for length in expected]
+    assert [list(episode.actions) for episode in played] == [list(range(1, length + 1)) for length in expected]
+    seeds = [episode_seed(9, e, k) for e in range(envs) for k in range(len(range(e, count, envs)))]
+    assert [episode.seed for episode in played] == seeds and len(set(seeds)) == count
+    assert sum(len(stacks) for stacks in watcher.shown) == sum(expected)  # who has played its share is not asked
+
+
+def test_stacks_begin_anew_with_each_episode() -> None:
+    watcher = Watcher()
+    play_episodes(watcher, Scripted([[3, 5]]), 2)  # type: ignore[arg-type]
+    steps = [stacks[0, :, 0, 1].tolist() for stacks in watcher.shown]
+    assert steps[:4] == [[0, 0, 0, 1], [0, 0, 1, 2], [0, 1, 2, 3], [0, 0, 0, 1]] and steps[7] == [2, 3, 4, 5]
+
+
+class Constant:
+    def act(self, stacks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        return np.full(len(stacks), 2)
+
+
+def test_real_episodes_differ_from_each_other_and_repeat_with_their_seed() -> None:
+    def played(seed: int) -> list[Played]:
+        envs = AtariEnvs("asterix", 2, Protocol(max_episode_frames=600), seed=seed)
+        episodes = play_episodes(EpsilonGreedy(Constant(), 0.5, envs.num_actions, seed=seed), envs, 3)
+        envs.close()
+        return episodes
+
+    first = played(0)
+    assert first == played(0) and not {e.seed for e in first} & {e.seed for e in played(1)}
+    assert len({e.seed for e in first}) == len({e.actions for e in first}) == 3
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_epsilon_is_the_share_of_uniformly_random_actions_of_any_policy(epsilon: float) -> None:
+    policy = EpsilonGreedy(Constant(), epsilon, 4, seed=0)
+    actions = policy.act(np.zeros((40_000, 4, 1, 1), dtype=np.uint8))
+    expected = np.full(4, epsilon / 4) + (1 - epsilon) * (np.arange(4) == 2)
+    assert (np.bincount(actions, minlength=4) / 40_000).tolist() == pytest.approx(expected.tolist(), abs=0.01)
+
+
+def test_a_network_policy_is_noisy_only_when_told_and_leaves_all_other_generators_alone(make_agent: Make) -> None:
+    agent = make_agent(sigma0=5.0)
+    stacks = np.full((64, 4, 2), 100, dtype=np.uint8)
+    before = agent.generator.get_state(), torch.get_rng_state()
+    noisy = NetworkPolicy(agent.network, noisy=True, seed=0)
+    assert 5 < noisy.act(stacks).sum() < 59
+    assert len(set(NetworkPolicy(agent.network, noisy=False, seed=0).act(stacks).tolist())) == 1
+    again = NetworkPolicy(agent.network, noisy=True, seed=0)
+    noisy.act(stacks)
+    assert again.act(stacks).tolist() != noisy.act(stacks).tolist()
+    assert torch.equal(before[0], agent.generator.get_state()) and torch.equal(before[1], torch.get_rng_state())
