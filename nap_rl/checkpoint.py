@@ -5,6 +5,7 @@
         network.safetensors  one file a mapping of tensors
         optimizer.safetensors
         rewards.npy          one file an array
+        replay-3fb1.bin      one file a blob: opaque bytes that never change, shared with earlier checkpoints
         meta.json            counters, RNG states, names
         manifest.json        size and SHA-256 of each file above, and of itself
       .tmp.<host>.<pid>.<tokens>.step-000000160000/   being written (or left by a dead writer)
@@ -12,6 +13,15 @@
 Order of events: files written and fsynced -> manifest likewise -> directory fsynced -> one rename to the
 final name -> parent fsynced -> older checkpoints renamed away, then deleted: none is ever half there under
 its name.
+
+A blob that an earlier checkpoint holds is not written again but linked: only what is new costs time and space. The two
+newest checkpoints never share a blob, so that no damage reaches both: a blob is written twice, and linked from then on.
+
+    blob        a   b   c   d         w written from the program   c copied from the newest   l linked to the one before
+    step 100    w
+    step 200    c   w
+    step 300    l   c   w
+    step 400    l   l   c   w
 """
 
 from __future__ import annotations
@@ -19,19 +29,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
 import socket
-import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -39,30 +46,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
-META = "meta.json"
-CHUNK_BYTES = 1 << 22
+from nap_rl.manifest import (
+    MANIFEST,
+    META,
+    CheckpointError,
+    encode_manifest,
+    fsync_directory,
+    read_manifest,
+    verified,
+    verify_file,
+    write_file,
+)
+
+__all__ = ["Checkpoint", "CheckpointError", "latest", "load", "load_newest", "read_meta", "save", "sha256_of"]
+
 HOST = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "host"
 PROCESS = secrets.token_hex(4)  # tells us from an earlier process of our number, as in a restarted container
 
 _NAME = re.compile(r"(?P<kind>[A-Za-z][A-Za-z0-9_-]*?)(?P<step>[0-9]{1,18})")  # step-000000120000
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-_FILE = re.compile(r"meta\.json|[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.(safetensors|npy)")
 _TEMPORARY = re.compile(r"\.tmp\.(?P<host>[\w-]+)\.(?P<pid>[0-9]+)\.(?P<process>[0-9a-f]+)\.[0-9a-f]+\..+")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged, incomplete or of another format; names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved: CPU tensors by file and name (in the order of names), arrays by name, and `meta`."""
+    """What was saved: CPU tensors by file and name (in the order of names), arrays by name, `meta`, and where each
+    blob lies."""
 
     tensors: dict[str, dict[str, Tensor]]
     arrays: dict[str, NDArray[Any]]
     meta: dict[str, Any]
+    blobs: dict[str, Path] = field(default_factory=dict)
 
 
 def save(
@@ -72,6 +86,7 @@ def save(
     tensors: Mapping[str, Mapping[str, Tensor]],
     arrays: Mapping[str, NDArray[Any]] | None = None,
     meta: Mapping[str, Any],
+    blobs: Mapping[str, Callable[[], bytes]] | None = None,
     keep: int = 2,
 ) -> Path:
     """Writes the checkpoint `parent/name` and returns its path; afterwards `keep` of its kind are left.
@@ -79,17 +94,19 @@ def save(
     `name` is a kind and a step, zero-padded: "step-000000120000". The `keep - 1` newest others of the same
     kind stay beside it. `tensors` maps a file's key to its tensors, on any device and of any strides; those
     that share memory are written out each in full. `meta` is JSON: text, numbers, lists, dicts with text keys
-    (tuples come back as lists).
+    (tuples come back as lists). `blobs` gives for each key what makes its bytes; it is called only if no earlier
+    checkpoint of the kind holds a blob of that key, so a key must stand for the same bytes forever.
 
     Raises ValueError or TypeError for what cannot be stored, FileExistsError if a sound checkpoint has that
     name (a damaged one gives way), OSError if the disk fails. Whatever is raised, earlier checkpoints are
     untouched and no half-made one has a final name.
     """
     arrays = {} if arrays is None else arrays
+    blobs = {} if blobs is None else blobs
     kind, _ = _kind_and_step(name)
     if keep < 2:
         raise ValueError(f"keep must be at least 2, so that one survives a damaged one; got {keep}.")
-    _check_keys(tensors, arrays)
+    _check_keys(tensors, arrays, blobs)
     text = _encode_meta(meta)
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
@@ -103,20 +120,24 @@ def save(
         files = {}
         for key, group in tensors.items():
             file = f"{key}.safetensors"
-            files[file] = _write(temporary / file, _encode_tensors(key, group))
+            files[file] = write_file(temporary / file, _encode_tensors(key, group))
         for key, array in arrays.items():
             file = f"{key}.npy"
-            files[file] = _write(temporary / file, np.asarray(array))
-        files[META] = _write(temporary / META, text)
-        _write(temporary / MANIFEST, _encode_manifest(files))
-        _fsync_directory(temporary)
+            files[file] = write_file(temporary / file, np.asarray(array))
+        earlier = list(_earlier(parent, kind, final)) if blobs else []
+        for key, make in blobs.items():
+            file = f"{key}.bin"
+            files[file] = _share(temporary / file, earlier) or write_file(temporary / file, make())
+        files[META] = write_file(temporary / META, text)
+        write_file(temporary / MANIFEST, encode_manifest(files))
+        fsync_directory(temporary)
         if os.path.lexists(final):
             _retire(final)
         os.rename(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _fsync_directory(parent)
+    fsync_directory(parent)
     try:
         _prune(parent, final, kind, keep)
     except OSError as error:
@@ -133,7 +154,7 @@ def load(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise FileNotFoundError(f"There is no checkpoint directory {path}.")
     found = Checkpoint({}, {}, {})
-    for name in _verified(path):
+    for name in verified(path):
         file = path / name
         try:
             if name == META:
@@ -141,6 +162,8 @@ def load(path: Path) -> Checkpoint:
             elif name.endswith(".safetensors"):
                 group = safetensors.torch.load(file.read_bytes())
                 found.tensors[name.removesuffix(".safetensors")] = {key: group[key] for key in sorted(group)}
+            elif name.endswith(".bin"):
+                found.blobs[name.removesuffix(".bin")] = file
             else:
                 found.arrays[name.removesuffix(".npy")] = np.load(file, allow_pickle=False)
         except (ValueError, TypeError, EOFError, RecursionError, safetensors.SafetensorError) as error:
@@ -155,12 +178,37 @@ def latest(parent: Path) -> Path | None:
     """
     for path in _newest_first(Path(parent)):
         try:
-            _verified(path)
+            verified(path)
         except CheckpointError as error:
             warnings.warn(f"A damaged checkpoint is passed over: {error}", stacklevel=2)
         else:
             return path
     return None
+
+
+def load_newest(parent: Path) -> tuple[Path, Checkpoint] | None:
+    """The newest sound checkpoint in `parent` and what it holds, or None.
+
+    A damaged one is named in a warning and renamed to `<name>.damaged`: whoever goes on from an earlier one will write
+    others of its step. For the process that owns `parent` only.
+    """
+    for path in _newest_first(Path(parent)):
+        try:
+            return path, load(path)
+        except CheckpointError as error:
+            warnings.warn(f"A damaged checkpoint is passed over: {error}", stacklevel=2)
+            aside = path.with_name(f"{path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
+    return None
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """`meta` of a checkpoint alone, checked; the other files are not read. Raises CheckpointError."""
+    file = Path(path) / META
+    verify_file(file, read_manifest(Path(path) / MANIFEST)[META])
+    meta: dict[str, Any] = json.loads(file.read_bytes())
+    return meta
 
 
 def sha256_of(tensors: Mapping[str, Tensor]) -> str:
@@ -173,8 +221,12 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_keys(tensors: Mapping[str, Mapping[str, Tensor]], arrays: Mapping[str, NDArray[Any]]) -> None:
-    for key in (*tensors, *arrays):
+def _check_keys(
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    arrays: Mapping[str, NDArray[Any]],
+    blobs: Mapping[str, Callable[[], bytes]],
+) -> None:
+    for key in (*tensors, *arrays, *blobs):
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} cannot name a file: use letters, digits, '_', '-' and '.'.")
     for key, array in arrays.items():
@@ -221,118 +273,37 @@ def _check_json(value: Any, where: str) -> None:
         raise TypeError(f"{where} is a {type(value).__name__}: meta holds text, numbers, lists and dicts.")
 
 
-def _encode_manifest(files: Mapping[str, Mapping[str, Any]]) -> bytes:
-    manifest = {
-        "schema": SCHEMA,
-        "files": files,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "safetensors", "torch")},
-        },
-    }
-    return _canonical({**manifest, "sha256": hashlib.sha256(_canonical(manifest)).hexdigest()})
+def _earlier(parent: Path, kind: str, final: Path) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
+    """Checkpoints of a kind, newest first, with what their manifests list."""
+    for path in _newest_first(parent):
+        if path != final and _kind_and_step(path.name)[0] == kind:
+            with suppress(CheckpointError):
+                yield path, read_manifest(path / MANIFEST)
 
 
-def _canonical(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+def _share(file: Path, earlier: list[tuple[Path, dict[str, dict[str, Any]]]]) -> dict[str, Any] | None:
+    """Takes a blob over from an earlier checkpoint: its manifest entry, or None if none holds it undamaged.
 
-
-class _HashedFile:
-    """A new file that is hashed as it is written: what was meant, not what the disk made of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        view = memoryview(data)
-        written = 0
-        while written < len(view):  # a write may take less than it was given
-            written += os.write(self.fd, view[written : written + CHUNK_BYTES])
-        self.digest.update(view)
-        self.size += written
-        return written
-
-
-def _write(path: Path, content: bytes | NDArray[Any]) -> dict[str, Any]:
-    """Writes and fsyncs one new file; returns its manifest entry."""
-    file = _HashedFile(path)
-    try:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            np.lib.format.write_array(cast(Any, file), content, allow_pickle=False)
-        os.fsync(file.fd)
-    finally:
-        os.close(file.fd)
-    return {"bytes": file.size, "sha256": file.digest.hexdigest()}
-
-
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    Linked from any but the newest, from which it is copied: see the picture above.
+    """
+    for folder, files in earlier[1:]:
+        if file.name in files:
+            with suppress(CheckpointError, OSError):  # damaged, or a file system without links
+                verify_file(folder / file.name, files[file.name])
+                os.link(folder / file.name, file)
+                return files[file.name]
+    for folder, files in earlier[:1]:
+        if file.name in files:
+            data = b""
+            with suppress(OSError):
+                data = (folder / file.name).read_bytes()
+            if hashlib.sha256(data).hexdigest() == files[file.name]["sha256"]:
+                return write_file(file, data)
+    return None
 
 
 def _temporary(parent: Path, name: str) -> Path:
     return parent / f".tmp.{HOST}.{os.getpid()}.{PROCESS}.{secrets.token_hex(4)}.{name}"
-
-
-def _verified(path: Path) -> list[str]:
-    """The names of the checkpoint's files, each compared with the manifest. Raises CheckpointError."""
-    files = _read_manifest(path / MANIFEST)
-    for name, entry in files.items():
-        file = path / name
-        try:
-            status = os.lstat(file)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{file} is not a regular file.")
-            if status.st_size != entry["bytes"]:
-                raise CheckpointError(f"{file} has {status.st_size} bytes instead of {entry['bytes']}.")
-            if _sha256_of_file(file) != entry["sha256"]:
-                raise CheckpointError(f"{file} has been altered: its SHA-256 is not the manifest's.")
-        except FileNotFoundError:
-            raise CheckpointError(f"{file} is missing.") from None
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read: {error}.") from error
-    return list(files)
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        data = path.read_bytes()
-        manifest = json.loads(data)
-        if not isinstance(manifest, dict) or _canonical(manifest) != data:
-            raise ValueError("it is not written as this library writes it")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from error
-    claimed = manifest.pop("sha256", None)
-    if claimed != hashlib.sha256(_canonical(manifest)).hexdigest():
-        raise CheckpointError(f"{path} has been altered: it does not have the SHA-256 that it states.")
-    if type(manifest.get("schema")) is not int or manifest["schema"] != SCHEMA:
-        raise CheckpointError(f"{path} has schema {manifest.get('schema')!r}; known is {SCHEMA}.")
-    files = manifest.get("files")
-    if not isinstance(files, dict) or META not in files:
-        raise CheckpointError(f"{path} does not list {META}.")
-    for name, entry in files.items():
-        if not _FILE.fullmatch(name):
-            raise CheckpointError(f"{path} lists {name!r}, which is no file name of a checkpoint.")
-        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or "sha256" not in entry:
-            raise CheckpointError(f"{path} describes {name!r} by {entry!r}, not by its bytes and SHA-256.")
-    return files
-
-
-def _sha256_of_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _is_damaged(path: Path) -> bool:
@@ -340,7 +311,7 @@ def _is_damaged(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
         return False
     try:
-        _verified(path)
+        verified(path)
     except CheckpointError:
         return True
     return False
