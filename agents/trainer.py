@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +33,17 @@ class Envs(Protocol):
     num_envs: int
     visit: Visit
 
+    @property
+    def switch_is_due(self) -> bool: ...
     def reset(self) -> npt.NDArray[np.uint8]: ...
     def step(self, actions: npt.NDArray[np.int64]) -> Step: ...
+    def switch(self) -> npt.NDArray[np.uint8]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> npt.NDArray[np.uint8]: ...
 
 
 class Diverged(RuntimeError):
-    """The loss is NaN or infinite; says at which update."""
+    """Loss, gradient or a weight is NaN or infinite; says at which update."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class TrainerConfig:
         schedule_frames: emulator frames over which the learning rate's schedule runs; with `on_switch.restart_schedule`
             it runs over each visit instead.
         epsilon, epsilon_frames: uniformly random actions, over the first frames.
-        importance: importance exponent over the whole run.
+        importance, importance_frames: importance exponent, and the emulator frames over which it runs (None: `frames`).
         log_every_updates: updates between two rows of metrics.csv.
     """
 
@@ -74,6 +80,7 @@ class TrainerConfig:
     epsilon_frames: int
     importance: Linear
     log_every_updates: int
+    importance_frames: int | None = None
     on_switch: OnSwitch = OnSwitch()
 
 
@@ -120,32 +127,35 @@ class Trainer:
         self._recent: deque[Episode] = deque(maxlen=100)
         self._losses: list[Update] = []
         self._started = time.monotonic()
+        # What to act on next, and whether it begins an episode: with these a step boundary is the whole state.
+        self._frames = np.zeros(agent.replay.frames.shape[1:], dtype=np.uint8)
+        self._first = np.ones(env.num_envs, dtype=bool)
 
     @property
     def frames(self) -> int:
         """Emulator frames played, over all environments."""
         return self.agent_steps * FRAME_SKIP
 
-    def run(self) -> None:
-        """Train until the frames are played.
+    def run(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Train until the frames are played, or until `stop` says so, which is asked at every step boundary.
 
         Raises:
-            Diverged: the loss is NaN or infinite.
+            Diverged: loss, gradient or a weight is NaN or infinite.
         """
-        frames = self.env.reset()
-        first = np.ones(self.env.num_envs, dtype=bool)
-        self._enter(self.env.visit)
-        while self.frames < self.config.frames:
-            stacks = self.stack.push(frames, first)
+        if not self.records:
+            self._frames = self.env.reset()
+            self._enter(self.env.visit)
+        while self.frames < self.config.frames and not stop():
+            stacks = self.stack.push(self._frames, self._first)
             actions = self.agent.act(stacks, self._epsilon())
             step = self.env.step(actions)
-            self._store(frames, actions, step, first)
+            self._store(self._frames, actions, step, self._first)
             self._record(step)
             for _ in range(self._updates_due()):
                 self._update()
             if self.env.visit is not self._visit:
                 self._switch()
-            frames, first = step.frames, step.ended
+            self._frames, self._first = step.frames, step.ended
 
     def _store(
         self,
@@ -177,7 +187,7 @@ class Trainer:
         logging = agent.updates == 0 or (agent.updates + 1) % config.log_every_updates == 0
         if logging:
             self.monitor.snapshot()
-        update = agent.update(config.importance(progress(self.frames, 0, config.frames)))
+        update = agent.update(config.importance(progress(self.frames, 0, config.importance_frames or config.frames)))
         if agent.intervene() and self.projector is not None:
             self.projector.project()
         self._losses.append(update)
@@ -187,9 +197,9 @@ class Trainer:
             self._log()
 
     def _check_finite(self, update: Update) -> None:
-        loss = float(update.loss)
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} at update {self.agent.updates}, frame {self.frames}")
+        for name, value in (("loss", float(update.loss)), ("gradient's norm", float(update.grad_norm))):
+            if not math.isfinite(value):
+                raise Diverged(f"the {name} is {value} at update {self.agent.updates}, frame {self.frames}")
 
     def _learning_rate(self) -> float:
         span = (
@@ -277,6 +287,10 @@ class Trainer:
         for game in self.games:
             values[f"task/{game}/return"] = self._recent_mean("score") if game == self._visit.game else math.nan
         layers = self.monitor.measure()
+        for name, layer in layers.items():
+            if not math.isfinite(layer["param_norm"]):
+                norm = layer["param_norm"]
+                raise Diverged(f"the norm of {name} is {norm} at update {self.agent.updates}, frame {self.frames}")
         drift = self._norm_drift(layers)
         self.max_norm_drift = max(self.max_norm_drift, drift)
         values["nap/norm_drift"] = drift
@@ -290,3 +304,81 @@ class Trainer:
         if self.projector is not None:
             return float(self.projector.max_relative_drift())
         return max(abs(layer["relative_drift"]) for layer in layers.values())
+
+    # State, at a step boundary.
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, but the replay's records: dicts of tensors, arrays and JSON."""
+        agent = self.agent.state_dict()
+        losses = [torch.stack([update.loss, update.grad_norm]) for update in self._losses]
+        return {
+            "network": agent.pop("network"),
+            "target": agent.pop("target"),
+            "optimizer": agent.pop("optimizer"),
+            "agent": agent,
+            "replay": self.agent.replay.state_dict(),
+            "env": self.env.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "projector": None if self.projector is None else self.projector.state_dict(),
+            "trainer": {
+                "agent_steps": self.agent_steps,
+                "learning_since": list(self._learning_since),
+                "schedule_begin": self._schedule_begin,
+                "max_norm_drift": self.max_norm_drift,
+                "elapsed_seconds": time.monotonic() - self._started,
+                "recent": [list(episode) for episode in self._recent],
+                "records": [(r.game, r.cycle, r.frames, len(r.returns)) for r in self.records],
+                "returns": np.array([score for r in self.records for score in r.returns], dtype=np.float64),
+                "lengths": np.array([length for r in self.records for length in r.lengths], dtype=np.int64),
+                "losses": torch.stack(losses) if losses else torch.empty(0, 2),
+                "frames": self._frames,
+                "first": self._first,
+                "stacks": self.stack.stacks,
+                "torch_rng": torch.get_rng_state(),
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Into a new trainer, before `run`; the replay's records are put back by the caller.
+
+        Raises:
+            ValueError: the state is of another configuration, or the emulators do not play as they did.
+        """
+        if (state["projector"] is None) != (self.projector is None):
+            raise ValueError("the saved run was projected and this one is not, or the other way round")
+        own = state["trainer"]
+        self.agent.load_state_dict(
+            {**state["agent"], **{key: state[key] for key in ("network", "target", "optimizer")}}
+        )
+        self.agent.replay.load_state_dict(state["replay"])
+        self.monitor.load_state_dict(state["monitor"])
+        if self.projector is not None:
+            self.projector.load_state_dict(state["projector"])
+        self._frames, self._first = self.env.load_state_dict(state["env"]), np.array(own["first"])
+        if not np.array_equal(self._frames, own["frames"]):
+            raise ValueError(
+                "the emulators do not show what they showed at the checkpoint: is ale-py of another version?"
+            )
+        self.stack.stacks[:] = own["stacks"]
+        self.agent_steps = own["agent_steps"]
+        self._learning_since = (own["learning_since"][0], own["learning_since"][1])
+        self._schedule_begin = own["schedule_begin"]
+        self.max_norm_drift = own["max_norm_drift"]
+        self._started = time.monotonic() - own["elapsed_seconds"]
+        self._recent.extend(Episode(*episode) for episode in own["recent"])
+        self._losses = [Update(loss, grad_norm) for loss, grad_norm in own["losses"].to(self.agent.device)]
+        returns, lengths = iter(own["returns"].tolist()), iter(own["lengths"].tolist())
+        for game, cycle, frames, count in own["records"]:
+            record = VisitRecord(game, cycle, frames, [*islice(returns, count)], [*islice(lengths, count)])
+            self.records.append(record)
+        torch.set_rng_state(own["torch_rng"])
+        self._visit = self.env.visit
+        if self.env.switch_is_due:
+            self._begin_visit_after_the_end()
+
+    def _begin_visit_after_the_end(self) -> None:
+        """Where the saved run had ended, with its sequence, the longer sequence switches."""
+        running = np.flatnonzero(~self._first)
+        self.agent.replay.end_episode(self._frames[running], running)
+        self._frames, self._first = self.env.switch(), np.ones(self.env.num_envs, dtype=bool)
+        self._switch()

@@ -8,7 +8,8 @@ the network that it is given, and the projection is a hook of the optimiser's st
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +121,32 @@ class ValueAgent:
             a_t = head.q_values(outputs_t if selector is None else selector).argmax(dim=1)
         loss, priority = head.loss(outputs_tm1, batch.a_tm1, batch.r_t, batch.discount_t, outputs_t, a_t)
         return loss, priority
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the replay: networks, the optimiser's moments, both random streams, the count of updates."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "target": dict(self.target.state_dict()),
+            "optimizer": {str(index): dict(moments) for index, moments in self.optimizer.state_dict()["state"].items()},
+            "generator": self.generator.get_state(),
+            "exploration": self.exploration.bit_generator.state,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError where the networks differ."""
+        try:
+            self.network.load_state_dict(state["network"])
+            self.target.load_state_dict(state["target"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the saved network is not the configured one: {reason}") from None
+        optimizer: dict[str, Any] = self.optimizer.state_dict()
+        optimizer["state"] = {int(index): moments for index, moments in state["optimizer"].items()}
+        self.optimizer.load_state_dict(optimizer)
+        self.generator.set_state(state["generator"])
+        self.exploration.bit_generator.state = state["exploration"]
+        self.updates = int(state["updates"])
 
     @torch.no_grad()
     def copy_to_target(self) -> None:

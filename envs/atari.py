@@ -7,8 +7,9 @@ from a seed of its own, which fixes its no-op start and its sticky actions.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,10 @@ class Protocol:
     life_loss_ends_value: bool = True
     max_episode_frames: int = 108_000
     fire_on_reset: bool = False
+
+
+class EmulatorError(RuntimeError):
+    """An emulator failed; names the game, and of each environment the seed and the agent steps of its episode."""
 
 
 class Episode(NamedTuple):
@@ -93,6 +98,7 @@ class AtariEnvs:
         self._lives = np.zeros(num_envs, dtype=np.int64)
         self._scores = np.zeros(num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._actions = [bytearray() for _ in range(num_envs)]  # of each environment's episode so far
 
     def reset(self) -> Frames:
         """Begin an episode in every environment: [N, 84, 84] uint8."""
@@ -100,7 +106,11 @@ class AtariEnvs:
 
     def step(self, actions: npt.NDArray[np.int64]) -> Step:
         """One agent step (4 frames) with actions [N]; where an episode ends, the next begins at once."""
-        frames, rewards, terminated, truncated, info = self._envs.step(np.asarray(actions, dtype=np.int64))
+        frames, rewards, terminated, truncated, info = self._guarded(
+            self._envs.step, np.asarray(actions, dtype=np.int64)
+        )
+        for played, action in zip(self._actions, actions.tolist(), strict=True):
+            played.append(action)
         last_frames = frames[:, 0]
         ended: Flags = terminated | truncated
         lost_life = info["lives"] < self._lives
@@ -122,16 +132,60 @@ class AtariEnvs:
             episodes=episodes,
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """The number of each environment's episode and the actions played in it: an episode is a function of these."""
+        return {
+            "episodes": self._episodes.tolist(),
+            "lengths": [len(played) for played in self._actions],
+            "actions": np.frombuffer(b"".join(self._actions), dtype=np.uint8).copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Frames:
+        """Play the saved episodes again up to where they were: the frames [N, 84, 84] that they show there.
+
+        All environments step together, so that a shorter episode begins later, after steps of no account:
+
+            env 0   * * * * * *          6 actions
+            env 1   . . . . * *          2 actions: begun after 4 steps
+        """
+        if len(state["lengths"]) != self.num_envs:
+            raise ValueError(f"env.num_envs is {self.num_envs}, but {len(state['lengths'])} environments were saved")
+        lengths = np.array(state["lengths"])
+        played = np.split(np.asarray(state["actions"]), lengths.cumsum()[:-1])
+        longest = int(lengths.max())
+        frames = self.reset()
+        for t in range(longest + 1):
+            begins = longest - lengths == t
+            if begins.any():
+                self._episodes[begins] = np.array(state["episodes"])[begins] - 1
+                frames = self._begin(begins)
+            if t < longest:
+                actions = np.array([past[t - longest] if len(past) >= longest - t else 0 for past in played])
+                frames = self.step(actions).frames
+        return frames
+
     def close(self) -> None:
         """Free the emulators and their threads."""
         self._envs.close()
+
+    def _guarded(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except Exception as error:
+            playing = [
+                f"environment {env}: seed {episode_seed(self.seed, env, int(episode) - 1)}, step {len(played)}"
+                for env, (episode, played) in enumerate(zip(self._episodes, self._actions, strict=True))
+            ]
+            raise EmulatorError(f"an emulator of {self.game} died ({'; '.join(playing)}): {error}") from error
 
     def _begin(self, mask: Flags) -> Frames:
         """New episodes where `mask`; the other environments show what they showed."""
         envs = np.flatnonzero(mask)
         seeds = [episode_seed(self.seed, int(env), int(self._episodes[env])) for env in envs]
-        frames, info = self._envs.reset(seed=np.array(seeds), options={"reset_mask": mask})
+        frames, info = self._guarded(self._envs.reset, seed=np.array(seeds), options={"reset_mask": mask})
         self._episodes[envs] += 1
+        for env in envs:
+            self._actions[env].clear()
         self._lives[envs] = info["lives"][envs]
         self._scores[envs] = 0.0
         self._steps[envs] = 0

@@ -5,9 +5,9 @@ The agent is not told when the task changes: a switch looks to it like the trunc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -84,12 +84,35 @@ class SequentialAtari:
         """As `AtariEnvs.step`; at a switch every environment ends its episode, with its discount kept."""
         step = self._envs.step(actions)
         self.frames += self.num_envs * FRAME_SKIP
-        if self.frames < self.visit.end or self.visit is self.visits[-1]:
+        if not self.switch_is_due:
             return step
+        return step._replace(frames=self.switch(), ended=np.ones(self.num_envs, dtype=bool))
+
+    @property
+    def switch_is_due(self) -> bool:
+        """Between steps only where a run goes on whose sequence had ended here."""
+        return self.frames >= self.visit.end and self.visit is not self.visits[-1]
+
+    def switch(self) -> Frames:
+        """Begin the next visit: its first frames [N, 84, 84]."""
         self._envs.close()
         self.visit = self.visits[self.visit.number + 1]
         self._envs = self._open()
-        return step._replace(frames=self._envs.reset(), ended=np.ones(self.num_envs, dtype=bool))
+        return self._envs.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sequence is, and the episodes that are being played."""
+        return {"frames": self.frames, "visit": self.visit.number, "envs": self._envs.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Frames:
+        """Play on from there: the frames [N, 84, 84] to act on. Raises ValueError if the sequence has no such visit."""
+        if state["visit"] >= len(self.visits):
+            raise ValueError(f"the run was in visit {state['visit']}, but the sequence has {len(self.visits)}")
+        self._envs.close()
+        self.frames = int(state["frames"])
+        self.visit = self.visits[int(state["visit"])]
+        self._envs = self._open()
+        return self._envs.load_state_dict(state["envs"])
 
     def close(self) -> None:
         """Free the emulators and their threads."""

@@ -20,7 +20,7 @@ A sampled start t with n = 3 gathers 4 + n consecutive frames once, which holds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -213,6 +213,71 @@ class Replay:
         keep = (self.serials[slots] == serials) & self.priorities.is_valid(slots)
         self.largest_priority = torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max())
         self.priorities.update(slots, priorities, keep)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the slots themselves, which `records` gives."""
+        return {
+            "counts": torch.from_numpy(self.counts.copy()),
+            "ages": torch.from_numpy(self.ages.copy()),
+            "valid": torch.from_numpy(self.valid.copy()),
+            "largest_priority": self.largest_priority.clone(),
+            "generator": self.generator.get_state(),
+            **{f"priorities.{name}": tensor for name, tensor in self.priorities.state_dict().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Into a new replay of the same shape, before `load_records`. Raises ValueError where the shape differs."""
+        if len(state["counts"]) != len(self.counts) or len(state["valid"]) != len(self.valid):
+            raise ValueError(
+                f"the saved replay has {len(state['counts'])} environments and {len(state['valid'])} slots, this one "
+                f"{len(self.counts)} and {len(self.valid)}: capacity, environments, stack and n_steps must be the same"
+            )
+        self.counts[:] = state["counts"].numpy()
+        self.ages[:] = state["ages"].numpy()
+        self.valid[:] = state["valid"].numpy()
+        self.size = int(self.valid.sum())
+        self.largest_priority = state["largest_priority"].to(self.device)
+        self.generator.set_state(state["generator"])
+        self.priorities.load_state_dict(
+            {n.removeprefix("priorities."): t for n, t in state.items() if "priorities." in n}
+        )
+
+    def oldest(self) -> Indices:
+        """[N] int64: in each column the serial from which on slots can still be read, as part of a stack at least."""
+        return np.maximum(self.counts - self.window - (self.stack - 1), 0)
+
+    @property
+    def record(self) -> np.dtype[np.void]:
+        """One slot as it is stored outside: it never changes once the next one is written."""
+        frame = (torch.empty(0, dtype=self.frames.dtype).numpy().dtype, tuple(self.frames.shape[1:]))
+        return np.dtype(
+            [("env", "<i4"), ("serial", "<i8"), ("frame", *frame), ("action", "<i8"), ("reward", "<f4"),
+             ("discount", "<f4"), ("first", "?")]
+        )  # fmt: skip
+
+    def records(self, envs: Indices, serials: Indices) -> npt.NDArray[np.void]:
+        """[K] of `record`: what the slots (envs [K], serials [K]) hold."""
+        slots = self._slots(envs, serials)
+        found = np.empty(len(envs), dtype=self.record)
+        found["env"], found["serial"] = envs, serials
+        found["frame"] = self.frames.index_select(0, slots).cpu().numpy()
+        found["action"] = self.actions[slots].cpu().numpy()
+        found["reward"] = self.rewards[slots].cpu().numpy()
+        found["discount"] = self.discounts[slots].cpu().numpy()
+        found["first"] = self.first[slots].cpu().numpy()
+        return found
+
+    def load_records(self, records: npt.NDArray[np.void]) -> None:
+        """Put slots back that `records` gave; those that nothing can read any more are left out."""
+        records = records[records["serial"] >= self.oldest()[records["env"]]]
+        envs, serials = records["env"].astype(np.int64), records["serial"].astype(np.int64)
+        slots = self._slots(envs, serials)
+        self.frames.index_copy_(0, slots, torch.from_numpy(records["frame"].copy()).to(self.device))
+        self.actions[slots] = torch.from_numpy(records["action"].copy()).to(self.device)
+        self.rewards[slots] = torch.from_numpy(records["reward"].copy()).to(self.device)
+        self.discounts[slots] = torch.from_numpy(records["discount"].copy()).to(self.device)
+        self.first[slots] = torch.from_numpy(records["first"].copy()).to(self.device)
+        self.serials[slots] = torch.from_numpy(serials).to(self.device)
 
     def clear(self) -> None:
         """Forget every transition; the memory stays."""

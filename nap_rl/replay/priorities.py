@@ -8,6 +8,7 @@ A dozen tensor calls for any batch size, the same on CPU and GPU, and no host sy
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -56,6 +57,15 @@ class Priorities:
         self.valid = torch.zeros(blocks, BLOCK, device=device)  # 1 where the slot can be drawn
         self.leaf_sums = torch.zeros(blocks, dtype=torch.float64, device=device)
         self.valid_counts = torch.zeros(blocks, dtype=torch.float64, device=device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Leaves and sums, to the bit."""
+        return {name: getattr(self, name).clone() for name in ("leaves", "valid", "leaf_sums", "valid_counts")}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Of as many slots as there are here."""
+        for name, tensor in state.items():
+            getattr(self, name).copy_(tensor)
 
     def write(self, slots: Tensor, priorities: Tensor, valid: Tensor) -> None:
         """Set raw priorities and whether slots can be drawn: slots [K] int64, all different, [K] float32, [K] bool."""
