@@ -123,11 +123,12 @@ class ValueAgent:
         return loss, priority
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the replay: networks, the optimiser's moments, both random streams, the count of updates."""
+        """All but the replay: networks, the optimiser's moments, the method's, random streams, the count of updates."""
         return {
             "network": dict(self.network.state_dict()),
             "target": dict(self.target.state_dict()),
             "optimizer": {str(index): dict(moments) for index, moments in self.optimizer.state_dict()["state"].items()},
+            "method": dict(self.method.state_dict()),
             "generator": self.generator.get_state(),
             "exploration": self.exploration.bit_generator.state,
             "updates": self.updates,
@@ -144,6 +145,7 @@ class ValueAgent:
         optimizer: dict[str, Any] = self.optimizer.state_dict()
         optimizer["state"] = {int(index): moments for index, moments in state["optimizer"].items()}
         self.optimizer.load_state_dict(optimizer)
+        self.method.load_state_dict(state["method"])
         self.generator.set_state(state["generator"])
         self.exploration.bit_generator.state = state["exploration"]
         self.updates = int(state["updates"])

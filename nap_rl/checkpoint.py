@@ -58,7 +58,17 @@ from nap_rl.manifest import (
     write_file,
 )
 
-__all__ = ["Checkpoint", "CheckpointError", "latest", "load", "load_newest", "read_meta", "save", "sha256_of"]
+__all__ = [
+    "MANIFEST",
+    "Checkpoint",
+    "CheckpointError",
+    "latest",
+    "load",
+    "load_newest",
+    "read_meta",
+    "save",
+    "sha256_of",
+]
 
 HOST = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "host"
 PROCESS = secrets.token_hex(4)  # tells us from an earlier process of our number, as in a restarted container

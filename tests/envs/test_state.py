@@ -1,0 +1,97 @@
+"""Environments in the middle of their episodes, taken up again from seeds and actions alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nap_rl.envs import AtariEnvs, Protocol, SequentialAtari
+from nap_rl.envs.atari import EmulatorError, episode_seed
+
+
+def assert_same_future(ours: Any, theirs: Any, steps: int, num_actions: int) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(steps):
+        actions = rng.integers(0, num_actions, ours.num_envs)
+        one, two = ours.step(actions), theirs.step(actions)
+        for a, b in zip(one[:-1], two[:-1], strict=True):
+            assert np.array_equal(a, b)
+        assert one.episodes == two.episodes  # scores and lengths count from the episode's true beginning
+
+
+@pytest.mark.parametrize("game", ["breakout", "asterix", "pong"])
+@pytest.mark.parametrize("sticky", [0.0, 0.25])
+def test_episodes_of_different_phase_go_on_frame_by_frame(game: str, sticky: float) -> None:
+    protocol = Protocol(sticky_actions=sticky, fire_on_reset=game == "breakout", max_episode_frames=1_200)
+    played = AtariEnvs(game, 3, protocol, seed=5)
+    played.reset()
+    rng = np.random.default_rng(0)
+    last = None
+    for _ in range(335):  # beyond the cap of 300 steps, and Breakout's games end on their own
+        last = played.step(rng.integers(0, played.num_actions, 3))
+    assert last is not None
+    state = played.state_dict()
+    resumed = AtariEnvs(game, 3, protocol, seed=5)
+    assert np.array_equal(resumed.load_state_dict(state), last.frames)
+    assert_same_future(played, resumed, 200, played.num_actions)
+    played.close()
+    resumed.close()
+
+
+def test_an_episode_that_has_just_begun_and_a_state_right_after_reset() -> None:
+    played = AtariEnvs("pong", 2, seed=1)
+    frames = played.reset()
+    resumed = AtariEnvs("pong", 2, seed=1)
+    assert np.array_equal(resumed.load_state_dict(played.state_dict()), frames)
+    assert_same_future(played, resumed, 5, 6)
+    played.close()
+    resumed.close()
+
+
+def test_a_sequence_goes_on_in_its_visit_and_over_the_next_switch() -> None:
+    def make() -> SequentialAtari:
+        return SequentialAtari(["pong", "breakout"], 400, 2, 2, Protocol(sticky_actions=0.25), seed=3)
+
+    played, resumed = make(), make()
+    played.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(70):  # visit 1 begins after 50 steps
+        last = played.step(rng.integers(0, 18, 2))
+    assert np.array_equal(resumed.load_state_dict(played.state_dict()), last.frames)
+    assert resumed.visit == played.visit and resumed.visit.number == 1
+    assert_same_future(played, resumed, 60, 18)
+    assert resumed.visit.number == 2
+    played.close()
+    resumed.close()
+
+
+def test_a_shorter_sequence_or_another_number_of_environments_is_refused() -> None:
+    envs = SequentialAtari(["pong"], 400, 1, 2)
+    envs.reset()
+    state = envs.state_dict()
+    with pytest.raises(ValueError, match="was in visit 4, but the sequence has 1"):
+        envs.load_state_dict({**state, "visit": 4})
+    envs.close()
+    with pytest.raises(ValueError, match="env.num_envs is 3, but 2 environments were saved"):
+        SequentialAtari(["pong"], 400, 1, 3).load_state_dict(state)
+
+
+def test_an_emulator_that_dies_is_named_with_its_game_seed_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    envs = AtariEnvs("pong", 2, seed=9)
+    envs.reset()
+    envs.step(np.array([0, 0]))
+
+    def died(*arguments: Any) -> None:
+        raise RuntimeError("worker thread gone")
+
+    monkeypatch.setattr(envs._envs, "step", died)
+    with pytest.raises(EmulatorError) as error:
+        envs.step(np.array([0, 0]))
+    monkeypatch.undo()
+    envs.close()
+    assert str(error.value) == (
+        f"an emulator of pong died (environment 0: seed {episode_seed(9, 0, 0)}, step 1; "
+        f"environment 1: seed {episode_seed(9, 1, 0)}, step 1): worker thread gone"
+    )
