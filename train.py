@@ -47,7 +47,16 @@ def job(node: DictConfig) -> int:
         log.layout(list(weight_groups(agent.network)))
         games = [visit.game for visit in env.visits]
         settings = build.build_trainer_config(config)
-        trainer = Trainer(env, agent, settings, games=games, projector=projector, log=log, display=display)
+        trainer = Trainer(
+            env,
+            agent,
+            settings,
+            games=games,
+            projector=projector,
+            log=log,
+            display=display,
+            evaluator=build.build_evaluator(config, env),
+        )
         try:
             trainer.run()
         except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from nap_rl.agents.frame_stack import FrameStack
+from nap_rl.envs import atari
 from nap_rl.envs.atari import AtariEnvs, episode_seed
 from nap_rl.nn import QNetwork
 
@@ -98,3 +100,42 @@ def play_episodes(policy: Policy, envs: AtariEnvs, episodes: int) -> list[Played
                 actions_of[env].clear()
         frames, first = step.frames, step.ended
     return [episode for of_env in played for episode in of_env]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores a network during its training, every `every` emulator frames, and leaves the training as it was.
+
+    It plays a copy of the network, in environments of its own, under generators of its own: a run with evaluations has
+    the same weights, to the bit, as one without. Each evaluation has new seeds.
+
+    Attributes:
+        every: emulator frames of the run between two evaluations.
+        episodes: whole episodes an evaluation, `num_envs` at a time.
+        epsilon, noisy: share of uniformly random actions; whether noisy layers are.
+    """
+
+    every: int
+    episodes: int
+    num_envs: int
+    protocol: atari.Protocol
+    epsilon: float
+    noisy: bool
+    seed: int
+
+    def is_due(self, before: int, now: int) -> bool:
+        """Whether a multiple of `every` lies in (before, now], in emulator frames."""
+        return now // self.every > before // self.every
+
+    def __call__(self, network: QNetwork, game: str, frames: int) -> list[Played]:
+        """Play `game`; `frames` is the run's clock, from which the seeds follow."""
+        env_seed, noise_seed, exploration_seed = (
+            int(word) for word in np.random.SeedSequence([self.seed, frames]).generate_state(3)
+        )
+        envs = AtariEnvs(game, min(self.num_envs, self.episodes), self.protocol, seed=env_seed)
+        greedy = NetworkPolicy(copy.deepcopy(network).eval(), noisy=self.noisy, seed=noise_seed)
+        try:
+            policy = EpsilonGreedy(greedy, self.epsilon, envs.num_actions, seed=exploration_seed)
+            return play_episodes(policy, envs, self.episodes)
+        finally:
+            envs.close()

@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nap_rl.agents.evaluation import Evaluator
 from nap_rl.agents.frame_stack import FrameStack
 from nap_rl.agents.value_agent import Update, ValueAgent
 from nap_rl.envs.atari import FRAME_SKIP, Episode, Step
+from nap_rl.envs.human import human_normalized
 from nap_rl.envs.sequential import Visit
 from nap_rl.logging import Progress, RunLog
 from nap_rl.nap import LayerMonitor, Projector
@@ -108,6 +110,7 @@ class Trainer:
         projector: Projector | None,
         log: RunLog,
         display: Progress,
+        evaluator: Evaluator | None = None,
     ) -> None:
         self.env = env
         self.agent = agent
@@ -116,6 +119,7 @@ class Trainer:
         self.projector = projector
         self.log = log
         self.display = display
+        self.evaluator = evaluator
         self.monitor = LayerMonitor(agent.network, agent.optimizer)
         self.stack = FrameStack(env.num_envs, agent.replay.stack, tuple(agent.replay.frames.shape[1:]))
         self.agent_steps = 0
@@ -153,6 +157,7 @@ class Trainer:
             self._record(step)
             for _ in range(self._updates_due()):
                 self._update()
+            self._evaluate_if_due()
             if self.env.visit is not self._visit:
                 self._switch()
             self._frames, self._first = step.frames, step.ended
@@ -195,6 +200,26 @@ class Trainer:
             self._check_finite(update)
         if logging:
             self._log()
+
+    def _evaluate_if_due(self) -> None:
+        """Score the network as it is now, in the game that was just played."""
+        before = self.frames - self.env.num_envs * FRAME_SKIP
+        if self.evaluator is None or not self.evaluator.is_due(before, self.frames):
+            return
+        game = self._visit.game
+        played = self.evaluator(self.agent.network, game, self.frames)
+        mean = sum(episode.score for episode in played) / len(played)
+        normalized = human_normalized(game, mean)
+        self.log.evaluation(
+            frames=self.frames,
+            game=game,
+            cycle=self._visit.cycle,
+            episodes=[(episode.seed, episode.score, episode.frames) for episode in played],
+            scalars={} if normalized is None else {f"eval/{game}/human_normalized": normalized},
+        )
+        self.display.note(
+            f"evaluation: {game} at {self.frames:,} frames, {len(played)} episodes, mean return {mean:.2f}"
+        )
 
     def _check_finite(self, update: Update) -> None:
         for name, value in (("loss", float(update.loss)), ("gradient's norm", float(update.grad_norm))):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nap_rl.agents import OnSwitch, TrainerConfig, ValueAgent
+from nap_rl.agents.evaluation import Evaluator
 from nap_rl.conf.schema import (
     Affine,
     AtariConfig,
@@ -55,6 +56,7 @@ class Seeds(NamedTuple):
     replay: int
     env: int
     plasticity: int
+    evaluation: int
 
 
 def seeds(seed: int) -> Seeds:
@@ -127,6 +129,22 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         method=_method(config, network, optimizer),
     )
     return built, _projector(config, network, optimizer)
+
+
+def build_evaluator(config: Config, env: SequentialAtari) -> Evaluator | None:
+    """What scores the network during training, under the protocol that `env` trains with; None if nothing does."""
+    settings = config.eval
+    if settings.every is None:
+        return None
+    return Evaluator(
+        every=settings.every,
+        episodes=settings.episodes,
+        num_envs=settings.num_envs,
+        protocol=env.protocol,
+        epsilon=settings.epsilon,
+        noisy=settings.noisy,
+        seed=seeds(config.seed).evaluation,
+    )
 
 
 def build_trainer_config(config: Config) -> TrainerConfig:

@@ -116,6 +116,11 @@ def _check_numbers(config: Config) -> None:
     if over is not None:
         _at_least("schedule.over_frames", over, 1)
     _at_least("logger.every_updates", config.logger.every_updates, 1)
+    if config.eval.every is not None:
+        _at_least("eval.every", config.eval.every, FRAME_SKIP * env.num_envs)
+    _at_least("eval.episodes", config.eval.episodes, 1)
+    _at_least("eval.num_envs", config.eval.num_envs, 1)
+    _between("eval.epsilon", config.eval.epsilon, 0.0, 1.0)
 
 
 def _check_head(head: HeadConfig) -> None:

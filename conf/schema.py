@@ -265,6 +265,17 @@ class LoggerConfig:
 
 
 @dataclass
+class EvalConfig:
+    """Evaluation during training; see `agents/evaluation.py`."""
+
+    every: int | None = MISSING  # frames; null: none
+    episodes: int = MISSING
+    num_envs: int = MISSING
+    epsilon: float = MISSING
+    noisy: bool = MISSING
+
+
+@dataclass
 class Config:
     name: str = MISSING
     seed: int = MISSING
@@ -277,6 +288,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
 
 def register() -> None:
@@ -313,7 +325,9 @@ def from_dict(plain: dict[str, Any]) -> Config:
                 return OmegaConf.structured(candidate)
         raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
-    plain = {"plasticity": {"name": "none"}, **plain}  # runs from before there were methods
+    # Runs from before there were methods and evaluations.
+    never = {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False}
+    plain = {"plasticity": {"name": "none"}, "eval": never, **plain}
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
     base.agent.head = kind(plain["agent"]["head"], ExpectedHead, CategoricalHead, QuantileHead)

@@ -79,7 +79,9 @@ def nap(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture(scope="session")
 def nap_again(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return trained(tmp_path_factory.mktemp("again"), "agent.nap=true")
+    """The same run, evaluated while it trains: one frame count falls on a switch, one does not."""
+    evaluations = ["eval.every=1000", "eval.episodes=3", "eval.num_envs=2", "eval.epsilon=0.1"]
+    return trained(tmp_path_factory.mktemp("again"), "agent.nap=true", *evaluations)
 
 
 @pytest.fixture(scope="session")
@@ -202,10 +204,33 @@ def timeless(run: Finished) -> list[dict[str, str]]:
     return [{tag: cell for tag, cell in row.items() if not tag.startswith("time/")} for row in run.rows("metrics.csv")]
 
 
-def test_one_seed_gives_the_same_numbers_to_the_last_digit(nap: Finished, nap_again: Finished) -> None:
+def test_one_seed_gives_the_same_numbers_to_the_last_digit_evaluated_during_training_or_not(
+    nap: Finished, nap_again: Finished
+) -> None:
     assert timeless(nap) == timeless(nap_again)
     assert nap.rows("episodes.csv") == nap_again.rows("episodes.csv")
     assert nap.summary["weights_sha256"] == nap_again.summary["weights_sha256"]
+
+
+def test_evaluations_during_training_are_whole_episodes_of_the_game_at_hand_in_csv_and_tensorboard(
+    nap: Finished, nap_again: Finished
+) -> None:
+    assert not (nap.folder / "evaluations.csv").exists()
+    rows = nap_again.rows("evaluations.csv")
+    clock = [(int(row["frames"]), row["game"]) for row in rows]
+    games = ["breakout", "asterix", "asterix", "breakout", "asterix", "asterix"]  # visits of 1,600 frames
+    # The first step of 4 environments, 16 frames, at or past each 1,000.
+    assert clock == [(1_000 * k + -1_000 * k % 16, game) for k, game in enumerate(games, 1) for _ in range(3)]
+    assert len({row["seed"] for row in rows}) == len(rows)
+    assert [int(row["episode"]) for row in rows] == [0, 1, 2] * 6
+    assert all(0 < int(row["length_frames"]) <= 240 for row in rows)
+    events = EventAccumulator(str(nap_again.folder), size_guidance={"scalars": 0})
+    events.Reload()
+    means = [sum(float(row["return"]) for row in rows[i : i + 3]) / 3 for i in range(0, 18, 3)]
+    assert [scalar.value for scalar in events.Scalars("eval/mean_reward")] == pytest.approx(means, rel=1e-6)
+    assert [scalar.step for scalar in events.Scalars("eval/breakout/mean_return")] == [1_008, 4_000]
+    normalized = events.Scalars("eval/breakout/human_normalized")[0].value
+    assert normalized == pytest.approx((means[0] - 1.7) / 28.8, rel=1e-5)
 
 
 def test_another_seed_gives_other_numbers(nap: Finished, nap_other_seed: Finished) -> None:

@@ -1,4 +1,4 @@
-"""The files of one run: metrics.csv, episodes.csv, TensorBoard events and summary.json."""
+"""The files of one run: metrics.csv, episodes.csv, evaluations.csv, TensorBoard events and summary.json."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, final
 
 CLOCKS = ("updates", "agent_steps", "frames")
 EPISODE_COLUMNS = ("frames", "game", "cycle", "env", "return", "length_frames")
+EVALUATION_COLUMNS = ("frames", "game", "cycle", "episode", "seed", "return", "length_frames")
 LAYER_KINDS = ("param_norm", "grad_norm", "effective_lr", "rotation", "update_ratio")
 
 
@@ -35,6 +36,7 @@ class RunLog:
         self._metrics = _Table(self.folder / "metrics.csv")
         self._episodes = _Table(self.folder / "episodes.csv")
         self._episodes.write(EPISODE_COLUMNS)
+        self._evaluations: _Table | None = None  # made by the first evaluation
         self._tags: tuple[str, ...] | None = None
         self._writer: Any = None
         if tensorboard:
@@ -79,6 +81,40 @@ class RunLog:
         the sequence of games; `env_index` is the environment's place in the vector.
         """
         self._episodes.write((int(frames), game, int(cycle), int(env_index), repr(float(episode_return)), int(length)))
+
+    def evaluation(
+        self,
+        *,
+        frames: int,
+        game: str,
+        cycle: int,
+        episodes: Sequence[tuple[int, float, int]],
+        scalars: Mapping[str, float],
+    ) -> None:
+        """Writes one evaluation, made when the run's clock showed `frames`: a row an episode in evaluations.csv.
+
+        `episodes` holds (seed of the emulator, unclipped return of the whole game, length in emulator frames).
+        TensorBoard gets SB3's eval/mean_reward and eval/mean_ep_length (agent steps), eval/<game>/mean_return, and
+        `scalars`.
+        """
+        if self._evaluations is None:
+            self._evaluations = _Table(self.folder / "evaluations.csv")
+            self._evaluations.write(EVALUATION_COLUMNS)
+        for number, (seed, score, length) in enumerate(episodes):
+            cells = (int(frames), game, int(cycle), number, int(seed), repr(float(score)), int(length))
+            self._evaluations.write(cells)
+        if self._writer is None:
+            return
+        mean = sum(each for _, each, _ in episodes) / len(episodes)
+        mean_steps = sum(each for *_, each in episodes) / len(episodes) / 4
+        values: dict[str, float] = {
+            "eval/mean_reward": mean,
+            "eval/mean_ep_length": mean_steps,
+            f"eval/{game}/mean_return": mean,
+        }
+        for tag, value in {**values, **scalars}.items():
+            self._writer.add_scalar(tag, value, global_step=int(frames))
+        self._writer.flush()
 
     def layout(self, layers: Sequence[str]) -> None:
         """Asks TensorBoard's custom-scalars page for one chart a kind, with all `layers` in it."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nap_rl.agents import ValueAgent
-from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, Played, play_episodes
+from nap_rl.agents.evaluation import EpsilonGreedy, Evaluator, NetworkPolicy, Played, play_episodes
 from nap_rl.envs import AtariEnvs, Episode, Protocol, Step
 from nap_rl.envs.atari import episode_seed
 
@@ -124,3 +124,15 @@ def test_a_network_policy_is_noisy_only_when_told_and_leaves_all_other_generator
     noisy.act(stacks)
     assert again.act(stacks).tolist() != noisy.act(stacks).tolist()
     assert torch.equal(before[0], agent.generator.get_state()) and torch.equal(before[1], torch.get_rng_state())
+
+
+@given(st.integers(1, 100), st.lists(st.integers(1, 60), min_size=1, max_size=50))
+def test_an_evaluation_is_due_once_for_each_multiple_passed(every: int, steps: list[int]) -> None:
+    evaluator = Evaluator(every, 1, 1, Protocol(), 0.0, False, 0)
+    clock, due = 0, 0
+    for step in steps:
+        crossed = any(k % every == 0 for k in range(clock + 1, clock + step + 1))
+        assert evaluator.is_due(clock, clock + step) == crossed
+        clock += step
+        due += crossed
+    assert due <= clock // every

@@ -203,3 +203,24 @@ def test_closing_twice_is_harmless(tmp_path: Path) -> None:
 def test_the_package_does_not_shadow_the_standard_logging() -> None:
     code = "import nap_rl.logging, logging; logging.getLogger('x'); assert 'nap_rl' not in logging.__file__"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_evaluations_have_a_file_of_their_own_from_the_first_one_on(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "run") as log:
+        assert not (tmp_path / "run" / "evaluations.csv").exists()
+        for frames, score in ((400, 1.5), (800, -2.0)):
+            episodes = [(7, score, 40), (8, score + 1, 80)]
+            log.evaluation(frames=frames, game="pong", cycle=0, episodes=episodes, scalars={"eval/x": 3.0})
+    assert (tmp_path / "run" / "evaluations.csv").read_text().splitlines() == [
+        "frames,game,cycle,episode,seed,return,length_frames",
+        "400,pong,0,0,7,1.5,40",
+        "400,pong,0,1,8,2.5,80",
+        "800,pong,0,0,7,-2.0,40",
+        "800,pong,0,1,8,-1.0,80",
+    ]
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [(s.step, s.value) for s in events.Scalars("eval/mean_reward")] == [(400, 2.0), (800, -1.5)]
+    assert [s.value for s in events.Scalars("eval/mean_ep_length")] == [15.0, 15.0]  # agent steps
+    assert [s.value for s in events.Scalars("eval/pong/mean_return")] == [2.0, -1.5]
+    assert events.Scalars("eval/x")[0].value == 3.0
