@@ -25,9 +25,10 @@ class Policy(Protocol):
 
 
 class NetworkPolicy:
-    """Greedy in a value network, on the network's device; with `noisy`, under fresh noise for every row.
+    """Greedy in a value network, on the network's device.
 
-    It draws from a generator of its own, so that evaluating during training leaves the training as it was.
+    With `noisy`, under fresh noise (and quantile levels) for every row. It draws from a generator of its own, so that
+    evaluating during training leaves the training as it was.
     """
 
     def __init__(self, network: QNetwork, *, noisy: bool, seed: int) -> None:
@@ -39,8 +40,11 @@ class NetworkPolicy:
     @torch.no_grad()
     def act(self, stacks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         """stacks [N, 4, 84, 84] uint8 -> actions [N] int64."""
-        noise = self.network.sample_noise(self.generator, rows=len(stacks)) if self.noisy else None
-        q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise)
+        noise = taus = None
+        if self.noisy:
+            noise = self.network.sample_noise(self.generator, rows=len(stacks))
+            taus = self.network.sample_taus("acting", len(stacks), self.generator)
+        q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise, taus)
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
         return actions
 

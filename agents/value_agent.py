@@ -1,4 +1,4 @@
-"""One value-based agent: DQN, C51, QR-DQN and Rainbow are settings of it.
+"""One value-based agent: DQN, C51, QR-DQN, IQN, Munchausen-DQN and Rainbow are settings of it.
 
 The update reads like Rainbow (Hessel et al. 2018, arXiv 1710.02298): sample -> noise -> loss -> backward -> clip ->
 Adam -> (project) -> new priorities -> target copy. Normalize-and-Project takes no part in it: the normalisations are in
@@ -16,7 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nap_rl.losses import Munchausen
 from nap_rl.nn import QNetwork
+from nap_rl.nn.heads import Part
+from nap_rl.nn.streams import Noise
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
 
@@ -43,6 +46,8 @@ class ValueAgent:
         target_every_updates: updates between two copies of the online network into the target network.
         max_grad_norm: global gradient norm to clip to; None for no clipping.
         seed: of the noise and of epsilon-greedy exploration.
+        munchausen: the log-policy as reward and a soft maximum, for one-step returns and heads that are linear in their
+            outputs (all but the categorical one); None for Q-learning.
         method: of plasticity, for `network` and `optimizer`; None for none.
     """
 
@@ -57,6 +62,7 @@ class ValueAgent:
         target_every_updates: int = 2_000,
         max_grad_norm: float | None = 10.0,
         seed: int = 0,
+        munchausen: Munchausen | None = None,
         method: Method | None = None,
     ) -> None:
         self.network = network
@@ -64,6 +70,7 @@ class ValueAgent:
         self.optimizer = optimizer
         self.replay = replay
         self.double = double
+        self.munchausen = munchausen
         self.batch_size = batch_size
         self.target_every_updates = target_every_updates
         self.max_grad_norm = max_grad_norm
@@ -79,7 +86,8 @@ class ValueAgent:
     ) -> npt.NDArray[np.int64]:
         """Greedy actions [N] for stacks [N, C, *frame], each under its own noise; uniform with probability epsilon."""
         noise = self.network.sample_noise(self.generator, rows=len(stacks)) if noisy else None
-        q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise)
+        taus = self.network.sample_taus("acting", len(stacks), self.generator)
+        q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise, taus)
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
         if epsilon > 0.0:
             explore = self.exploration.random(len(stacks)) < epsilon
@@ -112,15 +120,33 @@ class ValueAgent:
         return self.method.after_update(self.updates, lambda: self.replay.sample(STATISTICS_BATCH).s_tm1)
 
     def losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
-        """(loss, priority), [B] each, under three independent draws of noise: online(s), online(s') and target(s')."""
+        """(loss, priority), [B] each, under independent draws of noise and levels for every pass."""
         network, target, head = self.network, self.target, self.network.head
-        outputs_tm1 = network(batch.s_tm1, network.sample_noise(self.generator))
+        taus = self._taus("online", batch)
+        outputs_tm1 = network(batch.s_tm1, self._noise(), taus)
         with torch.no_grad():
-            selector = network(batch.s_t, network.sample_noise(self.generator)) if self.double else None
-            outputs_t = target(batch.s_t, network.sample_noise(self.generator))
-            a_t = head.q_values(outputs_t if selector is None else selector).argmax(dim=1)
-        loss, priority = head.loss(outputs_tm1, batch.a_tm1, batch.r_t, batch.discount_t, outputs_t, a_t)
+            q_t = None
+            if self.double or taus is not None:  # drawn levels that value an action have no part in choosing it
+                chooser = network if self.double else target
+                q_t = chooser.q_values(batch.s_t, self._noise(), self._taus("acting", batch))
+            outputs_t = target(batch.s_t, self._noise(), self._taus("target", batch))
+            if q_t is None:
+                q_t = head.q_values(outputs_t)
+            r_t, a_t = batch.r_t, q_t.argmax(dim=1)
+            if self.munchausen is not None:
+                q_tm1 = target.q_values(batch.s_tm1, self._noise(), self._taus("acting", batch))
+                r_t = self.munchausen.reward(r_t, q_tm1, batch.a_tm1)
+                # The mixture over actions stands where the value of one action would: as that of a single action.
+                outputs_t = self.munchausen.bootstrap(outputs_t, q_t)[:, None]
+                a_t = torch.zeros_like(a_t)
+        loss, priority = head.loss(outputs_tm1, batch.a_tm1, r_t, batch.discount_t, outputs_t, a_t, taus)
         return loss, priority
+
+    def _noise(self) -> Noise | None:
+        return self.network.sample_noise(self.generator)
+
+    def _taus(self, part: Part, batch: Transitions) -> Tensor | None:
+        return self.network.sample_taus(part, len(batch.a_tm1), self.generator)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the replay: networks, the optimiser's moments, the method's, random streams, the count of updates."""

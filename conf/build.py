@@ -13,16 +13,19 @@ from nap_rl.agents import OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.conf.schema import (
     Affine,
+    AgentConfig,
     AtariConfig,
     AtSwitch,
     CategoricalHead,
     Config,
+    ImplicitQuantileHead,
     LinearSchedule,
     QuantileHead,
     SequentialConfig,
     Torso,
 )
 from nap_rl.envs import Protocol, SequentialAtari
+from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector, normalize, project
 from nap_rl.nap.layers import Axes, NormKind
 from nap_rl.nn import (
@@ -31,9 +34,11 @@ from nap_rl.nn import (
     ExpectedValue,
     Head,
     ImpalaTorso,
+    ImplicitQuantile,
     NatureTorso,
     QNetwork,
     Quantile,
+    QuantileEmbedding,
     Streams,
 )
 from nap_rl.plasticity import Method, make_method, method_named
@@ -86,7 +91,7 @@ def build_network(config: Config, num_actions: int) -> QNetwork:
         torch.manual_seed(seeds(config.seed).network)
         torso = TORSOS[agent.torso](STACK)
         streams = Streams(torso.features, num_actions, head.outputs, agent.hidden, agent.dueling, agent.noisy_sigma0)
-        network: nn.Module = QNetwork(torso, streams, head)
+        network: nn.Module = QNetwork(torso, streams, head, _embedding(config, torso.features))
         network = method_named(config.plasticity.name).prepare(network, _example())
     if agent.nap and nap.normalize:
         network = normalize(
@@ -126,6 +131,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         target_every_updates=agent.target_every_updates,
         max_grad_norm=agent.max_grad_norm,
         seed=seed.noise,
+        munchausen=_munchausen(agent),
         method=_method(config, network, optimizer),
     )
     return built, _projector(config, network, optimizer)
@@ -213,10 +219,24 @@ def _example() -> torch.Tensor:
     return torch.randint(0, 256, (2, STACK, 84, 84), dtype=torch.uint8, generator=generator)
 
 
+def _munchausen(agent: AgentConfig) -> Munchausen | None:
+    settings = agent.munchausen
+    return None if settings.alpha is None else Munchausen(settings.alpha, settings.temperature, settings.clip)
+
+
+def _embedding(config: Config, features: int) -> QuantileEmbedding | None:
+    head = config.agent.head
+    if isinstance(head, ImplicitQuantileHead):
+        return QuantileEmbedding(features, head.cosines, head.acting_samples)
+    return None
+
+
 def _head(config: Config) -> Head:
     head = config.agent.head
     if isinstance(head, CategoricalHead):
         return Categorical(head.atoms, head.v_min, head.v_max)
     if isinstance(head, QuantileHead):
         return Quantile(head.quantiles, head.kappa)
+    if isinstance(head, ImplicitQuantileHead):
+        return ImplicitQuantile(head.samples, head.target_samples, head.acting_samples, head.kappa)
     return ExpectedValue()

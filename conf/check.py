@@ -10,10 +10,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nap_rl.conf.schema import (
+    AgentConfig,
     AtariConfig,
     CategoricalHead,
     Config,
     HeadConfig,
+    ImplicitQuantileHead,
     Norm,
     QuantileHead,
     SequentialConfig,
@@ -49,6 +51,7 @@ def to_config(config: DictConfig) -> Config:
         plain.frames = sequence_frames(plain) if isinstance(plain.env, SequentialConfig) else SINGLE_GAME_FRAMES
     _check_numbers(plain)
     _check_head(plain.agent.head)
+    _check_munchausen(plain.agent)
     _check_nap(plain, config)
     _check_plasticity(plain)
     _check_replay(plain)
@@ -132,8 +135,31 @@ def _check_head(head: HeadConfig) -> None:
             )
     if isinstance(head, QuantileHead):
         _at_least("agent.head.quantiles", head.quantiles, 1)
-        if not head.kappa > 0:
-            raise ValueError(f"agent.head.kappa={head.kappa}, expected a number above 0")
+    if isinstance(head, ImplicitQuantileHead):
+        for name in ("samples", "target_samples", "acting_samples", "cosines"):
+            _at_least(f"agent.head.{name}", getattr(head, name), 1)
+    if isinstance(head, (QuantileHead, ImplicitQuantileHead)) and not head.kappa > 0:
+        raise ValueError(f"agent.head.kappa={head.kappa}, expected a number above 0")
+
+
+def _check_munchausen(agent: AgentConfig) -> None:
+    if agent.munchausen.alpha is None:
+        return
+    _between("agent.munchausen.alpha", agent.munchausen.alpha, 0.0, 1.0)
+    if not 0.0 < agent.munchausen.temperature < math.inf:
+        raise ValueError(f"agent.munchausen.temperature={agent.munchausen.temperature}, expected a number above 0")
+    _between("agent.munchausen.clip", agent.munchausen.clip, -math.inf, 0.0)
+    if isinstance(agent.head, CategoricalHead):
+        raise ValueError(
+            "agent.munchausen.alpha mixes returns over actions, which a categorical head cannot: use "
+            "agent/head=expected, quantile or implicit_quantile"
+        )
+    if agent.n_steps != 1:
+        raise ValueError(
+            f"agent.munchausen.alpha with agent.n_steps={agent.n_steps}: only a one-step return has its reward, use 1"
+        )
+    if agent.double:
+        raise ValueError("agent.munchausen.alpha with agent.double=true: its policy is the target network's, use false")
 
 
 def _check_nap(config: Config, node: DictConfig) -> None:

@@ -57,7 +57,7 @@ class AtSwitch(Enum):
 
 @dataclass
 class HeadConfig:
-    """What the network's outputs mean; one of the three below."""
+    """What the network's outputs mean; one of those below."""
 
 
 @dataclass
@@ -76,6 +76,27 @@ class CategoricalHead(HeadConfig):
 class QuantileHead(HeadConfig):
     quantiles: int = MISSING
     kappa: float = MISSING
+
+
+@dataclass
+class ImplicitQuantileHead(HeadConfig):
+    samples: int = MISSING
+    target_samples: int = MISSING
+    acting_samples: int = MISSING
+    cosines: int = MISSING
+    kappa: float = MISSING
+
+
+HEADS = (ExpectedHead, CategoricalHead, QuantileHead, ImplicitQuantileHead)
+
+
+@dataclass
+class MunchausenConfig:
+    """See `nap_rl.losses.Munchausen`."""
+
+    alpha: float | None = MISSING  # null: Q-learning, and nothing reads the other two
+    temperature: float = MISSING
+    clip: float = MISSING
 
 
 @dataclass
@@ -119,6 +140,7 @@ class AgentConfig:
     priority_exponent: float = MISSING  # 0: uniform replay
     uniform_probability: float = MISSING
     importance_exponent: Anneal = field(default_factory=Anneal)
+    munchausen: MunchausenConfig = field(default_factory=MunchausenConfig)
 
 
 @dataclass
@@ -299,6 +321,7 @@ def register() -> None:
         ("agent/head", "expected_schema", ExpectedHead),
         ("agent/head", "categorical_schema", CategoricalHead),
         ("agent/head", "quantile_schema", QuantileHead),
+        ("agent/head", "implicit_quantile_schema", ImplicitQuantileHead),
         ("env", "atari_schema", AtariConfig),
         ("env", "sequential_schema", SequentialConfig),
         ("schedule", "constant_schema", ConstantSchedule),
@@ -325,12 +348,13 @@ def from_dict(plain: dict[str, Any]) -> Config:
                 return OmegaConf.structured(candidate)
         raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
-    # Runs from before there were methods and evaluations.
+    # Runs from before there were methods, evaluations and Munchausen's reward.
     never = {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False}
-    plain = {"plasticity": {"name": "none"}, "eval": never, **plain}
+    without = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}}
+    plain = {"plasticity": {"name": "none"}, "eval": never, **plain, "agent": {**without, **plain["agent"]}}
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
-    base.agent.head = kind(plain["agent"]["head"], ExpectedHead, CategoricalHead, QuantileHead)
+    base.agent.head = kind(plain["agent"]["head"], *HEADS)
     base.schedule = kind(plain["schedule"], ConstantSchedule, LinearSchedule)
     base.plasticity = kind(plain["plasticity"], *METHODS.values())
     config: Config = OmegaConf.to_object(OmegaConf.merge(base, plain))  # type: ignore[assignment]

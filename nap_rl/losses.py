@@ -6,6 +6,8 @@ B is the batch, N (or M) the atoms or quantiles. All are float32 unless said oth
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -74,3 +76,35 @@ def quantile_huber(quantiles: Tensor, taus: Tensor, targets: Tensor, kappa: floa
     u = targets[:, None, :] - quantiles[:, :, None]  # [B, N, M]
     asymmetry = (taus[:, :, None] - (u.detach() < 0).float()).abs()
     return (asymmetry * huber(u, kappa) / kappa).sum(dim=1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Munchausen:
+    """The log-policy as reward: Munchausen RL (Vieillard et al. 2020, arXiv 2007.14430, equation 3).
+
+    pi = softmax(q / temperature) of the target network. The immediate reward gets alpha [temperature log pi(a|s)]
+    clipped to [clip, 0], and the bootstrap value is sum_a pi(a|s') (z(s', a) - temperature log pi(a|s')), which for
+    returns z of several quantiles is taken quantile by quantile.
+    """
+
+    alpha: float = 0.9
+    temperature: float = 0.03
+    clip: float = -1.0
+
+    def scaled_log_policy(self, q: Tensor) -> Tensor:
+        """temperature log pi, [B, A] -> [B, A]; finite also where pi is 0 in float32."""
+        return self.temperature * F.log_softmax(q / self.temperature, dim=1)
+
+    def reward(self, r_t: Tensor, q_tm1: Tensor, a_tm1: Tensor) -> Tensor:
+        """r_t [B], q_tm1 [B, A] of the target network at s_tm1, a_tm1 [B] int64 -> [B]."""
+        check_shape("r_t", r_t, q_tm1.shape[0])
+        check_shape("a_tm1", a_tm1, q_tm1.shape[0])
+        scaled = self.scaled_log_policy(q_tm1).gather(1, a_tm1[:, None]).squeeze(1)
+        return r_t + self.alpha * scaled.clamp(self.clip, 0.0)
+
+    def bootstrap(self, outputs_t: Tensor, q_t: Tensor) -> Tensor:
+        """outputs_t [B, A, N] of the target network at s_t, q_t [B, A] for its policy -> [B, N]."""
+        check_shape("q_t", q_t, *outputs_t.shape[:2])
+        scaled = self.scaled_log_policy(q_t)
+        policy = (q_t / self.temperature).softmax(dim=1)
+        return (policy[:, :, None] * (outputs_t - scaled[:, :, None])).sum(dim=1)

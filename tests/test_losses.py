@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nap_rl.losses import categorical_projection, check_shape, cross_entropy, huber, quantile_huber
+from nap_rl.losses import Munchausen, categorical_projection, check_shape, cross_entropy, huber, quantile_huber
 
 Lists = list[float]
 
@@ -180,3 +180,59 @@ def test_check_shape_names_the_tensor_and_both_shapes() -> None:
     check_shape("x", torch.zeros(2, 3), 2, 3)
     with pytest.raises(ValueError, match=r"^x has shape \[2, 3\], expected \[3, 2\]$"):
         check_shape("x", torch.zeros(2, 3), 3, 2)
+
+
+def soft_policy_by_loop(q: Lists, temperature: float) -> tuple[Lists, Lists]:
+    """(pi, log pi) of softmax(q / temperature), in logarithms: no policy is rounded to zero."""
+    scaled = [x / temperature for x in q]
+    top = max(scaled)
+    log_sum = top + math.log(sum(math.exp(x - top) for x in scaled))
+    return [math.exp(x - log_sum) for x in scaled], [x - log_sum for x in scaled]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(2, 6), st.integers(1, 4), st.sampled_from([0.03, 0.5, 2.0]), st.integers(0, 99))
+def test_munchausen_equals_the_loop_over_actions_and_quantiles(
+    batch: int, actions: int, n: int, temperature: float, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    q_tm1, q_t = torch.randn(2, batch, actions, generator=g, dtype=torch.float64)
+    outputs_t = torch.randn(batch, actions, n, generator=g, dtype=torch.float64)
+    a_tm1, r_t = torch.randint(0, actions, (batch,), generator=g), torch.randn(batch, generator=g, dtype=torch.float64)
+    munchausen = Munchausen(alpha=0.9, temperature=temperature, clip=-1.0)
+    reward, bootstrap = munchausen.reward(r_t, q_tm1, a_tm1), munchausen.bootstrap(outputs_t, q_t)
+    assert reward.shape == (batch,) and bootstrap.shape == (batch, n)
+    for b in range(batch):
+        _, log_policy = soft_policy_by_loop(q_tm1[b].tolist(), temperature)
+        bonus = max(temperature * log_policy[int(a_tm1[b])], -1.0)
+        assert float(reward[b]) == pytest.approx(float(r_t[b]) + 0.9 * bonus, abs=1e-9)
+        policy, log_policy = soft_policy_by_loop(q_t[b].tolist(), temperature)
+        for i in range(n):
+            expected = sum(
+                policy[a] * (float(outputs_t[b, a, i]) - temperature * log_policy[a]) for a in range(actions)
+            )
+            assert float(bootstrap[b, i]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_munchausen_stays_finite_where_the_policy_is_zero_in_float32() -> None:
+    munchausen = Munchausen()
+    q = torch.tensor([[1000.0, 0.0, -1000.0]])
+    assert munchausen.reward(torch.zeros(1), q, torch.tensor([2])).tolist() == pytest.approx([-0.9])  # clipped
+    assert munchausen.reward(torch.zeros(1), q, torch.tensor([0])).tolist() == [0.0]
+    assert munchausen.bootstrap(q[:, :, None], q).tolist() == [[1000.0]]
+
+
+def test_munchausens_soft_maximum_tends_to_the_maximum_as_it_cools() -> None:
+    q = torch.tensor([[0.3, 1.0, -2.0]], dtype=torch.float64)
+    values = [float(Munchausen(temperature=t).bootstrap(q[:, :, None], q)) for t in (1.0, 0.1, 0.01)]
+    assert values[0] > values[1] > values[2] and values[2] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_munchausen_refuses_shapes_that_would_broadcast() -> None:
+    munchausen, q = Munchausen(), torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"r_t has shape \[2, 1\], expected \[2\]"):
+        munchausen.reward(torch.zeros(2, 1), q, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"a_tm1 has shape \[1\], expected \[2\]"):
+        munchausen.reward(torch.zeros(2), q, torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"q_t has shape \[1, 3\], expected \[2, 3\]"):
+        munchausen.bootstrap(torch.zeros(2, 3, 4), q[:1])

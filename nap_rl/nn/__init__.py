@@ -1,6 +1,7 @@
 """Networks of value-based agents: torso -> streams -> head."""
 
-from nap_rl.nn.heads import Categorical, ExpectedValue, Head, Quantile
+from nap_rl.nn.embedding import QuantileEmbedding
+from nap_rl.nn.heads import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
 from nap_rl.nn.noisy import LayerNoise, NoisyLinear
 from nap_rl.nn.q_network import QNetwork
 from nap_rl.nn.streams import Streams
@@ -12,11 +13,13 @@ __all__ = [
     "ExpectedValue",
     "Head",
     "ImpalaTorso",
+    "ImplicitQuantile",
     "LayerNoise",
     "MlpTorso",
     "NatureTorso",
     "NoisyLinear",
     "QNetwork",
     "Quantile",
+    "QuantileEmbedding",
     "Streams",
 ]

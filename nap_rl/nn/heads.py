@@ -6,12 +6,16 @@ head it is. Heads have no parameters.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nap_rl.losses import categorical_projection, cross_entropy, huber, quantile_huber
+
+Part = Literal["online", "target", "acting"]
+"""What a pass is for: the estimate that learns, the values bootstrapped from, or the choice of an action."""
 
 
 class HeadLoss(NamedTuple):
@@ -30,6 +34,8 @@ class Head(nn.Module):
     """`outputs`: N; `q_values`: [B, A, N] -> [B, A]; `loss`: how far outputs_tm1[a_tm1] is from its target."""
 
     outputs: int
+    levels: Mapping[Part, int] | None = None
+    """Quantile levels that a pass draws for each state, by its part; None where outputs are not at drawn levels."""
 
     def q_values(self, outputs: Tensor) -> Tensor:
         """Expected returns: [B, A, N] -> [B, A]."""
@@ -43,6 +49,7 @@ class Head(nn.Module):
         discount_t: Tensor,
         outputs_t: Tensor,
         a_t: Tensor,
+        taus: Tensor | None = None,
     ) -> HeadLoss:
         """Loss of Q(s_tm1, a_tm1) against r_t + discount_t Q'(s_t, a_t).
 
@@ -51,6 +58,7 @@ class Head(nn.Module):
             a_tm1: [B] int64; r_t: [B], n-step return; discount_t: [B], product of the n discounts.
             outputs_t: [B, A, N], target network at s_t (no gradient).
             a_t: [B] int64, the action to bootstrap from (the online network's choice for double Q-learning).
+            taus: [B, N], the levels of outputs_tm1 where they were drawn (see `levels`), else None.
         """
         raise NotImplementedError
 
@@ -71,6 +79,7 @@ class ExpectedValue(Head):
         discount_t: Tensor,
         outputs_t: Tensor,
         a_t: Tensor,
+        taus: Tensor | None = None,
     ) -> HeadLoss:
         q_tm1 = select(outputs_tm1, a_tm1).squeeze(-1)
         target = r_t + discount_t * select(outputs_t, a_t).squeeze(-1)
@@ -106,6 +115,7 @@ class Categorical(Head):
         discount_t: Tensor,
         outputs_t: Tensor,
         a_t: Tensor,
+        taus: Tensor | None = None,
     ) -> HeadLoss:
         target_support = r_t[:, None] + discount_t[:, None] * self.support
         target_probs = select(outputs_t, a_t).softmax(dim=-1)
@@ -139,8 +149,50 @@ class Quantile(Head):
         discount_t: Tensor,
         outputs_t: Tensor,
         a_t: Tensor,
+        taus: Tensor | None = None,
     ) -> HeadLoss:
         quantiles = select(outputs_tm1, a_tm1)
         targets = r_t[:, None] + discount_t[:, None] * select(outputs_t, a_t)
         loss = quantile_huber(quantiles, self.taus.expand_as(quantiles), targets.detach(), self.kappa)
+        return HeadLoss(loss, loss.detach())
+
+
+class ImplicitQuantile(Head):
+    """IQN: the return at any level tau, learnt at random ones (Dabney et al. 2018b, arXiv 1806.06923, equation 3).
+
+    One output for each action and level: the network needs a `QuantileEmbedding`, which brings the levels in. The
+    priority is the loss.
+
+    Args:
+        samples: N, levels of the estimate in an update; target_samples: N', of the bootstrap values; acting_samples: K,
+            levels whose mean chooses an action.
+        kappa: width of the Huber loss's quadratic part.
+    """
+
+    outputs = 1
+
+    def __init__(
+        self, samples: int = 64, target_samples: int = 64, acting_samples: int = 32, kappa: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.levels: Mapping[Part, int] = {"online": samples, "target": target_samples, "acting": acting_samples}
+        self.kappa = kappa
+
+    def q_values(self, outputs: Tensor) -> Tensor:
+        return outputs.mean(dim=-1)
+
+    def loss(
+        self,
+        outputs_tm1: Tensor,
+        a_tm1: Tensor,
+        r_t: Tensor,
+        discount_t: Tensor,
+        outputs_t: Tensor,
+        a_t: Tensor,
+        taus: Tensor | None = None,
+    ) -> HeadLoss:
+        if taus is None:
+            raise ValueError("an implicit quantile head needs the levels (taus) of outputs_tm1")
+        targets = r_t[:, None] + discount_t[:, None] * select(outputs_t, a_t)
+        loss = quantile_huber(select(outputs_tm1, a_tm1), taus, targets.detach(), self.kappa)
         return HeadLoss(loss, loss.detach())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nap_rl.agents import ValueAgent
 from nap_rl.nap import normalize
-from nap_rl.nn import ExpectedValue, Head, QNetwork, Streams
+from nap_rl.nn import ExpectedValue, Head, QNetwork, QuantileEmbedding, Streams
 from nap_rl.plasticity import make_method, method_named
 from nap_rl.replay import Replay
 
@@ -56,8 +56,10 @@ def make_agent() -> Callable[..., ValueAgent]:
         head = ExpectedValue() if head is None else head
         torch.manual_seed(0)
         streams = Streams(pixels, actions, head.outputs, hidden, dueling, sigma0)
+        embedding = None if head.levels is None else QuantileEmbedding(pixels, 16, head.levels["acting"])
+        plain = QNetwork(NewestFrame(), streams, head, embedding)
         example = torch.randint(256, (5, 4, pixels), dtype=torch.uint8)
-        network: nn.Module = method_named(method).prepare(QNetwork(NewestFrame(), streams, head), example)
+        network: nn.Module = method_named(method).prepare(plain, example)
         if nap:
             network = normalize(network, example)
         assert isinstance(network, QNetwork)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from nap_rl.agents import ValueAgent
-from nap_rl.nn import Categorical, ExpectedValue, Head, Quantile
+from nap_rl.losses import Munchausen
+from nap_rl.nn import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
 from nap_rl.replay import Replay, Transitions
 
 Make = Callable[..., ValueAgent]
@@ -42,9 +44,9 @@ class Recorder:
     def __init__(self, network: Any, name: str, calls: list[tuple[str, Any]]) -> None:
         forward = network.forward
 
-        def recorded(stacks: Tensor, noise: Any = None) -> Tensor:
+        def recorded(stacks: Tensor, noise: Any = None, taus: Any = None) -> Tensor:
             calls.append((name, noise))
-            output: Tensor = forward(stacks, noise)
+            output: Tensor = forward(stacks, noise, taus)
             return output
 
         network.forward = recorded
@@ -99,8 +101,8 @@ def test_double_dqn_selects_with_the_online_network_and_values_with_the_target(m
             slots=torch.tensor([0]),
             serials=torch.tensor([0]),
         )
-        agent.network.forward = lambda s, noise=None: torch.tensor([[[0.0], [1.0]]])  # type: ignore[method-assign]
-        agent.target.forward = lambda s, noise=None: torch.tensor([[[7.0], [3.0]]])  # type: ignore[method-assign]
+        agent.network.forward = lambda s, noise=None, taus=None: torch.tensor([[[0.0], [1.0]]])  # type: ignore[method-assign]
+        agent.target.forward = lambda s, noise=None, taus=None: torch.tensor([[[7.0], [3.0]]])  # type: ignore[method-assign]
         # Online prefers action 1, which the target values 3; the target alone would take action 0, worth 7.
         _, priority = agent.losses(batch)
         assert float(priority[0]) == expected
@@ -244,8 +246,14 @@ def play_chain(replay: Replay, episodes: int) -> None:
 
 @pytest.mark.parametrize(
     ("head", "n_steps"),
-    [(ExpectedValue(), 1), (ExpectedValue(), 3), (Categorical(21, 0.0, 2.0), 3), (Quantile(8), 3)],
-    ids=["expected-1", "expected-3", "categorical-3", "quantile-3"],
+    [
+        (ExpectedValue(), 1),
+        (ExpectedValue(), 3),
+        (Categorical(21, 0.0, 2.0), 3),
+        (Quantile(8), 3),
+        (ImplicitQuantile(8, 8, 32), 3),
+    ],
+    ids=["expected-1", "expected-3", "categorical-3", "quantile-3", "implicit_quantile-3"],
 )
 def test_a_two_state_chain_is_solved_to_its_closed_form(make_agent: Make, head: Head, n_steps: int) -> None:
     agent = make_agent(head=head, n_steps=n_steps, discount=GAMMA, hidden=16, target_every_updates=20)
@@ -259,3 +267,67 @@ def test_a_two_state_chain_is_solved_to_its_closed_form(make_agent: Make, head: 
     q = agent.network.q_values(stacks)
     for state in (0, 1):
         assert q[state].tolist() == pytest.approx(chain_values()[state], abs=0.03)
+
+
+def munchausen_values(alpha: float, temperature: float, clip: float) -> list[list[float]]:
+    """The fixed point of Munchausen value iteration on the chain (Vieillard et al. 2020, equation 3)."""
+    q = [[0.0, 0.0], [0.0, 0.0]]
+    for _ in range(500):
+        log_sum = [
+            max(row) + temperature * math.log(sum(math.exp((x - max(row)) / temperature) for x in row)) for row in q
+        ]
+        # temperature log pi(a|s) = q(s, a) - log_sum(s), and sum_a pi (q - temperature log pi) is log_sum itself.
+        q = [
+            [REWARD[s][a] + alpha * max(q[s][a] - log_sum[s], clip) + GAMMA * log_sum[NEXT[s][a]] for a in (0, 1)]
+            for s in (0, 1)
+        ]
+    return q
+
+
+@pytest.mark.parametrize(
+    "head", [ExpectedValue(), Quantile(8), ImplicitQuantile(8, 8, 32)], ids=lambda h: type(h).__name__
+)
+def test_munchausen_reaches_the_fixed_point_of_its_own_value_iteration(make_agent: Make, head: Head) -> None:
+    munchausen = Munchausen(alpha=0.9, temperature=0.1, clip=-0.3)
+    agent = make_agent(
+        head=head, discount=GAMMA, hidden=16, target_every_updates=20, double=False, munchausen=munchausen
+    )
+    play_chain(agent.replay, 150)
+    for update in range(1_000):
+        for group in agent.optimizer.param_groups:
+            group["lr"] = 1e-2 if update < 700 else 1e-3
+        agent.update()
+    stacks = torch.zeros(2, 4, 2, dtype=torch.uint8)
+    stacks[:, -1] = torch.eye(2, dtype=torch.uint8) * 255
+    q, expected = agent.network.q_values(stacks), munchausen_values(0.9, 0.1, -0.3)
+    assert expected[0][0] < chain_values()[0][0]  # it is another fixed point than that of Q-learning
+    for state in (0, 1):
+        assert q[state].tolist() == pytest.approx(expected[state], abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("double", "passes"), [(False, ["online", "target", "target"]), (True, ["online", "online", "target"])]
+)
+def test_implicit_quantiles_choose_and_value_actions_at_levels_of_their_own(
+    make_agent: Make, double: bool, passes: list[str]
+) -> None:
+    agent = make_agent(head=ImplicitQuantile(5, 7, 3), double=double)
+    fill(agent.replay, 50)
+    calls: list[tuple[str, Any]] = []
+    for network, name in ((agent.network, "online"), (agent.target, "target")):
+        forward = network.forward
+
+        def recorded(stacks: Tensor, noise: Any = None, taus: Any = None, forward=forward, name=name) -> Tensor:  # type: ignore[no-untyped-def]
+            calls.append((name, taus))
+            output: Tensor = forward(stacks, noise, taus)
+            return output
+
+        network.forward = recorded  # type: ignore[method-assign]
+    agent.update()
+    agent.update()
+    assert [name for name, _ in calls] == passes * 2
+    assert [taus.shape[1] for _, taus in calls] == [5, 3, 7] * 2
+    levels = torch.cat([taus.flatten() for _, taus in calls])
+    assert len(levels.unique()) > 0.99 * len(levels)
+    agent.act(np.zeros((2, 4, 2), dtype=np.uint8))
+    assert calls[-1][1].shape == (2, 3)

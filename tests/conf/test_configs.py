@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,8 @@ from nap_rl import cli
 from nap_rl.conf import build, check, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
+from nap_rl.losses import Munchausen
+from nap_rl.nap import scale_invariance
 
 CONF = Path(check.__file__).parent
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000"]  # fits any machine that runs the tests
@@ -97,6 +100,33 @@ def test_what_checks_can_be_built_and_acts(overrides: list[str]) -> None:
     assert set(agent.act(stacks.numpy()).tolist()) <= {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("agent", options("agent"))
+def test_every_agent_is_dueling_and_noisy_on_request_and_with_nap_scale_invariant_and_projected(
+    agent: str, dueling: bool
+) -> None:
+    noisy = "0.1" if dueling else "null"
+    asked = ["agent.nap=true", f"agent.dueling={dueling}", f"agent.noisy_sigma0={noisy}"]
+    config = checked(f"agent={agent}", "agent.torso=data_efficient", "agent.hidden=8", *asked, *SMALL)
+    built, projector = build.build_agent(config, 3, torch.device("cpu"))
+    assert projector is not None
+    streams = built.network.streams
+    assert (streams.value is not None) == dueling and bool(streams.noisy_layers()) == dueling
+    changes = scale_invariance(built.network, torch.randint(256, (2, 4, 84, 84), dtype=torch.uint8))
+    assert all(change < 1e-3 for name, change in changes.items() if not name.endswith("output")), changes
+    rng = np.random.default_rng(0)
+    for k in range(25):
+        frames = rng.integers(256, size=(config.env.num_envs, 84, 84), dtype=np.uint8)
+        n = len(frames)
+        built.replay.add(frames, rng.integers(3, size=n), rng.normal(size=n), np.ones(n), np.full(n, k == 0))
+    before = {name: p.detach().clone() for name, p in built.network.named_parameters()}
+    for _ in range(2):
+        assert torch.isfinite(built.update().loss)
+    assert float(projector.max_relative_drift()) < 1e-5
+    for name, p in built.network.named_parameters():
+        assert not torch.equal(p, before[name]), name
+
+
 def test_configured_values_reach_what_they_are_named_after() -> None:
     config = checked(
         "env=sequential_atari",
@@ -125,6 +155,28 @@ def test_configured_values_reach_what_they_are_named_after() -> None:
     assert (settings.importance(0.0), settings.importance(1.0)) == (0.4, 1.0)
     config = checked("env=sequential_atari", "experiment=quick", "schedule=linear", "env.on_switch.schedule=restart")
     assert build.build_trainer_config(config).on_switch.restart_schedule
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["agent.n_steps=3"], "agent.n_steps=3: only a one-step return"),
+        (["agent.double=true"], "agent.double=true: its policy is the target network's"),
+        (["agent.munchausen.temperature=0"], "temperature=0.0, expected a number above 0"),
+        (["agent.munchausen.clip=1"], r"clip=1.0, expected a number in \[-inf, 0\]"),
+        (["agent/head=implicit_quantile", "agent.head.samples=0"], "agent.head.samples=0, expected 1 or more"),
+    ],
+)
+def test_a_munchausen_agent_that_is_none_is_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        checked("agent=munchausen", *SMALL, *overrides)
+
+
+def test_munchausen_is_an_option_of_every_agent_with_one_step_returns() -> None:
+    config = checked("agent=iqn", "agent.munchausen.alpha=0.9", "agent.torso=data_efficient", *SMALL)
+    agent, _ = build.build_agent(config, 4, torch.device("cpu"))
+    assert agent.munchausen == Munchausen(0.9, 0.03, -1.0) and not agent.double
+    assert build.build_agent(checked("agent=dqn", *SMALL), 4, torch.device("cpu"))[0].munchausen is None
 
 
 def test_a_span_for_a_schedule_that_restarts_at_every_switch_is_refused() -> None:
@@ -171,11 +223,22 @@ BAD = [
     ("plasticity.name=redo", "plasticity.name=redo has other options than []: choose plasticity=redo"),
     ("plasticity.name=reddo", "There is no plasticity method 'reddo'; the nearest is 'redo'"),
     ("plasticity=layer_norm_l2", "plasticity=layer_norm_l2 needs LayerNorm: add agent.nap=true"),
-    ("agent=rainbo", "agent=rainbo does not exist: the options are dqn, rainbow"),
+    (
+        "agent=rainbo",
+        "agent=rainbo does not exist: "
+        "the options are c51, data_efficient_rainbow, dqn, iqn, munchausen, qr_dqn, rainbow",
+    ),
     ("env=atary", "env=atary does not exist: the options are atari, sequential_atari"),
     ("nap=ful", "nap=ful does not exist: the options are full, norm_only, project_only"),
     ("experiment=quik", "experiment=quik does not exist: the options are"),
-    ("agent/head=c51", "agent/head=c51 does not exist: the options are categorical, expected, quantile"),
+    (
+        "agent/head=c51",
+        "agent/head=c51 does not exist: the options are categorical, expected, implicit_quantile, quantile",
+    ),
+    (
+        "agent.munchausen.alpha=0.9",
+        "agent.munchausen.alpha mixes returns over actions, which a categorical head cannot",
+    ),
     ("agent.torso=resnet", "agent.torso=resnet is none of"),
     ("nap.norm=lyer", "nap.norm=lyer is none of"),
     ("agent.discount=1.5", "agent.discount=1.5, expected a number in [0, 1]"),

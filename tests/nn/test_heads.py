@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nap_rl.nn import Categorical, ExpectedValue, Head, Quantile
+from nap_rl.nn import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
 from nap_rl.nn.heads import select
 
 HEADS = [ExpectedValue(), Categorical(11, -2.0, 2.0), Quantile(5)]
@@ -100,6 +100,32 @@ def test_quantile_loss_and_priority_compare_every_quantile_with_every_target() -
                 total += abs((i + 0.5) / 5 - (u < 0)) * h / 0.7
         assert float(loss[b]) == pytest.approx(total / 5, abs=1e-5)
     assert torch.equal(priority, loss.detach())
+
+
+def test_implicit_quantile_loss_compares_every_drawn_level_with_every_target_sample() -> None:
+    head, n, n_target = ImplicitQuantile(kappa=0.7), 3, 4
+    assert head.outputs == 1 and head.levels == {"online": 64, "target": 64, "acting": 32}
+    g = torch.Generator().manual_seed(1)
+    outputs_tm1, outputs_t = (
+        torch.randn(BATCH, ACTIONS, n, generator=g),
+        torch.randn(BATCH, ACTIONS, n_target, generator=g),
+    )
+    taus = torch.rand(BATCH, n, generator=g)
+    _, a_tm1, r_t, discount_t, _, a_t = batch(ExpectedValue())
+    loss, priority = head.loss(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t, taus)
+    for b in range(BATCH):
+        total = 0.0
+        for i in range(n):
+            for j in range(n_target):
+                target = float(r_t[b]) + float(discount_t[b]) * float(outputs_t[b, a_t[b], j])
+                u = target - float(outputs_tm1[b, a_tm1[b], i])
+                h = 0.5 * u * u if abs(u) <= 0.7 else 0.7 * (abs(u) - 0.35)
+                total += abs(float(taus[b, i]) - (u < 0)) * h / 0.7
+        assert float(loss[b]) == pytest.approx(total / n_target, abs=1e-5)
+    assert torch.equal(priority, loss.detach())
+    assert torch.allclose(head.q_values(outputs_t), sum(outputs_t.unbind(dim=2)) / n_target)
+    with pytest.raises(ValueError, match="needs the levels"):
+        head.loss(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t)
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda h: type(h).__name__)
