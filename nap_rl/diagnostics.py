@@ -78,6 +78,25 @@ def feature_norm(features: Tensor) -> Tensor:
     return norms.mean()
 
 
+def jvp(network: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """f(x) and J v, J = df/dx of each row of x and v its direction: both [B, ...], in one forward pass.
+
+    Raises ValueError where the output does not depend on the input.
+    """
+    with forward_ad.dual_level():
+        dual: Tensor = forward_ad.make_dual(x, direction)  # type: ignore[no-untyped-call]
+        outputs, tangent = primal_and_tangent(network(dual))
+    if tangent is None:
+        raise ValueError("The network's output does not depend on its input, so it has no Jacobian.")
+    return outputs, tangent
+
+
+def jacobian_norm(tangent: Tensor) -> Tensor:
+    """sqrt of the batch mean of ||J v||^2; with v ~ N(0, I) that estimates the root mean square of ||J||_F, since
+    E||J v||^2 = ||J||_F^2 (Hutchinson 1989; the norm in figure 1 of Lyle et al. 2024, arXiv 2407.01800)."""
+    return tangent.flatten(1).square().sum(1).mean().sqrt()
+
+
 def churn(before: Tensor, after: Tensor) -> Tensor:
     """Mean |after - before| of the outputs on a held-out batch (Schaul et al. 2022, arXiv 2206.00730, and
     Tang & Berseth 2024, arXiv 2409.04792: how far updates elsewhere moved the function here)."""
@@ -174,15 +193,11 @@ class Diagnostics:
         JVP plasticity/churn            since the last call; 0 at the first plasticity/weight_norm/P,
         grad_norm/P, distance/P         ||p||, ||dL/dp||, ||p - p_0||
         """
-        with activations(self.network) as hidden, forward_ad.dual_level():
-            direction = torch.randn(
-                self.inputs.shape,
-                generator=self.generator,
-                device=self.inputs.device,
-                dtype=self.inputs.dtype,
-            )
-            dual: Tensor = forward_ad.make_dual(self.inputs, direction)  # type: ignore[no-untyped-call]
-            outputs, tangent = primal_and_tangent(self.network(dual))
+        direction = torch.randn(
+            self.inputs.shape, generator=self.generator, device=self.inputs.device, dtype=self.inputs.dtype
+        )
+        with activations(self.network) as hidden:
+            outputs, tangent = jvp(self.network, self.inputs, direction)
         if not hidden:
             raise ValueError("The network has no activation submodule, so there is nothing to measure.")
         features = list(hidden.values())[-1].flatten(1)
@@ -197,9 +212,7 @@ class Diagnostics:
         found["stable_rank"] = stable_rank(s)
         found["effective_rank"] = effective_rank(s)
         found["feature_norm"] = feature_norm(features)
-        if tangent is None:
-            raise ValueError("The network's output does not depend on its input, so it has no Jacobian.")
-        found["jacobian_norm"] = tangent.flatten(1).square().sum(1).mean().sqrt()
+        found["jacobian_norm"] = jacobian_norm(tangent)
         found["churn"] = churn(outputs if self.before is None else self.before, outputs)
         self.before = outputs.clone()
         for name, p in self.network.named_parameters():

@@ -26,6 +26,8 @@ RESAMPLES = 2000
 POINTS = 60  # drawn along a curve: each is the mean over a window; figure.csv has every task
 LABELS = {
     "online_accuracy": "online accuracy",
+    "final_loss": "loss at end of task",
+    "jacobian_norm": "Jacobian norm",
     "parameter_norm": "parameter norm",
     "dead_fraction": "dead ReLU units",
     "angle": "angle to un-projected (degrees)",
@@ -137,8 +139,8 @@ def _column(rows: list[dict[str, str]], name: str) -> Floats:
 
 
 def random_labels(study: Study) -> Iterator[Curve]:
-    """Figure 1: a column a rate; above the accuracy, below the parameter norm."""
-    for name in ("online_accuracy", "parameter_norm"):
+    """Figure 1: a column a rate; from above, accuracy, loss, Jacobian norm and parameter norm."""
+    for name in ("online_accuracy", "final_loss", "jacobian_norm", "parameter_norm"):
         y = _column(study.tasks, name)
         x = _column(study.tasks, "task")
         yield Curve(name, "", _rate(study.config), variant(study.config), "task", x, y)
@@ -181,19 +183,21 @@ def _mean(studies: Sequence[Study], name: str) -> float:
 
 
 def stream_table(studies: Sequence[Study]) -> str:
-    """Accuracy of tasks 5 - 15 % and of the last 10 %, their difference, and what the weights have come
-    to."""
+    """Accuracy of tasks 5 - 15 % and of the last 10 %, their difference, loss and Jacobian norm of the last 10 %,
+    and what the weights have come to."""
     lines = [
-        "| method | network | rate | seeds | tasks 5-15 % | last 10 % | change | norm at end | dead at end |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | network | rate | seeds | tasks 5-15 % | last 10 % | change | loss, last 10 % | Jacobian norm | "
+        "norm at end | dead at end |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     groups = _grouped(studies, lambda s: (method(s.config), variant(s.config), f"{s.config['learning_rate']:g}"))
     for (name, network, rate), runs in groups.items():
         early, late = _mean(runs, "early_accuracy"), _mean(runs, "late_accuracy")
+        loss, jacobian = _mean(runs, "late_loss"), _mean(runs, "late_jacobian_norm")
         norm, dead = _mean(runs, "parameter_norm"), _mean(runs, "dead_fraction")
         lines.append(
             f"| {name} | {network} | {rate} | {len(runs)} | {early:.3f} | {late:.3f} | {late - early:+.3f} "
-            f"| {norm:.1f} | {dead:.2f} |"
+            f"| {loss:.2f} | {jacobian:.3g} | {norm:.1f} | {dead:.2f} |"
         )
     return "\n".join(lines)
 
@@ -288,7 +292,7 @@ def draw(panels: Panels) -> Figure:
                 axes.set_xlabel(curve.x_label)
         if row == rows[0]:
             axes.set_title(column, fontsize="medium")
-        if row[0] == "parameter_norm":
+        if row[0] in ("jacobian_norm", "parameter_norm"):
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
     handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}

@@ -53,7 +53,7 @@ class Learner:
         self.updates = 0
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        """One update on images x [B, C, H, W] and labels y [B] int64; returns its predictions, [B] int64."""
+        """One update on images x [B, C, H, W] and labels y [B] int64; returns the logits before it, [B, classes]."""
         logits: Tensor = self.network(x)
         loss: Tensor = F.cross_entropy(logits, y)
         if (penalty := self.method.penalty()) is not None:
@@ -65,7 +65,7 @@ class Learner:
         changed = self.method.after_update(self.updates, lambda: self.images)
         if changed and self.projector is not None:
             self.projector.project()
-        return logits.argmax(1)
+        return logits.detach()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """All that decides the updates to come, by part and name: what a checkpoint holds."""

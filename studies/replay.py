@@ -17,19 +17,31 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nap_rl.checkpoint import Checkpoint
 from nap_rl.nap import weight_groups
 from nap_rl.studies.config import StudyConfig, root_of
 from nap_rl.studies.data import load_images
 from nap_rl.studies.learner import Learner
-from nap_rl.studies.stream import SUMMARY, TASKS, Row, summarise, task_data, task_row, write_csv, write_json
+from nap_rl.studies.stream import (
+    SUMMARY,
+    TASKS,
+    Row,
+    load,
+    save,
+    summarise,
+    task_data,
+    task_row,
+    write_csv,
+    write_json,
+)
 
 FOLLOWERS = ("constant", "global", "layer", "exact")
 
@@ -37,35 +49,53 @@ FOLLOWERS = ("constant", "global", "layer", "exact")
 def run(config: StudyConfig, folder: Path) -> dict[str, Row]:
     """Trains the five networks side by side; tasks.csv gets a column `network` (unprojected and FOLLOWERS)
     and `angle`: degrees between a follower's normalised layers and the un-projected network's, mean over
-    layers. Computes in float64, so that what is exact on paper shows. Returns a summary each."""
-    started = time.perf_counter()
+    layers. Computes in float64, so that what is exact on paper shows. Goes on from the folder's newest
+    checkpoint. Returns a summary each."""
+    started, before = time.perf_counter(), 0.0
     images = load_images(config.data.name, root_of(config.data), config.data.images, config.seed).double()
     leader = Learner(replace(config, nap=False), images)
     followers = {name: Follower(name, config, images) for name in FOLLOWERS}
     rows: dict[str, list[Row]] = {name: [] for name in ("unprojected", *FOLLOWERS)}
     weights = normalised_weights(leader)
     rho = norms_of(weights)
-    for task in range(config.tasks):
+    learners = {"unprojected": leader, **{name: f.learner for name, f in followers.items()}}
+    if (found := load(config, folder)) is not None:
+        load_states(learners, found)
+        rows, before = found.meta["rows"], found.meta["seconds"]
+    for task in range(len(rows["unprojected"]), config.tasks):
         labels, batches = task_data(config, task)
         right = torch.zeros(len(rows), dtype=torch.long)
         for batch in batches:
             x, y = images[batch], labels[batch]
             shrink = (rho / norms_of(weights)).tolist()
             total = float(rho.norm() / norms_of(weights).norm())
-            right[0] += (leader.update(x, y) == y).sum()
+            right[0] += (leader.update(x, y).argmax(1) == y).sum()
             for number, follower in enumerate(followers.values(), start=1):
                 follower.shrink = [total] * len(shrink) if follower.name == "global" else shrink
-                right[number] += (follower.learner.update(x, y) == y).sum()
+                right[number] += (follower.learner.update(x, y).argmax(1) == y).sum()
         online = right.double() / batches.numel()
-        learners = (leader, *(f.learner for f in followers.values()))
-        for share, name, learner in zip(online, rows, learners, strict=True):
+        for share, (name, learner) in zip(online, learners.items(), strict=True):
             row = task_row(learner, task, labels, share)
             rows[name].append(row | {"angle": angle(weights, normalised_weights(learner))})
+        if (task + 1) % config.save_every == 0:
+            meta = {"updates": leader.updates, "rows": rows, "seconds": before + time.perf_counter() - started}
+            save(config, folder, task + 1, states(learners), meta)
     write_csv(folder / TASKS, [{"network": name, **row} for name in rows for row in rows[name]])
     summaries = {name: summarise(found) | {"angle": found[-1]["angle"]} for name, found in rows.items()}
-    seconds = round(time.perf_counter() - started, 2)
+    seconds = round(before + time.perf_counter() - started, 2)
     write_json(folder / SUMMARY, {"config": asdict(config), "networks": summaries, "seconds": seconds})
     return summaries
+
+
+def states(learners: Mapping[str, Learner]) -> dict[str, dict[str, Tensor]]:
+    """The parts of every learner's state, named "layer.optimizer" and so on."""
+    return {f"{name}.{part}": state for name, learner in learners.items() for part, state in learner.state().items()}
+
+
+def load_states(learners: Mapping[str, Learner], found: Checkpoint) -> None:
+    for name, learner in learners.items():
+        mine = {key.split(".")[1]: state for key, state in found.tensors.items() if key.split(".")[0] == name}
+        learner.load_state(mine, found.meta["updates"])
 
 
 class Follower:
@@ -82,25 +112,25 @@ class Follower:
         self.rate = config.learning_rate
         self.power = 1 if config.optimizer == "adam" else 2
         self.shrink = [1.0] * len(self.weights)  # rho_l / ||theta_l|| of the un-projected network, now
-        self.groups = split_groups(self.learner.optimizer, self.weights)
+        split_groups(self.learner.optimizer, self.weights)
         self.learner.optimizer.register_step_pre_hook(lambda *_: self.follow())
 
     def follow(self) -> None:
         if self.name == "constant":
             return
-        for group, weight, shrink in zip(self.groups, self.weights, self.shrink, strict=True):
+        _, *groups = self.learner.optimizer.param_groups
+        for group, weight, shrink in zip(groups, self.weights, self.shrink, strict=True):
             group["lr"] = self.rate * shrink**self.power
             if self.name == "exact" and self.power == 1 and weight.grad is not None:
                 weight.grad.mul_(shrink)
 
 
-def split_groups(optimizer: Optimizer, weights: list[Tensor]) -> list[dict[str, Any]]:
-    """Takes each weight out of the optimiser's first group into one of its own; returns those groups."""
+def split_groups(optimizer: Optimizer, weights: list[Tensor]) -> None:
+    """Takes each weight out of the optimiser's first group into one of its own, behind it."""
     first = optimizer.param_groups[0]
     first["params"] = [p for p in first["params"] if all(p is not w for w in weights)]
     for weight in weights:
         optimizer.add_param_group({**first, "params": [weight]})
-    return optimizer.param_groups[1:]
 
 
 def normalised_weights(learner: Learner) -> list[Tensor]:

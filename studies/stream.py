@@ -15,13 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nap_rl import checkpoint
-from nap_rl.diagnostics import activations, dead_fraction
+from nap_rl.diagnostics import activations, dead_fraction, jacobian_norm, jvp
 from nap_rl.studies.config import StudyConfig, root_of
 from nap_rl.studies.data import CLASSES, load_images
 from nap_rl.studies.learner import Learner
@@ -40,11 +41,18 @@ def run(config: StudyConfig, folder: Path) -> Row:
     started = time.perf_counter()
     images = load_images(config.data.name, root_of(config.data), config.data.images, config.seed)
     learner = Learner(config, images)
-    rows, steps, seconds = _resume(config, folder, learner)
+    rows: list[Row] = []
+    steps: list[Row] = []
+    seconds = 0.0
+    if (found := load(config, folder)) is not None:
+        learner.load_state(found.tensors, found.meta["updates"])
+        rows, steps, seconds = found.meta["rows"], found.meta["steps"], found.meta["seconds"]
     for task in range(len(rows), config.tasks):
         rows.append(learn_task(config, learner, task, steps))
         if (task + 1) % config.save_every == 0:
-            _save(config, folder, learner, rows, steps, seconds + time.perf_counter() - started)
+            so_far = seconds + time.perf_counter() - started
+            meta = {"updates": learner.updates, "rows": rows, "steps": steps, "seconds": so_far}
+            save(config, folder, task + 1, learner.state(), meta)
     write_csv(folder / TASKS, rows)
     if steps:
         write_csv(folder / STEPS, steps)
@@ -65,51 +73,66 @@ def learn_task(config: StudyConfig, learner: Learner, task: int, steps: list[Row
     """One task; appends to `steps` what is measured on the way. One host sync, at the end."""
     labels, batches = task_data(config, task)
     targets = labels[batches]
-    predictions: list[Tensor] = []
+    logits: list[Tensor] = []
     dead: list[Tensor] = []
     for number, (batch, y) in enumerate(zip(batches, targets, strict=True), start=1):
-        predictions.append(learner.update(learner.images.index_select(0, batch), y))
+        logits.append(learner.update(learner.images.index_select(0, batch), y))
         if config.measure_every and number % config.measure_every == 0:
-            dead.append(_evaluate(learner)[1])
+            dead.append(dead_units(learner))
     for number, value in enumerate(dead, start=1):
         update = task * config.steps_per_task + number * config.measure_every
         steps.append({"update": update, "task": task, "dead_fraction": float(value)})
-    right = torch.stack(predictions) == targets
+    right = torch.stack(logits).argmax(2) == targets
     return task_row(learner, task, labels, right.double().mean())
 
 
 def task_row(learner: Learner, task: int, labels: Tensor, online: Tensor) -> Row:
-    """The columns of tasks.csv; accuracy, loss and dead units at the end of the task are over all images."""
-    logits, dead = _evaluate(learner)
-    with torch.no_grad():
-        norm = torch.stack([p.norm() for p in learner.network.parameters()]).norm()
-        loss = F.cross_entropy(logits, labels)
-        accuracy = (logits.argmax(1) == labels).float().mean()
-    values = torch.stack([v.double() for v in (online, accuracy, loss, norm, dead)]).tolist()
-    names = ("online_accuracy", "final_accuracy", "final_loss", "parameter_norm", "dead_fraction")
-    return {"task": task, **dict(zip(names, values, strict=True))}
+    """The columns of tasks.csv; all but the online accuracy are of the network at the end of the task, over all
+    images. The Jacobian's directions are the same for every task."""
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(learner.images.shape, generator=generator, dtype=learner.images.dtype)
+    with torch.no_grad(), activations(learner.network) as hidden:
+        logits, tangent = jvp(learner.network, learner.images, direction)
+        columns = {
+            "online_accuracy": online,
+            "final_accuracy": (logits.argmax(1) == labels).double().mean(),
+            "final_loss": F.cross_entropy(logits, labels),
+            "parameter_norm": torch.stack([p.norm() for p in learner.network.parameters()]).norm(),
+            "jacobian_norm": jacobian_norm(tangent),
+            "dead_fraction": _dead(hidden),
+        }
+        values = torch.stack([column.double() for column in columns.values()]).tolist()
+    return {"task": task, **dict(zip(columns, values, strict=True))}
 
 
 @torch.no_grad()
-def _evaluate(learner: Learner) -> tuple[Tensor, Tensor]:
-    """Logits of all images and the share of dead units over all hidden layers."""
+def dead_units(learner: Learner) -> Tensor:
+    """The share of dead units over all hidden layers, on all images."""
     with activations(learner.network) as hidden:
-        logits: Tensor = learner.network(learner.images)
+        learner.network(learner.images)
+    return _dead(hidden)
+
+
+def _dead(hidden: Mapping[str, Tensor]) -> Tensor:
     units = torch.tensor([float(h.shape[1]) for h in hidden.values()])
     shares = torch.stack([dead_fraction(h) for h in hidden.values()])
-    return logits, (shares * units).sum() / units.sum()
+    return (shares * units).sum() / units.sum()
 
 
 def summarise(rows: Sequence[Row]) -> Row:
     """Mean online accuracy of tasks 5 - 15 % and of the last 10 %: the very first tasks meet fresh weights
     and are easier for everybody."""
-    online = [row["online_accuracy"] for row in rows]
-    n = len(online)
-    early = online[n * 5 // 100 : max(n * 15 // 100, 1)]
-    late = online[-max(n // 10, 1) :]
+    n = len(rows)
+    early, late = rows[n * 5 // 100 : max(n * 15 // 100, 1)], rows[-max(n // 10, 1) :]
+
+    def mean(part: Sequence[Row], name: str) -> float:
+        return sum(row[name] for row in part) / len(part)
+
     return {
-        "early_accuracy": sum(early) / len(early),
-        "late_accuracy": sum(late) / len(late),
+        "early_accuracy": mean(early, "online_accuracy"),
+        "late_accuracy": mean(late, "online_accuracy"),
+        "late_loss": mean(late, "final_loss"),
+        "late_jacobian_norm": mean(late, "jacobian_norm"),
         "parameter_norm": rows[-1]["parameter_norm"],
         "dead_fraction": rows[-1]["dead_fraction"],
     }
@@ -131,28 +154,31 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _save(
-    config: StudyConfig, folder: Path, learner: Learner, rows: list[Row], steps: list[Row], seconds: float
+def save(
+    config: StudyConfig,
+    folder: Path,
+    tasks: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    meta: Mapping[str, object],
 ) -> None:
-    meta = {
-        "config": asdict(config),
-        "updates": learner.updates,
-        "rows": rows,
-        "steps": steps,
-        "seconds": seconds,
-    }
-    name = f"task-{len(rows):09d}"
-    checkpoint.save(folder / "checkpoints", name, tensors=learner.state(), meta=meta)
+    """A checkpoint after so many tasks, for `load`."""
+    meta = {"config": _identity(config), **meta}
+    checkpoint.save(folder / "checkpoints", f"task-{tasks:09d}", tensors=tensors, meta=meta)
 
 
-def _resume(config: StudyConfig, folder: Path, learner: Learner) -> tuple[list[Row], list[Row], float]:
-    """Rows, steps and seconds so far, after the learner was brought to that point; nothing of each for a new
-    folder."""
+def load(config: StudyConfig, folder: Path) -> checkpoint.Checkpoint | None:
+    """The newest sound checkpoint, None in a new folder. Raises ValueError if it is of another config."""
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
-        return [], [], 0.0
+        return None
     found = checkpoint.load(newest)
-    if found.meta["config"] != asdict(config):
+    if found.meta["config"] != _identity(config):
         raise ValueError(f"{folder} holds a study with another config; give hydra.run.dir a new folder.")
-    learner.load_state(found.tensors, found.meta["updates"])
-    return found.meta["rows"], found.meta["steps"], found.meta["seconds"]
+    return found
+
+
+def _identity(config: StudyConfig) -> dict[str, Any]:
+    """All that decides the numbers, as JSON gives it back: the number of processes does not."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    del plain["jobs"]
+    return plain

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from nap_rl.studies import replay
 from nap_rl.studies.config import DataConfig, StudyConfig
@@ -54,6 +55,34 @@ def test_file_has_a_row_for_each_network_and_task_and_repeats_itself(tmp_path: P
     assert header.startswith("network,task,online_accuracy") and header.endswith(",angle")
     assert len(lines) == 5 * 3
     assert text == (tmp_path / "b" / "tasks.csv").read_text()
+
+
+class Killed(BaseException):
+    """Like a signal: nothing in the code under test may catch it."""
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_killed_between_checkpoints_goes_on_to_the_same_bytes(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, optimizer=optimizer, tasks=5, steps_per_task=4, save_every=2, affine="free")
+    angles(config, tmp_path / "whole")
+    task_data = replay.task_data
+
+    def killed_in_task_four(config: StudyConfig, task: int) -> tuple[Tensor, Tensor]:
+        if task == 4:
+            raise Killed
+        return task_data(config, task)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(replay, "task_data", killed_in_task_four)
+        angles(config, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "tasks.csv").exists()
+    replayed = []
+    monkeypatch.setattr(replay, "task_data", lambda *args: replayed.append(args[1]) or task_data(*args))
+    replay.run(config, tmp_path / "cut")
+    assert replayed == [4]
+    assert (tmp_path / "cut" / "tasks.csv").read_bytes() == (tmp_path / "whole" / "tasks.csv").read_bytes()
 
 
 def test_only_the_normalised_layers_rates_follow_the_schedule() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.func import jacrev, vmap
 
 from nap_rl.studies import stream
 from nap_rl.studies.config import DataConfig, StudyConfig
@@ -78,7 +79,7 @@ def test_same_seed_same_file_and_another_seed_another(tmp_path: Path) -> None:
 def test_columns_rows_and_summary(tmp_path: Path) -> None:
     summary = stream.run(TINY, tmp_path)
     header, *lines = (tmp_path / "tasks.csv").read_text().splitlines()
-    assert header == "task,online_accuracy,final_accuracy,final_loss,parameter_norm,dead_fraction"
+    assert header == "task,online_accuracy,final_accuracy,final_loss,parameter_norm,jacobian_norm,dead_fraction"
     assert [line.split(",")[0] for line in lines] == list("012345")
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["config"]["width"] == 8
@@ -86,10 +87,13 @@ def test_columns_rows_and_summary(tmp_path: Path) -> None:
 
 
 def test_early_and_late_windows_leave_the_first_tasks_out() -> None:
-    rows = [{"online_accuracy": float(i), "parameter_norm": 0.0, "dead_fraction": 0.0} for i in range(200)]
+    names = ("final_loss", "jacobian_norm", "parameter_norm", "dead_fraction")
+    rows = [{"online_accuracy": float(i), **dict.fromkeys(names, 2.0 * i)} for i in range(200)]
     summary = stream.summarise(rows)
     assert summary["early_accuracy"] == sum(range(10, 30)) / 20
     assert summary["late_accuracy"] == sum(range(180, 200)) / 20
+    assert summary["late_loss"] == summary["late_jacobian_norm"] == 2 * summary["late_accuracy"]
+    assert summary["parameter_norm"] == 398.0
 
 
 def test_a_row_says_what_the_network_does(tmp_path: Path) -> None:
@@ -111,6 +115,9 @@ def test_a_row_says_what_the_network_does(tmp_path: Path) -> None:
     assert row["final_accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
     assert row["final_loss"] == pytest.approx(float(expected_loss), rel=1e-5)
     assert row["parameter_norm"] == pytest.approx(norm, rel=1e-5)
+    jacobians = vmap(jacrev(learner.network))(images.unsqueeze(1)).detach()  # [24, 1, 10, 1, 1, 8, 8]
+    exact = jacobians.flatten(1).square().sum(1).mean().sqrt()
+    assert row["jacobian_norm"] == pytest.approx(float(exact), rel=0.25)  # one direction for each of 24 images
 
 
 def test_labels_change_with_the_task_and_images_do_not_decide_them() -> None:
@@ -125,6 +132,13 @@ def test_a_folder_of_another_config_is_refused(tmp_path: Path) -> None:
     stream.run(TINY, tmp_path)
     with pytest.raises(ValueError, match="holds a study with another config"):
         stream.run(replace(TINY, learning_rate=0.5), tmp_path)
+
+
+def test_the_number_of_processes_is_no_part_of_a_study(tmp_path: Path) -> None:
+    stream.run(replace(TINY, tasks=2, jobs=4), tmp_path)
+    (tmp_path / stream.SUMMARY).unlink()
+    stream.run(replace(TINY, tasks=2, jobs=1), tmp_path)  # goes on from the other's checkpoint
+    assert (tmp_path / stream.SUMMARY).is_file()
 
 
 def test_projected_weights_keep_their_norm_and_unprojected_grow(tmp_path: Path) -> None:
