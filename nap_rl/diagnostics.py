@@ -1,7 +1,8 @@
 """What a network has lost of its ability to learn: formulas on tensors, and one pass that measures them all.
 
 The functions return tensors and never read them back; `Diagnostics.measure` reads everything back at once.
-Effective learning rate, update ratio and rotation of each layer are `nap_rl.nap.LayerMonitor`'s.
+Effective learning rate, update ratio and rotation of each layer are `nap_rl.nap.LayerMonitor`'s, whose docstring has
+their formulas; `Diagnostics` takes a monitor along.
 
     h   activations of one layer, [B, U] or [B, U, H, W]; a unit of a convolution is a feature map
     F   features, the last activation, one row an input, [B, D]
@@ -18,6 +19,9 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+
+from nap_rl.nap import LayerMonitor
+from nap_rl.nap.effective_lr import MEASURES
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh)
 TAUS = (0.0, 0.025, 0.1)
@@ -120,14 +124,16 @@ def ntk(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def ntk_rank(gram: Tensor, tolerance: float = 1e-3) -> Tensor:
-    """Number of eigenvalues above `tolerance` times the greatest."""
+    """Number of eigenvalues above `tolerance` times the greatest (the empirical kernel as a sign of lost plasticity:
+    Lyle et al. 2024, arXiv 2402.18762; the tolerance is our choice)."""
     eigenvalues = torch.linalg.eigvalsh(gram)
     rank: Tensor = (eigenvalues > tolerance * eigenvalues[-1]).sum()
     return rank.float()
 
 
 def ntk_condition(gram: Tensor) -> Tensor:
-    """Greatest eigenvalue over the least; inf where the least is not positive in this precision."""
+    """Greatest eigenvalue over the least; inf where the least is not positive in this precision (Xiao et al. 2020,
+    arXiv 1912.13053: it bounds how fast gradient descent learns)."""
     eigenvalues = torch.linalg.eigvalsh(gram)
     return torch.where(eigenvalues[0] > 0, eigenvalues[-1] / eigenvalues[0], torch.inf)
 
@@ -172,26 +178,42 @@ class Diagnostics:
         network: its activations must be submodules of the classes in ACTIVATIONS.
         inputs: the held-out batch, [B, ...]; integers are turned to float, as pixels are divided by the
         network.
+        monitor: of the same network, whose `snapshot()` is called before the update that is to be measured; None leaves
+            its measures out.
+        ntk_inputs: of how many of the inputs the neural tangent kernel is taken; 0 leaves it out.
         seed: of the directions of the Jacobian estimate.
     """
 
-    def __init__(self, network: nn.Module, inputs: Tensor, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Tensor,
+        *,
+        monitor: LayerMonitor | None = None,
+        ntk_inputs: int = 0,
+        seed: int = 0,
+    ) -> None:
         self.network = network
         self.inputs = inputs if inputs.is_floating_point() else inputs.float()
+        self.monitor = monitor
+        self.ntk_inputs = ntk_inputs
         self.initial = {name: p.detach().clone() for name, p in network.named_parameters()}
         self.generator = torch.Generator(inputs.device).manual_seed(seed)
         self.before: Tensor | None = None
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """One forward pass and one host sync. Names and values, with P each parameter and L each activation:
+        """One forward pass (and the gradients of the kernel) and one host sync. Each name below has `plasticity/` in
+        front of it; L is each activation, P each parameter, W each weight layer:
 
-        plasticity/dormant_{tau}/L, dead/L, linearised/L          shares of units
-        plasticity/srank, stable_rank, effective_rank             of the features, the last activation
-        plasticity/feature_norm
-        plasticity/jacobian_norm    sqrt of the batch mean of ||J v||^2, v ~ N(0, I): estimates ||J||_F, one
-        JVP plasticity/churn            since the last call; 0 at the first plasticity/weight_norm/P,
-        grad_norm/P, distance/P         ||p||, ||dL/dp||, ||p - p_0||
+            dormant_{tau}/L, dead/L, linearised/L           shares of units
+            srank, stable_rank, effective_rank              of the features, the last activation
+            feature_norm
+            jacobian_norm                                   from one JVP
+            churn                                           since the last call; 0 at the first
+            weight_norm/P, grad_norm/P, distance/P          ||p||, ||dL/dp||, ||p - p_0||
+            param_norm/W, effective_lr/W, update_ratio/W, rotation/W ...    the monitor's, see LayerMonitor
+            ntk_rank, ntk_condition                         with ntk_inputs
         """
         direction = torch.randn(
             self.inputs.shape, generator=self.generator, device=self.inputs.device, dtype=self.inputs.dtype
@@ -220,5 +242,11 @@ class Diagnostics:
             found[f"distance/{name}"] = (p - self.initial[name]).norm()
             if p.grad is not None:
                 found[f"grad_norm/{name}"] = p.grad.norm()
-        values = torch.stack([value.float() for value in found.values()]).tolist()
+        if self.monitor is not None:
+            for layer, row in zip(self.monitor.names, self.monitor.columns(), strict=True):
+                found |= {f"{measure}/{layer}": value for measure, value in zip(MEASURES, row, strict=True)}
+        if self.ntk_inputs:
+            gram = ntk(self.network, self.inputs[: self.ntk_inputs])
+            found["ntk_rank"], found["ntk_condition"] = ntk_rank(gram), ntk_condition(gram)
+        values = torch.stack([value.double() for value in found.values()]).tolist()
         return {f"plasticity/{name}": value for name, value in zip(found, values, strict=True)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from nap_rl import diagnostics as d
-from nap_rl.nap import normalize
+from nap_rl.nap import LayerMonitor, normalize
 from nap_rl.nn.noisy import NoisyLinear
 
 
@@ -115,6 +115,26 @@ def test_one_pass_gives_what_the_formulas_give() -> None:
     }
     for name, value in expected.items():
         assert found[f"plasticity/{name}"] == pytest.approx(float(value), rel=1e-5, abs=1e-7), name
+
+
+def test_the_monitors_measures_and_the_kernel_come_along() -> None:
+    network, x = Pixels(), pixels(6)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    measure = d.Diagnostics(network, x, monitor=LayerMonitor(network, optimizer), ntk_inputs=4)
+    twin = LayerMonitor(network, optimizer)
+    for monitor in (measure.monitor, twin):
+        assert monitor is not None
+        monitor.snapshot()
+    network(x).square().sum().backward()
+    optimizer.step()
+    found, expected = measure.measure(), twin.measure()
+    for layer, row in expected.items():
+        for name, value in row.items():
+            assert found[f"plasticity/{name}/{layer}"] == value
+    assert {"effective_lr", "update_ratio", "rotation"} <= set(row)
+    gram = d.ntk(network, x[:4].float())
+    assert found["plasticity/ntk_rank"] == float(d.ntk_rank(gram))
+    assert found["plasticity/ntk_condition"] == pytest.approx(float(d.ntk_condition(gram)), rel=1e-3)
 
 
 def test_churn_is_measured_since_the_last_call() -> None:

@@ -39,12 +39,13 @@ class LayerMonitor:
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, *, power: int | None = None) -> None:
         self.power = power if power is not None else (2 if isinstance(optimizer, SGD) else 1)
-        param_group = {p: group for group in optimizer.param_groups for p in group["params"]}
-        groups = {name: ts for name, ts in weight_groups(module).items() if ts[0] in param_group}
+        owned = {p for group in optimizer.param_groups for p in group["params"]}
+        groups = {name: ts for name, ts in weight_groups(module).items() if ts[0] in owned}
         if not groups:
             raise ValueError("the optimizer owns no weight of this module, so there is nothing to monitor.")
         self.names = list(groups)
-        self._param_groups = [param_group[tensors[0]] for tensors in groups.values()]
+        self._optimizer = optimizer
+        self._first = [tensors[0] for tensors in groups.values()]
         self._norms = GroupNorms(list(groups.values()))
         with torch.no_grad():
             self._initial = self._norms()
@@ -63,6 +64,12 @@ class LayerMonitor:
 
         Raises ValueError where `snapshot()` was never called.
         """
+        rows = self.columns().tolist()
+        return {name: dict(zip(MEASURES, row, strict=True)) for name, row in zip(self.names, rows, strict=True)}
+
+    @torch.no_grad()
+    def columns(self) -> Tensor:
+        """[layers, measures] float64: what `measure()` returns, in the order of `names` and MEASURES. No host sync."""
         if self._before is None:
             raise ValueError("call snapshot() before the update that measure() is to describe.")
         weights = self._norms.tensors
@@ -73,17 +80,20 @@ class LayerMonitor:
         # The chord between W and W' brought to one length: unlike the cosine, it keeps small angles.
         ratios = (now / before)[self._norms.owner].unbind()
         chord = self._norms(w - ratio * w_ for (w, w_), ratio in zip(pairs, ratios, strict=True)) / now
-        rates = [torch.as_tensor(g["lr"], dtype=torch.float64, device=now.device) for g in self._param_groups]
-        columns = (
-            now,
-            self._norms(torch.zeros_like(w) if w.grad is None else w.grad for w in weights),
-            torch.stack(rates) * (self._initial / before) ** self.power,
-            change / before,
-            torch.rad2deg(2 * torch.asin((chord / 2).clamp_max(1))),
-            now / self._initial - 1,
+        # Looked up now: an optimiser that loads its state gets new parameter groups.
+        rate = {p: group["lr"] for group in self._optimizer.param_groups for p in group["params"]}
+        rates = [torch.as_tensor(rate[p], dtype=torch.float64, device=now.device) for p in self._first]
+        return torch.stack(
+            (
+                now,
+                self._norms(torch.zeros_like(w) if w.grad is None else w.grad for w in weights),
+                torch.stack(rates) * (self._initial / before) ** self.power,
+                change / before,
+                torch.rad2deg(2 * torch.asin((chord / 2).clamp_max(1))),
+                now / self._initial - 1,
+            ),
+            dim=1,
         )
-        rows = torch.stack(columns, dim=1).tolist()
-        return {name: dict(zip(MEASURES, row, strict=True)) for name, row in zip(self.names, rows, strict=True)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The norms at construction, by layer, 0-dim float64: a resumed run drifts from the same start."""
