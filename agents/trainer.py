@@ -66,8 +66,8 @@ class TrainerConfig:
         frames: emulator frames of the run.
         update_every_steps: agent steps to an update, whatever the number of environments.
         min_replay_steps: agent steps before the first update (again after the replay was cleared).
-        schedule_frames: emulator frames over which the learning rate's schedule runs; with `on_switch.restart_schedule`
-            it runs over each visit instead.
+        schedule_frames: emulator frames at which the learning rate's schedule ends, having begun with the updates; with
+            `on_switch.restart_schedule` it runs over each visit instead.
         epsilon, epsilon_frames: uniformly random actions, over the first frames.
         importance, importance_frames: importance exponent, and the emulator frames over which it runs (None: `frames`).
         log_every_updates: updates between two rows of metrics.csv.
@@ -127,7 +127,8 @@ class Trainer:
         self.max_norm_drift = 0.0
         # Updates are due since this agent step and this update; both move when the replay is cleared.
         self._learning_since = (config.min_replay_steps, 0)
-        self._schedule_begin = 0  # frames
+        # Where nothing is learnt yet, no schedule passes: a warm-up would be over before the first update.
+        self._schedule_begin = config.min_replay_steps * FRAME_SKIP
         self._recent: deque[Episode] = deque(maxlen=100)
         self._losses: list[Update] = []
         self._started = time.monotonic()
@@ -227,11 +228,8 @@ class Trainer:
                 raise Diverged(f"the {name} is {value} at update {self.agent.updates}, frame {self.frames}")
 
     def _learning_rate(self) -> float:
-        span = (
-            self._visit.end - self._visit.begin
-            if self.config.on_switch.restart_schedule
-            else self.config.schedule_frames
-        )
+        end = self._visit.end if self.config.on_switch.restart_schedule else self.config.schedule_frames
+        span = max(end - self._schedule_begin, 1)
         return self.config.learning_rate(progress(self.frames, self._schedule_begin, span))
 
     def _epsilon(self) -> float:
@@ -256,7 +254,7 @@ class Trainer:
         if on_switch.reset_target:
             self.agent.copy_to_target()
         if on_switch.restart_schedule:
-            self._schedule_begin = self.frames
+            self._schedule_begin = max(self.frames, self._learning_since[0] * FRAME_SKIP)
 
     def _record(self, step: Step) -> None:
         record = self.records[-1]

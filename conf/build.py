@@ -18,6 +18,7 @@ from nap_rl.conf.schema import (
     AtSwitch,
     CategoricalHead,
     Config,
+    CosineSchedule,
     ImplicitQuantileHead,
     LinearSchedule,
     QuantileHead,
@@ -43,7 +44,7 @@ from nap_rl.nn import (
 )
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
-from nap_rl.schedules import Constant, Linear, Schedule
+from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup
 
 STACK = 4
 TORSOS: dict[Torso, type[NatureTorso] | type[DataEfficientTorso] | type[ImpalaTorso]] = {
@@ -157,16 +158,12 @@ def build_trainer_config(config: Config) -> TrainerConfig:
     """Length and rhythm of a run."""
     agent, env, schedule = config.agent, config.env, config.schedule
     assert config.frames is not None
-    learning_rate: Schedule = Constant(schedule.start)
-    schedule_frames = config.frames
-    if isinstance(schedule, LinearSchedule):
-        learning_rate = Linear(schedule.start, schedule.end)
-        schedule_frames = schedule.over_frames or config.frames
+    schedule_frames = getattr(schedule, "over_frames", None) or config.frames
     return TrainerConfig(
         frames=config.frames,
         update_every_steps=agent.update_every_steps,
         min_replay_steps=agent.min_replay_steps,
-        learning_rate=learning_rate,
+        learning_rate=_learning_rate(config, schedule_frames),
         schedule_frames=schedule_frames,
         epsilon=Linear(agent.epsilon.start, agent.epsilon.end),
         epsilon_frames=agent.epsilon.over_frames,
@@ -174,6 +171,19 @@ def build_trainer_config(config: Config) -> TrainerConfig:
         log_every_updates=config.logger.every_updates,
         on_switch=_on_switch(env) if isinstance(env, SequentialConfig) else OnSwitch(),
     )
+
+
+def _learning_rate(config: Config, schedule_frames: int) -> Schedule:
+    schedule, env = config.schedule, config.env
+    if isinstance(schedule, LinearSchedule):
+        return Linear(schedule.start, schedule.end)
+    if isinstance(schedule, CosineSchedule):
+        cosine = Cosine(schedule.start, schedule.end)
+        restarts = isinstance(env, SequentialConfig) and env.on_switch.schedule == "restart"
+        span = env.frames_per_game if restarts else schedule_frames  # type: ignore[attr-defined]
+        share = schedule.warmup_frames / span
+        return Warmup(cosine, schedule.warmup_start, share) if share > 0 else cosine
+    return Constant(schedule.start)
 
 
 def _on_switch(env: SequentialConfig) -> OnSwitch:

@@ -14,6 +14,7 @@ from nap_rl.conf.schema import (
     AtariConfig,
     CategoricalHead,
     Config,
+    CosineSchedule,
     HeadConfig,
     ImplicitQuantileHead,
     Norm,
@@ -118,12 +119,28 @@ def _check_numbers(config: Config) -> None:
     over = getattr(config.schedule, "over_frames", None)
     if over is not None:
         _at_least("schedule.over_frames", over, 1)
+    _check_warmup(config)
     _at_least("logger.every_updates", config.logger.every_updates, 1)
     if config.eval.every is not None:
         _at_least("eval.every", config.eval.every, FRAME_SKIP * env.num_envs)
     _at_least("eval.episodes", config.eval.episodes, 1)
     _at_least("eval.num_envs", config.eval.num_envs, 1)
     _between("eval.epsilon", config.eval.epsilon, 0.0, 1.0)
+
+
+def _check_warmup(config: Config) -> None:
+    schedule, env = config.schedule, config.env
+    if not isinstance(schedule, CosineSchedule):
+        return
+    _between("schedule.warmup_start", schedule.warmup_start, 0.0, 1.0)
+    _at_least("schedule.warmup_frames", schedule.warmup_frames, 0)
+    span = schedule.over_frames or config.frames
+    if isinstance(env, SequentialConfig) and env.on_switch.schedule == "restart":
+        span = env.frames_per_game
+    if span is not None and schedule.warmup_frames >= span:
+        raise ValueError(
+            f"schedule.warmup_frames={schedule.warmup_frames}, expected less than the schedule's own length of {span}"
+        )
 
 
 def _check_head(head: HeadConfig) -> None:

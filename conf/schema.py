@@ -259,7 +259,7 @@ METHODS: dict[str, type[PlasticityConfig]] = {
 
 @dataclass
 class ScheduleConfig:
-    """The learning rate; one of the two below."""
+    """The learning rate, from the first update on; one of those below."""
 
     start: float = MISSING
 
@@ -272,7 +272,17 @@ class ConstantSchedule(ScheduleConfig):
 @dataclass
 class LinearSchedule(ScheduleConfig):
     end: float = MISSING
-    over_frames: int | None = MISSING  # null: the whole run, or the visit where the schedule restarts
+    over_frames: int | None = (
+        MISSING  # ends at this frame; null: with the run, or the visit where the schedule restarts
+    )
+
+
+@dataclass
+class CosineSchedule(ScheduleConfig):
+    end: float = MISSING
+    over_frames: int | None = MISSING  # as above
+    warmup_start: float = MISSING
+    warmup_frames: int = MISSING  # 0: no warm-up, and nothing reads warmup_start
 
 
 @dataclass
@@ -326,6 +336,7 @@ def register() -> None:
         ("env", "sequential_schema", SequentialConfig),
         ("schedule", "constant_schema", ConstantSchedule),
         ("schedule", "linear_schema", LinearSchedule),
+        ("schedule", "cosine_schema", CosineSchedule),
         *(("plasticity", f"{name}_schema", node) for name, node in METHODS.items()),
     ]
     for group, name, node in nodes:
@@ -355,7 +366,7 @@ def from_dict(plain: dict[str, Any]) -> Config:
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)
-    base.schedule = kind(plain["schedule"], ConstantSchedule, LinearSchedule)
+    base.schedule = kind(plain["schedule"], ConstantSchedule, LinearSchedule, CosineSchedule)
     base.plasticity = kind(plain["plasticity"], *METHODS.values())
     config: Config = OmegaConf.to_object(OmegaConf.merge(base, plain))  # type: ignore[assignment]
     return config

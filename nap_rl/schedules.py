@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,34 @@ class Linear:
 
     def __call__(self, progress: float) -> float:
         return self.start + (self.end - self.start) * progress
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from `start` at progress 0 to `end` at progress 1 (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        return self.end + (self.start - self.end) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A straight line from `start` to the beginning of `after` over the first `share` of the span, then all of `after`.
+
+    `share` lies in (0, 1).
+    """
+
+    after: Schedule
+    start: float
+    share: float
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.share:
+            return Linear(self.start, self.after(0.0))(progress / self.share)
+        return self.after((progress - self.share) / (1.0 - self.share))
 
 
 def progress(position: float, begin: float, span: float) -> float:

@@ -18,7 +18,7 @@ import torch
 from nap_rl.agents import Diverged, OnSwitch, Trainer, TrainerConfig, Update, ValueAgent
 from nap_rl.envs import Episode, Step, Visit, visits
 from nap_rl.logging import Progress, RunLog
-from nap_rl.schedules import Constant, Linear
+from nap_rl.schedules import Constant, Linear, Warmup
 
 Make = Callable[..., ValueAgent]
 
@@ -142,7 +142,8 @@ def test_the_schedule_goes_on_over_a_switch(make_agent: Make, tmp_path: Path) ->
     run.trainer.run()
     assert len(run.updates) == 240
     for update in run.updates:
-        assert update["rate"] == pytest.approx(1.0 - update["frames"] / 4_000)
+        # 160 frames, 40 agent steps, fill the replay: the schedule begins where learning does.
+        assert update["rate"] == pytest.approx(1.0 - (update["frames"] - 160) / 3_840)
 
 
 def test_the_schedule_restarts_at_every_switch_and_runs_over_each_visit(make_agent: Make, tmp_path: Path) -> None:
@@ -150,8 +151,23 @@ def test_the_schedule_restarts_at_every_switch_and_runs_over_each_visit(make_age
     run = Run(tmp_path, make_agent(), config, TWO_GAMES)
     run.trainer.run()
     for update in run.updates:  # the update of the switching step itself still belongs to the visit before
-        expected = 1.0 - ((update["frames"] - 1) % 1_000 + 1) / 1_000
+        frames = (update["frames"] - 1) % 1_000 + 1
+        first = update["frames"] <= 1_000  # where 160 frames fill the replay
+        expected = 1.0 - (frames - 160) / 840 if first else 1.0 - frames / 1_000
         assert update["rate"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_schedule_that_restarts_with_a_cleared_replay_waits_for_the_first_update_too(
+    make_agent: Make, tmp_path: Path
+) -> None:
+    on_switch = OnSwitch(restart_schedule=True, reset_replay=True)
+    rate = Warmup(Constant(1.0), 0.0, share=0.5)
+    run = Run(tmp_path, make_agent(), replace(CONFIG, frames=4_000, learning_rate=rate, on_switch=on_switch), TWO_GAMES)
+    run.trainer.run()
+    for update in run.updates:
+        frames = (update["frames"] - 1) % 1_000 + 1
+        assert update["rate"] == pytest.approx(min((frames - 160) / 420, 1.0), abs=1e-9)
+    assert min(update["rate"] for update in run.updates) == pytest.approx(16 / 420)  # not over before it began
 
 
 def test_the_importance_exponent_anneals_over_the_whole_run_and_not_over_each_visit(
