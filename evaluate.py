@@ -29,7 +29,8 @@ from nap_rl import cli
 from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, Played, Policy, play_episodes
 from nap_rl.conf import evaluation, schema
 from nap_rl.conf.evaluation import EvaluationConfig
-from nap_rl.conf.load import find_checkpoint, load_network
+from nap_rl.conf.load import load_network
+from nap_rl.conf.weights import find_checkpoint
 from nap_rl.envs import AtariEnvs, Protocol
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.video import check_video, write_video

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
+from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
@@ -25,6 +27,7 @@ from nap_rl.conf.schema import (
     SequentialConfig,
     Torso,
 )
+from nap_rl.conf.weights import read_weights, transfer
 from nap_rl.envs import Protocol, SequentialAtari
 from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector, normalize, project
@@ -109,7 +112,9 @@ def build_network(config: Config, num_actions: int) -> QNetwork:
 def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple[ValueAgent, Projector | None]:
     """The agent with its replay, and what projects its weights (None where nothing does)."""
     agent, seed = config.agent, seeds(config.seed)
-    network = build_network(config, num_actions).to(device)
+    network = build_network(config, num_actions)
+    initialize(config, network)
+    network = network.to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps, fused=True)
     replay = Replay(
         config.replay.capacity,
@@ -152,6 +157,26 @@ def build_evaluator(config: Config, env: SequentialAtari) -> Evaluator | None:
         noisy=settings.noisy,
         seed=seeds(config.seed).evaluation,
     )
+
+
+def initialize(config: Config, network: QNetwork) -> None:
+    """Copy the weights of `agent.init_from` into a new network, if there is one, and warn of what stays fresh.
+
+    Raises:
+        OSError, ValueError: there are no such weights, or they do not fit even in the torso.
+    """
+    source = config.agent.init_from
+    if source is None:
+        return
+    try:
+        fresh = transfer(read_weights(Path(source)), network)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"agent.init_from={source}: {error}") from None
+    if fresh:
+        layers = sorted({name.rsplit(".", 1)[0] for name in fresh})
+        warnings.warn(
+            f"agent.init_from={source}: only the torso fits and is kept; FRESH are {', '.join(layers)}", stacklevel=2
+        )
 
 
 def build_trainer_config(config: Config) -> TrainerConfig:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, fields
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from nap_rl.conf import build
 from nap_rl.conf.schema import (
     AgentConfig,
     AtariConfig,
@@ -56,6 +58,7 @@ def to_config(config: DictConfig) -> Config:
     _check_nap(plain, config)
     _check_plasticity(plain)
     _check_replay(plain)
+    _check_init_from(plain)
     pick_device(plain.device.name)
     return plain
 
@@ -209,6 +212,15 @@ def _check_plasticity(config: Config) -> None:
         make_method(name, tiny, torch.optim.SGD(tiny.parameters()), example_input=torch.zeros(1, 1), options=options)
     except ValueError as error:
         raise ValueError(f"plasticity.{error}") from None
+
+
+def _check_init_from(config: Config) -> None:
+    """Whether there are weights and the torsos agree; the number of actions has no part in that."""
+    if config.agent.init_from is None:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself will say what stays fresh
+        build.initialize(config, build.build_network(config, num_actions=18))
 
 
 def _check_replay(config: Config) -> None:

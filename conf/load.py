@@ -7,20 +7,8 @@ from pathlib import Path
 from nap_rl import checkpoint
 from nap_rl.conf import schema
 from nap_rl.conf.build import build_network
+from nap_rl.conf.weights import find_checkpoint
 from nap_rl.nn import QNetwork
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint's folder itself, or the newest sound checkpoint of a run's folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = Path(path)
-    folder = checkpoint.latest(path / "checkpoints") if (path / "checkpoints").is_dir() else path
-    if folder is None or not (folder / checkpoint.MANIFEST).is_file():
-        raise FileNotFoundError(f"{path} holds no checkpoint: expected a run's folder or a folder in its checkpoints/")
-    return folder
 
 
 def load_network(path: Path) -> tuple[QNetwork, schema.Config]:

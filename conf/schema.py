@@ -141,6 +141,7 @@ class AgentConfig:
     uniform_probability: float = MISSING
     importance_exponent: Anneal = field(default_factory=Anneal)
     munchausen: MunchausenConfig = field(default_factory=MunchausenConfig)
+    init_from: str | None = MISSING  # a run's folder or a checkpoint: begin with its weights
 
 
 @dataclass
@@ -359,9 +360,9 @@ def from_dict(plain: dict[str, Any]) -> Config:
                 return OmegaConf.structured(candidate)
         raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
-    # Runs from before there were methods, evaluations and Munchausen's reward.
+    # Runs from before there were methods, evaluations, Munchausen's reward and init_from.
     never = {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False}
-    without = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}}
+    without = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None}
     plain = {"plasticity": {"name": "none"}, "eval": never, **plain, "agent": {**without, **plain["agent"]}}
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
