@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ class Oracle:
 
     slots: list[Slot] = field(default_factory=list)
     begins: list[int] = field(default_factory=list)
+    forgotten: int = 0  # slots before this one were cleared
 
     def append(self, slot: Slot, first: bool) -> None:
         self.begins.append(len(self.slots) if first else self.begins[-1])
@@ -47,8 +50,8 @@ class Oracle:
         return n
 
     def starts(self, n: int, window: int) -> set[int]:
-        newest = len(self.slots) - 1
-        return {t for t in range(len(self.slots)) if t > newest - window and self.steps(t, n) is not None}
+        oldest = max(len(self.slots) - window, self.forgotten)
+        return {t for t in range(oldest, len(self.slots)) if self.steps(t, n) is not None}
 
     def stacked(self, t: int) -> list[int]:
         return [self.slots[k].frame if k >= self.begins[t] else 0 for k in range(t - STACK + 1, t + 1)]
@@ -63,66 +66,91 @@ class Oracle:
         return self.stacked(t), self.slots[t].action, total, product, self.stacked(t + m)
 
 
+class Episode(NamedTuple):
+    length: int
+    end: str  # "terminal" | "truncated"
+    lost: list[int]  # steps on which a life was lost
+
+
+@dataclass
+class History:
+    """What N environments play, all stepping together, each with its own phase."""
+
+    n: int
+    window: int
+    episodes: list[list[Episode]]  # by environment
+    switches: list[int]  # steps after which the task changes: every episode is cut
+    clears: bool  # whether a switch empties the replay
+
+
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[int, int, int, list[list[tuple[int, str, list[int]]]]]:
-    """(n, envs, window, for each env its episodes: length, how it ended, steps on which a life was lost)."""
+def histories(draw: st.DrawFn) -> History:
     n = draw(st.integers(1, 5))
-    envs = draw(st.integers(1, 3))
-    window = draw(st.integers(n + 1, 40))
-    episode = st.tuples(
+    episode = st.builds(
+        Episode,
         st.integers(1, 60),
         st.sampled_from(["terminal", "truncated"]),
         st.lists(st.integers(0, 59), max_size=3),
     )
-    return n, envs, window, [draw(st.lists(episode, min_size=1, max_size=4)) for _ in range(envs)]
+    return History(
+        n,
+        draw(st.integers(n + 1, 40)),
+        draw(st.lists(st.lists(episode, min_size=1, max_size=4), min_size=1, max_size=3)),
+        draw(st.lists(st.integers(0, 120), max_size=3)),
+        draw(st.booleans()),
+    )
 
 
-def play(
-    n: int, envs: int, window: int, episodes: list[list[tuple[int, str, list[int]]]]
-) -> tuple[Replay, list[Oracle]]:
-    """Drive the replay as the trainer does: all environments step together, each with its own phase."""
-    replay = Replay(window * envs, envs, frame_shape=(1,), frame_dtype=torch.int64, n_steps=n, stack=STACK)
+def play(history: History) -> tuple[Replay, list[Oracle]]:
+    """Drive the replay as the trainer does."""
+    envs, window = len(history.episodes), history.window
+    replay = Replay(window * envs, envs, frame_shape=(1,), frame_dtype=torch.int64, n_steps=history.n, stack=STACK)
     oracles = [Oracle() for _ in range(envs)]
     frame = iter(range(1, 10**9))
-    rng = np.random.default_rng(n * 1000 + window)
-    flat = [
-        [(k, length, end, lost) for length, end, lost in env_episodes for k in range(length)]
-        for env_episodes in episodes
-    ]
-    for t in range(min(len(steps) for steps in flat)):
-        now = [steps[t] for steps in flat]
+    rng = np.random.default_rng(history.n * 1000 + window)
+    queues = [list(episodes) for episodes in history.episodes]
+    age = [0] * envs
+    for t in range(240):
+        if not all(queues):
+            break
+        now = [queue[0] for queue in queues]
         frames = np.array([next(frame) for _ in now])
-        actions = rng.integers(0, 18, envs)
-        rewards = rng.normal(0, 2, envs)
-        first = np.array([k == 0 for k, *_ in now])
-        over = np.array([k == length - 1 for k, length, *_ in now])
-        discounts = np.array(
-            [
-                0.0 if (o and end == "terminal") or k in lost else 1.0
-                for (k, _, end, lost), o in zip(now, over, strict=True)
-            ]
-        )
+        actions, rewards = rng.integers(0, 18, envs), rng.normal(0, 2, envs)
+        first = np.array([k == 0 for k in age])
+        over = np.array([k == episode.length - 1 for k, episode in zip(age, now, strict=True)])
+        terminal = over & np.array([episode.end == "terminal" for episode in now])
+        lost = np.array([k in episode.lost for k, episode in zip(age, now, strict=True)])
+        discounts = np.where(terminal | lost, 0.0, 1.0)
         replay.add(frames[:, None], actions, rewards, discounts, first)
         for e in range(envs):
             slot = Slot(int(frames[e]), int(actions[e]), float(np.float32(rewards[e])), float(discounts[e]))
             oracles[e].append(slot, bool(first[e]))
-        ended = np.flatnonzero(over)
+        ended = np.flatnonzero(over | (t in history.switches))
         if len(ended):
             last = np.array([next(frame) for _ in ended])
             replay.end_episode(last[:, None], ended)
             for e, f in zip(ended, last, strict=True):
                 oracles[e].append(Slot(int(f), last=True), first=False)
+        for e in range(envs):
+            age[e] += 1
+            if e in ended:
+                queues[e].pop(0)
+                age[e] = 0
+        if t in history.switches and history.clears:
+            replay.clear()
+            for oracle in oracles:
+                oracle.forgotten = len(oracle.slots)
     return replay, oracles
 
 
 @settings(max_examples=150, deadline=None)
 @given(histories())
-def test_every_valid_start_equals_the_oracle_and_no_other_can_be_drawn(history) -> None:  # type: ignore[no-untyped-def]
-    n, envs, window, _ = history
-    replay, oracles = play(*history)
+def test_every_valid_start_equals_the_oracle_and_no_other_can_be_drawn(history: History) -> None:
+    n = history.n
+    replay, oracles = play(history)
     expected = {}
     for e, oracle in enumerate(oracles):
-        for t in oracle.starts(n, window):
+        for t in oracle.starts(n, history.window):
             expected[e * replay.length + t % replay.length] = (e, t)
     valid = replay.priorities.valid.view(-1).nonzero().squeeze(1)
     assert set(valid.tolist()) == set(expected)
@@ -130,8 +158,12 @@ def test_every_valid_start_equals_the_oracle_and_no_other_can_be_drawn(history) 
     assert len(replay) == len(expected)
     if not expected:
         return
-    s_tm1, a_tm1, r_t, discount_t, s_t = replay.gather(valid)
-    for row, slot in enumerate(valid.tolist()):
+    batch = replay.sample(64)
+    assert set(batch.slots.tolist()) <= set(expected)
+    slots = torch.cat([valid, batch.slots])
+    columns = replay.gather(valid), batch[:5]
+    s_tm1, a_tm1, r_t, discount_t, s_t = (torch.cat(pair) for pair in zip(*columns, strict=True))
+    for row, slot in enumerate(slots.tolist()):
         e, t = expected[slot]
         stack, action, total, product, bootstrap = oracles[e].transition(t, n, 0.99, 1.0)
         assert s_tm1[row, :, 0].tolist() == stack
@@ -255,6 +287,32 @@ def test_weights_are_divided_by_the_batch_maximum_and_follow_the_exponent() -> N
         p = replay.priorities.leaves.view(-1)[batch.slots].double()
         expected = (p / p.min()) ** -beta
         assert torch.allclose(batch.weights.double(), expected, rtol=1e-5)
+
+
+def test_environments_share_one_distribution_and_not_one_each() -> None:
+    replay = Replay(60, 3, frame_shape=(1,), frame_dtype=torch.int64, n_steps=1, uniform_probability=0.1)
+    zero, one = np.zeros(1), np.ones(1)
+    for env, steps in enumerate((16, 4, 9)):  # 15, 3 and 8 starts: columns of different fill
+        for k in range(steps):
+            replay.add(np.array([[k]]), zero, zero, one, np.array([k == 0]), np.array([env]))
+    slots = torch.from_numpy(np.flatnonzero(replay.valid))
+    raw = torch.linspace(0.2, 6.0, len(slots))
+    replay.update(slots, replay.serials[slots], raw)
+    powered = raw.double().sqrt()
+    expected = 0.9 * powered / powered.sum() + 0.1 / len(slots)
+    draws = torch.cat([replay.sample(4_000).slots for _ in range(10)])
+    counts = torch.stack([(draws == slot).sum() for slot in slots]).double()
+    mean = expected * len(draws)
+    assert len(slots) == 26 and counts.sum() == len(draws)
+    assert float(((counts - mean) ** 2 / mean).sum()) < 25 + 5 * (2 * 25) ** 0.5  # chi-square, 25 degrees of freedom
+
+
+def test_no_priority_is_clipped_below_the_loss_that_a_fresh_c51_begins_with() -> None:
+    replay, fresh = small(), math.log(51)
+    steps(replay, 10)
+    slots = torch.arange(3)
+    replay.update(slots, replay.serials[slots], torch.tensor([fresh, 2 * fresh, 99.0]))
+    assert replay.priorities.leaves.view(-1)[:3].tolist() == pytest.approx([fresh**0.5, (2 * fresh) ** 0.5, 99**0.5])
 
 
 def test_clear_forgets_every_transition_and_the_ring_goes_on() -> None:
