@@ -27,6 +27,8 @@ class StudyConfig:
     norm: str = "layer"  # none | layer | rms
     affine: str = "omit"  # scale and offset of the normalisation: omit | free, and with nap: project | regularize
 
+    affine_rate: float = 1.0  # learning rate of scale and offset, relative to that of the weights
+
     nap: bool = True
     project_every: int = 1  # updates between two projections
     method: str = "none"
@@ -73,6 +75,12 @@ def validate(config: StudyConfig) -> None:
             raise ValueError(f"{key} must be at least 1; got {getattr(config, key)}.")
     if config.learning_rate <= 0:
         raise ValueError(f"learning_rate must be greater than 0; got {config.learning_rate}.")
+    if not config.affine_rate > 0:
+        raise ValueError(f"affine_rate must be greater than 0; got {config.affine_rate}.")
+    if config.affine_rate != 1 and (config.norm == "none" or config.affine == "omit"):
+        raise ValueError(
+            f"affine_rate={config.affine_rate} needs scale and offset: a normalisation, and not affine=omit."
+        )
     if config.measure_every < 0:
         raise ValueError(f"measure_every must be 0 or more updates; got {config.measure_every}.")
     known = options_of(config.method)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from nap_rl.nap import Projector, normalize
-from nap_rl.nap.layers import NormKind
+from nap_rl.nap.layers import NormKind, RMSNorm
 from nap_rl.nap.project import Affine
 from nap_rl.plasticity import make_method, method_named
 from nap_rl.studies.config import StudyConfig
@@ -37,7 +37,7 @@ class Learner:
             kind = cast(NormKind, config.norm)
             network = normalize(network, example, norm=kind, affine=config.affine != "omit")
         self.network = network
-        self.optimizer = make_optimizer(config.optimizer, network, config.learning_rate)
+        self.optimizer = make_optimizer(config, network)
         self.projector: Projector | None = None
         if config.nap:
             affine = cast(Affine, config.affine if config.affine != "omit" else "free")
@@ -89,12 +89,24 @@ class Learner:
         self.updates = updates
 
 
-def make_optimizer(name: str, network: nn.Module, learning_rate: float) -> Optimizer:
+def make_optimizer(config: StudyConfig, network: nn.Module) -> Optimizer:
     """adam | sgd | momentum (0.9), in torch's fused kernels: at this size the interpreter is what costs."""
-    if name == "adam":
-        return Adam(network.parameters(), lr=learning_rate, fused=True)
-    momentum = {"sgd": 0.0, "momentum": 0.9}[name]
-    return SGD(network.parameters(), lr=learning_rate, momentum=momentum, fused=True)
+    rate = config.learning_rate
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    if config.affine_rate != 1:
+        affine = [p for pair in gains_and_offsets(network) for p in pair]
+        rest = [p for p in network.parameters() if all(p is not a for a in affine)]
+        groups = [{"params": rest}, {"params": affine, "lr": rate * config.affine_rate}]
+    if config.optimizer == "adam":
+        return Adam(groups, lr=rate, fused=True)
+    momentum = {"sgd": 0.0, "momentum": 0.9}[config.optimizer]
+    return SGD(groups, lr=rate, momentum=momentum, fused=True)
+
+
+def gains_and_offsets(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """(scale, offset) of every normalisation that has them."""
+    norms = [m for m in network.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm, RMSNorm))]
+    return [(m.weight, m.bias) for m in norms if m.weight is not None and m.bias is not None]
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

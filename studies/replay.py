@@ -118,7 +118,7 @@ class Follower:
     def follow(self) -> None:
         if self.name == "constant":
             return
-        _, *groups = self.learner.optimizer.param_groups
+        groups = self.learner.optimizer.param_groups[-len(self.weights) :]
         for group, weight, shrink in zip(groups, self.weights, self.shrink, strict=True):
             group["lr"] = self.rate * shrink**self.power
             if self.name == "exact" and self.power == 1 and weight.grad is not None:
@@ -126,7 +126,7 @@ class Follower:
 
 
 def split_groups(optimizer: Optimizer, weights: list[Tensor]) -> None:
-    """Takes each weight out of the optimiser's first group into one of its own, behind it."""
+    """Takes each weight out of the optimiser's first group into one of its own, at the end."""
     first = optimizer.param_groups[0]
     first["params"] = [p for p in first["params"] if all(p is not w for w in weights)]
     for weight in weights:

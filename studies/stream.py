@@ -25,7 +25,7 @@ from nap_rl import checkpoint
 from nap_rl.diagnostics import activations, dead_fraction, jacobian_norm, jvp
 from nap_rl.studies.config import StudyConfig, root_of
 from nap_rl.studies.data import CLASSES, load_images
-from nap_rl.studies.learner import Learner
+from nap_rl.studies.learner import Learner, gains_and_offsets
 
 Row = dict[str, float]
 
@@ -100,9 +100,17 @@ def task_row(learner: Learner, task: int, labels: Tensor, online: Tensor) -> Row
             "parameter_norm": torch.stack([p.norm() for p in learner.network.parameters()]).norm(),
             "jacobian_norm": jacobian_norm(tangent),
             "dead_fraction": _dead(hidden),
+            "offset": _mean_offset(learner),
         }
         values = torch.stack([column.double() for column in columns.values()]).tolist()
     return {"task": task, **dict(zip(columns, values, strict=True))}
+
+
+def _mean_offset(learner: Learner) -> Tensor:
+    """Offset over scale, the mean over all units: by how many standard deviations their inputs are shifted. 0 where
+    the normalisations have neither."""
+    shifts = [offset / gain.abs() for gain, offset in gains_and_offsets(learner.network)]
+    return torch.cat(shifts).mean() if shifts else torch.zeros(())
 
 
 @torch.no_grad()
@@ -133,6 +141,7 @@ def summarise(rows: Sequence[Row]) -> Row:
         "late_accuracy": mean(late, "online_accuracy"),
         "late_loss": mean(late, "final_loss"),
         "late_jacobian_norm": mean(late, "jacobian_norm"),
+        "offset": rows[-1]["offset"],
         "parameter_norm": rows[-1]["parameter_norm"],
         "dead_fraction": rows[-1]["dead_fraction"],
     }

@@ -11,7 +11,7 @@ import torch
 from torch.func import jacrev, vmap
 
 from nap_rl.studies import stream
-from nap_rl.studies.config import DataConfig, StudyConfig
+from nap_rl.studies.config import DataConfig, StudyConfig, validate
 from nap_rl.studies.data import load_images
 from nap_rl.studies.learner import Learner
 
@@ -30,6 +30,7 @@ CASES = {
     "every": replace(TINY, project_every=3),
     "unprojected_cnn": replace(TINY, nap=False, norm="none", model="cnn", depth=1),
     "dead_units": replace(TINY, study="dead_units", measure_every=2),
+    "affine_rate": replace(TINY, affine="project", affine_rate=0.1),
     "noisy": replace(TINY, method="noisy_updates"),
     "redo": replace(TINY, method="redo", options={"every": 3, "tau": 0.5}),
     "continual": replace(TINY, method="continual_backprop", options={"rate": 0.02, "maturity": 2}),
@@ -79,7 +80,7 @@ def test_same_seed_same_file_and_another_seed_another(tmp_path: Path) -> None:
 def test_columns_rows_and_summary(tmp_path: Path) -> None:
     summary = stream.run(TINY, tmp_path)
     header, *lines = (tmp_path / "tasks.csv").read_text().splitlines()
-    assert header == "task,online_accuracy,final_accuracy,final_loss,parameter_norm,jacobian_norm,dead_fraction"
+    assert header == "task,online_accuracy,final_accuracy,final_loss,parameter_norm,jacobian_norm,dead_fraction,offset"
     assert [line.split(",")[0] for line in lines] == list("012345")
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["config"]["width"] == 8
@@ -87,7 +88,7 @@ def test_columns_rows_and_summary(tmp_path: Path) -> None:
 
 
 def test_early_and_late_windows_leave_the_first_tasks_out() -> None:
-    names = ("final_loss", "jacobian_norm", "parameter_norm", "dead_fraction")
+    names = ("final_loss", "jacobian_norm", "parameter_norm", "dead_fraction", "offset")
     rows = [{"online_accuracy": float(i), **dict.fromkeys(names, 2.0 * i)} for i in range(200)]
     summary = stream.summarise(rows)
     assert summary["early_accuracy"] == sum(range(10, 30)) / 20
@@ -132,6 +133,24 @@ def test_a_folder_of_another_config_is_refused(tmp_path: Path) -> None:
     stream.run(TINY, tmp_path)
     with pytest.raises(ValueError, match="holds a study with another config"):
         stream.run(replace(TINY, learning_rate=0.5), tmp_path)
+
+
+def test_scale_and_offset_may_learn_more_slowly_and_the_file_says_how_far_the_offsets_went(tmp_path: Path) -> None:
+    images = load_images("digits", None, 24, 0)
+    config = replace(TINY, nap=False, affine_rate=0.25, learning_rate=1e-2)
+    learner = Learner(config, images)
+    before = {name: p.detach().clone() for name, p in learner.network.named_parameters()}
+    labels, batches = stream.task_data(config, 0)
+    learner.update(images[batches[0]], labels[batches[0]])
+    for name, p in learner.network.named_parameters():  # Adam's first step is the rate wherever there is a gradient
+        step = 0.25e-2 if "norm" in name else 1e-2
+        assert float((p.detach() - before[name]).abs().max()) == pytest.approx(step, rel=1e-3)
+    row = stream.task_row(learner, 0, labels, torch.tensor(0.0))
+    pairs = [(m.weight, m.bias) for m in learner.network.modules() if isinstance(m, torch.nn.LayerNorm)]
+    expected = sum(float((b / g).detach().sum()) for g, b in pairs) / 16  # 2 layers of 8 units
+    assert row["offset"] == pytest.approx(expected, rel=1e-5) and expected != 0.0
+    with pytest.raises(ValueError, match="affine_rate=0.5 needs scale and offset"):
+        validate(replace(TINY, affine="omit", affine_rate=0.5))
 
 
 def test_the_number_of_processes_is_no_part_of_a_study(tmp_path: Path) -> None:
