@@ -20,13 +20,14 @@ import torch
 
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.agents.frame_stack import FrameStack
+from nap_rl.agents.trainer_config import TrainerConfig
 from nap_rl.agents.value_agent import Update, ValueAgent
 from nap_rl.envs.atari import FRAME_SKIP, Episode, Step
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.sequential import Visit
 from nap_rl.logging import Progress, RunLog
 from nap_rl.nap import LayerMonitor, Projector
-from nap_rl.schedules import Linear, Schedule, progress
+from nap_rl.schedules import progress
 
 
 class Envs(Protocol):
@@ -40,50 +41,13 @@ class Envs(Protocol):
     def reset(self) -> npt.NDArray[np.uint8]: ...
     def step(self, actions: npt.NDArray[np.int64]) -> Step: ...
     def switch(self) -> npt.NDArray[np.uint8]: ...
+    def close(self) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> npt.NDArray[np.uint8]: ...
 
 
 class Diverged(RuntimeError):
     """Loss, gradient or a weight is NaN or infinite; says at which update."""
-
-
-@dataclass(frozen=True)
-class OnSwitch:
-    """What starts anew at a task switch: replay, Adam's moments, target network, learning-rate schedule."""
-
-    reset_replay: bool = False
-    reset_optimizer: bool = False
-    reset_target: bool = False
-    restart_schedule: bool = False
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Length and rhythm of a run.
-
-    Attributes:
-        frames: emulator frames of the run.
-        update_every_steps: agent steps to an update, whatever the number of environments.
-        min_replay_steps: agent steps before the first update (again after the replay was cleared).
-        schedule_frames: emulator frames at which the learning rate's schedule ends, having begun with the updates; with
-            `on_switch.restart_schedule` it runs over each visit instead.
-        epsilon, epsilon_frames: uniformly random actions, over the first frames.
-        importance, importance_frames: importance exponent, and the emulator frames over which it runs (None: `frames`).
-        log_every_updates: updates between two rows of metrics.csv.
-    """
-
-    frames: int
-    update_every_steps: float
-    min_replay_steps: int
-    schedule_frames: int
-    learning_rate: Schedule
-    epsilon: Schedule
-    epsilon_frames: int
-    importance: Linear
-    log_every_updates: int
-    importance_frames: int | None = None
-    on_switch: OnSwitch = OnSwitch()
 
 
 @dataclass
@@ -131,6 +95,7 @@ class Trainer:
         self._schedule_begin = config.min_replay_steps * FRAME_SKIP
         self._recent: deque[Episode] = deque(maxlen=100)
         self._losses: list[Update] = []
+        self.checkpoint_seconds = 0.0  # spent on them so far; told by whoever writes them
         self._started = time.monotonic()
         # What to act on next, and whether it begins an episode: with these a step boundary is the whole state.
         self._frames = np.zeros(agent.replay.frames.shape[1:], dtype=np.uint8)
@@ -284,9 +249,14 @@ class Trainer:
         )
 
     @property
+    def elapsed_seconds(self) -> float:
+        """Since the start, without the time between two processes."""
+        return time.monotonic() - self._started
+
+    @property
     def fps(self) -> float:
         """Emulator frames a second since the start."""
-        return self.frames / max(time.monotonic() - self._started, 1e-9)
+        return self.frames / max(self.elapsed_seconds, 1e-9)
 
     def _recent_mean(self, name: str) -> float:
         values = [getattr(episode, name) for episode in self._recent]
@@ -300,7 +270,8 @@ class Trainer:
             "rollout/ep_rew_mean": self._recent_mean("score"),
             "rollout/ep_len_mean": self._recent_mean("frames") / FRAME_SKIP,
             "time/fps": self.fps,
-            "time/elapsed_seconds": time.monotonic() - self._started,
+            "time/elapsed_seconds": self.elapsed_seconds,
+            "time/checkpoint_seconds": self.checkpoint_seconds,
             "train/loss": float(losses),
             "train/grad_norm": float(grad_norms),
             "train/learning_rate": self._learning_rate(),
@@ -348,7 +319,8 @@ class Trainer:
                 "learning_since": list(self._learning_since),
                 "schedule_begin": self._schedule_begin,
                 "max_norm_drift": self.max_norm_drift,
-                "elapsed_seconds": time.monotonic() - self._started,
+                "elapsed_seconds": self.elapsed_seconds,
+                "checkpoint_seconds": self.checkpoint_seconds,
                 "recent": [list(episode) for episode in self._recent],
                 "records": [(r.game, r.cycle, r.frames, len(r.returns)) for r in self.records],
                 "returns": np.array([score for r in self.records for score in r.returns], dtype=np.float64),
@@ -377,7 +349,7 @@ class Trainer:
         self.monitor.load_state_dict(state["monitor"])
         if self.projector is not None:
             self.projector.load_state_dict(state["projector"])
-        self._frames, self._first = self.env.load_state_dict(state["env"]), np.array(own["first"])
+        self._frames, self._first = self.env.load_state_dict(state["env"]), own["first"].numpy().copy()
         if not np.array_equal(self._frames, own["frames"]):
             raise ValueError(
                 "the emulators do not show what they showed at the checkpoint: is ale-py of another version?"
@@ -388,6 +360,7 @@ class Trainer:
         self._schedule_begin = own["schedule_begin"]
         self.max_norm_drift = own["max_norm_drift"]
         self._started = time.monotonic() - own["elapsed_seconds"]
+        self.checkpoint_seconds = own["checkpoint_seconds"]
         self._recent.extend(Episode(*episode) for episode in own["recent"])
         self._losses = [Update(loss, grad_norm) for loss, grad_norm in own["losses"].to(self.agent.device)]
         returns, lengths = iter(own["returns"].tolist()), iter(own["lengths"].tolist())

@@ -79,6 +79,7 @@ class ValueAgent:
         self.exploration = np.random.default_rng(seed)
         self.method = Method(network, optimizer) if method is None else method
         self.updates = 0
+        self.batch: Transitions | None = None  # of the last update, for whoever has to explain it
 
     @torch.no_grad()
     def act(
@@ -96,7 +97,7 @@ class ValueAgent:
 
     def update(self, importance_exponent: float = 1.0) -> Update:
         """One optimiser step on a batch from the replay; no host sync in it."""
-        batch = self.replay.sample(self.batch_size, importance_exponent)
+        batch = self.batch = self.replay.sample(self.batch_size, importance_exponent)
         losses, priorities = self.losses(batch)
         loss = (batch.weights * losses).mean()  # the weights scale the gradient and never the priorities
         penalty = self.method.penalty()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nap_rl.agents import OnSwitch, TrainerConfig, ValueAgent
+from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.conf.schema import (
     Affine,
@@ -179,11 +180,41 @@ def initialize(config: Config, network: QNetwork) -> None:
         )
 
 
-def build_trainer_config(config: Config) -> TrainerConfig:
-    """Length and rhythm of a run."""
+def build_rhythm(config: Config) -> CheckpointRhythm:
+    """When checkpoints are written, and how many stay."""
+    settings = config.checkpoint
+    frames, seconds = parse_every(settings.every)
+    return CheckpointRhythm(frames, seconds, settings.keep, settings.max_failures, settings.replay)
+
+
+def parse_every(every: str | None) -> tuple[int | None, float | None]:
+    """(emulator frames, seconds) between two checkpoints; one of them or both are None.
+
+    Raises:
+        ValueError: it is neither a number of frames nor of minutes.
+    """
+    if every is None:
+        return None, None
+    if re.fullmatch(r"[0-9]{1,15}", every) and int(every) > 0:
+        return int(every), None
+    if (minutes := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?min", every)) and float(minutes[1]) > 0:
+        return None, 60 * float(minutes[1])
+    raise ValueError(
+        f"checkpoint.every={every}, expected minutes such as 20min, emulator frames such as 1000000, or null"
+    )
+
+
+def build_trainer_config(config: Config, span_frames: int | None = None) -> TrainerConfig:
+    """Length and rhythm of a run.
+
+    Args:
+        span_frames: emulator frames that lines over the whole run take; None for `config.frames`. A run that goes on
+            beyond its end keeps the span that it began with.
+    """
     agent, env, schedule = config.agent, config.env, config.schedule
     assert config.frames is not None
-    schedule_frames = getattr(schedule, "over_frames", None) or config.frames
+    span_frames = span_frames or config.frames
+    schedule_frames = getattr(schedule, "over_frames", None) or span_frames
     return TrainerConfig(
         frames=config.frames,
         update_every_steps=agent.update_every_steps,
@@ -193,6 +224,7 @@ def build_trainer_config(config: Config) -> TrainerConfig:
         epsilon=Linear(agent.epsilon.start, agent.epsilon.end),
         epsilon_frames=agent.epsilon.over_frames,
         importance=Linear(agent.importance_exponent.start, agent.importance_exponent.end),
+        importance_frames=span_frames,
         log_every_updates=config.logger.every_updates,
         on_switch=_on_switch(env) if isinstance(env, SequentialConfig) else OnSwitch(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import asdict, fields
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -28,8 +29,9 @@ from nap_rl.envs import check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.plasticity import make_method, method_named, options_of
 from nap_rl.replay import Replay
-from nap_rl.runtime import available_memory, pick_device
+from nap_rl.runtime import available_memory, free_space, pick_device
 
+COMPRESSION = 10  # frames shrink at least so far on disk; by 13 to 50 in the games tried
 SINGLE_GAME_FRAMES = 200_000_000  # the usual length of a run on one game
 
 
@@ -59,6 +61,7 @@ def to_config(config: DictConfig) -> Config:
     _check_plasticity(plain)
     _check_replay(plain)
     _check_init_from(plain)
+    _check_checkpoint(plain)
     pick_device(plain.device.name)
     return plain
 
@@ -232,6 +235,29 @@ def _check_replay(config: Config) -> None:
         raise ValueError(
             f"replay.capacity={capacity} needs {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: "
             f"replay.capacity={fits} would fit"
+        )
+
+
+def _check_checkpoint(config: Config) -> None:
+    build.parse_every(config.checkpoint.every)
+    _at_least("checkpoint.keep", config.checkpoint.keep, 2)
+    _at_least("checkpoint.max_failures", config.checkpoint.max_failures, 1)
+
+
+def check_space(config: Config, folder: Path) -> None:
+    """Raises ValueError where the disk under `folder` cannot take the run's checkpoints."""
+    assert config.frames is not None
+    weights = 4 * 3136 * config.agent.hidden * (2 if config.agent.dueling else 1)
+    weights *= 1 if config.agent.noisy_sigma0 is None else 2
+    needed = 4 * weights * (config.checkpoint.keep + 1)  # online, target, two moments
+    if config.checkpoint.replay:
+        slots = min(config.replay.capacity, config.frames // FRAME_SKIP)
+        needed += 2 * Replay.nbytes(slots) // COMPRESSION
+    free = free_space(folder)
+    if free is not None and needed > free:
+        raise ValueError(
+            f"checkpoints of this run take about {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free under "
+            f"{folder}: choose another folder (hydra.run.dir=), a smaller replay.capacity, or checkpoint.replay=false"
         )
 
 

@@ -309,6 +309,14 @@ class EvalConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    every: str | None = MISSING  # "20min", or emulator frames; null: only at the start and at the end
+    keep: int = MISSING
+    max_failures: int = MISSING
+    replay: bool = MISSING
+
+
+@dataclass
 class Config:
     name: str = MISSING
     seed: int = MISSING
@@ -322,6 +330,7 @@ class Config:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
 def register() -> None:
@@ -360,10 +369,12 @@ def from_dict(plain: dict[str, Any]) -> Config:
                 return OmegaConf.structured(candidate)
         raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
-    # Runs from before there were methods, evaluations, Munchausen's reward and init_from.
+    # Runs from before there were methods, evaluations, Munchausen's reward, init_from, and checkpoints on the way.
     never = {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False}
+    at_the_end = {"every": None, "keep": 2, "max_failures": 3, "replay": False}
     without = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None}
-    plain = {"plasticity": {"name": "none"}, "eval": never, **plain, "agent": {**without, **plain["agent"]}}
+    older = {"plasticity": {"name": "none"}, "eval": never, "checkpoint": at_the_end}
+    plain = {**older, **plain, "agent": {**without, **plain["agent"]}}
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)

@@ -1,11 +1,12 @@
 """What the agent acts in: real Atari games, one at a time or in sequence."""
 
-from nap_rl.envs.atari import AtariEnvs, Episode, Protocol, Step
+from nap_rl.envs.atari import AtariEnvs, EmulatorError, Episode, Protocol, Step
 from nap_rl.envs.games import check_game, check_games
 from nap_rl.envs.sequential import SequentialAtari, Visit, visits
 
 __all__ = [
     "AtariEnvs",
+    "EmulatorError",
     "Episode",
     "Protocol",
     "SequentialAtari",

@@ -63,6 +63,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "latest",
+    "latest_meta",
     "load",
     "load_newest",
     "read_meta",
@@ -210,6 +211,14 @@ def load_newest(parent: Path) -> tuple[Path, Checkpoint] | None:
             aside = path.with_name(f"{path.name}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(path, aside)
+    return None
+
+
+def latest_meta(parent: Path) -> dict[str, Any] | None:
+    """`meta` of the newest checkpoint in `parent` that has a sound one, or None. No other file is read."""
+    for path in _newest_first(Path(parent)):
+        with suppress(CheckpointError):
+            return read_meta(path)
     return None
 
 

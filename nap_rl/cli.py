@@ -13,6 +13,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -28,22 +29,26 @@ CONF = "nap_rl.conf"
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, AssertionError)
 
 
-def run(job: Callable[[DictConfig], int], config_name: str, check: Callable[[DictConfig], object]) -> None:
+def run(
+    job: Callable[[DictConfig], int],
+    config_name: str,
+    check: Callable[[DictConfig], object],
+    *,
+    new_folder: bool = True,
+) -> None:
     """Compose `config_name` with the command line, check it, run `job` under Hydra, and exit with the job's code.
 
-    `check` raises ValueError with a sentence for settings that cannot run.
+    `check` raises ValueError with a sentence for settings that cannot run. `new_folder`: one that holds a run already
+    is refused.
     """
     register_resolvers()
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     plain_run = len(overrides) == len(sys.argv) - 1  # --help, --cfg and --multirun are Hydra's own business
     if plain_run:
-        try:
+        with refusing_bad_input():
             config = compose(config_name, overrides)
             check(config)
-            _check_folder(Path(config.hydra.run.dir))
-        except (ValueError, OSError) as error:
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-            sys.exit(USAGE_ERROR)
+            _check_folder(Path(config.hydra.run.dir), new_folder)
     code = 0
 
     def checked(config: DictConfig) -> None:
@@ -54,6 +59,16 @@ def run(job: Callable[[DictConfig], int], config_name: str, check: Callable[[Dic
 
     hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name=config_name)(checked)()
     sys.exit(code)
+
+
+@contextmanager
+def refusing_bad_input() -> Iterator[None]:
+    """What is wrong with the input ends the process: one sentence, exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
 
 
 def register_resolvers() -> None:
@@ -139,9 +154,9 @@ def _unknown_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _unknown_keys(child, f"{prefix}{key}.")
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, new: bool) -> None:
     """OSError with a sentence unless a run's files can be made in `folder` (which is not made here)."""
-    if (folder / "metrics.csv").exists():
+    if new and (folder / "metrics.csv").exists():
         raise OSError(f"{folder} holds a run already: name another folder with hydra.run.dir=")
     existing = folder.absolute()
     while not existing.exists() and existing != existing.parent:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
+
+from nap_rl.logging.files import EventFile, GrowingFile, row
 
 CLOCKS = ("updates", "agent_steps", "frames")
 EPISODE_COLUMNS = ("frames", "game", "cycle", "env", "return", "length_frames")
@@ -23,26 +25,49 @@ LAYER_KINDS = ("param_norm", "grad_norm", "effective_lr", "rotation", "update_ra
 class RunLog:
     """Writes one run's numbers into `folder` (made if it is missing).
 
+    Where the disk is full or gone, rows are kept in memory and written later, and `warn` is told once.
+
     Two clocks stand beside `updates` (optimiser steps): `agent_steps`, and `frames` = emulator frames, 4 to
     an agent step. TensorBoard's step axis is `frames`. A row is with the operating system when its call
     returns.
 
+    Args:
+        state: of an earlier process: the files go on from what they held then, the rest is cut off.
+        frames: emulator frames at that state: TensorBoard forgets what came later.
+
     Raises FileExistsError if the folder already holds metrics.csv or episodes.csv: two runs never share one.
+    Raises ValueError if they no longer begin with what they held at `state`.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool = True,
+        state: Mapping[str, Any] | None = None,
+        frames: int = 0,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._metrics = _Table(self.folder / "metrics.csv")
-        self._episodes = _Table(self.folder / "episodes.csv")
-        self._episodes.write(EPISODE_COLUMNS)
-        self._evaluations: _Table | None = None  # made by the first evaluation
-        self._tags: tuple[str, ...] | None = None
-        self._writer: Any = None
+        self._warn = warn
+        self._broken: set[str] = set()  # what could not be written last time
+        metrics, episodes = self.folder / "metrics.csv", self.folder / "episodes.csv"
+        if state is None:
+            for path in (metrics, episodes):
+                if path.exists():
+                    raise FileExistsError(f"{path} exists already: a new run needs a folder of its own.")
+            metrics.touch()
+            state = {}
+        self._metrics = GrowingFile(metrics, state.get("metrics"))
+        self._episodes = GrowingFile(episodes, state.get("episodes"))
+        self._evaluations = GrowingFile(self.folder / "evaluations.csv", state.get("evaluations"))
+        self._tags: tuple[str, ...] | None = None if state.get("tags") is None else tuple(state["tags"])
+        if self._episodes.size == 0:
+            self._episodes.append(row(EPISODE_COLUMNS))
+        self._events: EventFile | None = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # a second to import: only where it is wanted
-
-            self._writer = SummaryWriter(str(self.folder))
+            self._events = EventFile(self.folder, purge_step=frames + 1 if state else None)
 
     def metrics(self, updates: int, agent_steps: int, frames: int, values: Mapping[str, float]) -> None:
         """Writes one row of metrics.csv and the same numbers as TensorBoard scalars at step `frames`.
@@ -57,7 +82,7 @@ class RunLog:
             if clash:
                 raise ValueError(f"{clash[0]!r} is a column of its own in metrics.csv: name the tag otherwise.")
             self._tags = tuple(numbers)
-            self._metrics.write((*CLOCKS, *self._tags))
+            self._append(self._metrics, row((*CLOCKS, *self._tags)))
         unknown = [tag for tag in numbers if tag not in self._tags]
         if unknown:
             raise ValueError(
@@ -65,11 +90,10 @@ class RunLog:
                 "which must name every tag (nan where there is no number yet)."
             )
         cells = [repr(numbers[tag]) if tag in numbers else "" for tag in self._tags]
-        self._metrics.write((int(updates), int(agent_steps), int(frames), *cells))
-        if self._writer is not None:
-            for tag, number in numbers.items():
-                self._writer.add_scalar(tag, number, global_step=int(frames))
-            self._writer.flush()
+        self._append(self._metrics, row((int(updates), int(agent_steps), int(frames), *cells)))
+        if self._events is not None:
+            with self._kept_if_it_fails("TensorBoard's events"):
+                self._events.scalars(int(frames), numbers)
 
     def episode(
         self, *, frames: int, game: str, cycle: int, episode_return: float, length: int, env_index: int
@@ -80,7 +104,8 @@ class RunLog:
         `episode_return` is the sum of unclipped rewards of the whole game; `cycle` counts the passes through
         the sequence of games; `env_index` is the environment's place in the vector.
         """
-        self._episodes.write((int(frames), game, int(cycle), int(env_index), repr(float(episode_return)), int(length)))
+        cells = (int(frames), game, int(cycle), int(env_index), repr(float(episode_return)), int(length))
+        self._append(self._episodes, row(cells))
 
     def evaluation(
         self,
@@ -97,13 +122,11 @@ class RunLog:
         TensorBoard gets SB3's eval/mean_reward and eval/mean_ep_length (agent steps), eval/<game>/mean_return, and
         `scalars`.
         """
-        if self._evaluations is None:
-            self._evaluations = _Table(self.folder / "evaluations.csv")
-            self._evaluations.write(EVALUATION_COLUMNS)
+        rows = [] if self._evaluations.size else [row(EVALUATION_COLUMNS)]
         for number, (seed, score, length) in enumerate(episodes):
-            cells = (int(frames), game, int(cycle), number, int(seed), repr(float(score)), int(length))
-            self._evaluations.write(cells)
-        if self._writer is None:
+            rows.append(row((int(frames), game, int(cycle), number, int(seed), repr(float(score)), int(length))))
+        self._append(self._evaluations, b"".join(rows))
+        if self._events is None:
             return
         mean = sum(each for _, each, _ in episodes) / len(episodes)
         mean_steps = sum(each for *_, each in episodes) / len(episodes) / 4
@@ -112,20 +135,22 @@ class RunLog:
             "eval/mean_ep_length": mean_steps,
             f"eval/{game}/mean_return": mean,
         }
-        for tag, value in {**values, **scalars}.items():
-            self._writer.add_scalar(tag, value, global_step=int(frames))
-        self._writer.flush()
+        with self._kept_if_it_fails("TensorBoard's events"):
+            self._events.scalars(int(frames), {**values, **scalars})
 
     def layout(self, layers: Sequence[str]) -> None:
         """Asks TensorBoard's custom-scalars page for one chart a kind, with all `layers` in it."""
-        if self._writer is None:
+        if self._events is None:
             return
+        from torch.utils.tensorboard.summary import custom_scalars  # a second to import: only where it is wanted
+
         charts = {
             # The plugin matches tags as regular expressions from their beginning: hence escapes and the $.
             kind: ["Multiline", [re.escape(f"nap/{kind}/{layer}") + "$" for layer in layers]]
             for kind in LAYER_KINDS
         }
-        self._writer.add_custom_scalars({"nap": charts})
+        with self._kept_if_it_fails("TensorBoard's events"):
+            self._events.summary(custom_scalars({"nap": charts}))  # type: ignore[no-untyped-call]
 
     def summary(self, values: Mapping[str, Any]) -> Path:
         """Writes summary.json, keys in the given order, and returns its path.
@@ -147,11 +172,25 @@ class RunLog:
             temporary.unlink(missing_ok=True)
         return path
 
+    def sync(self) -> None:
+        """Everything is on the disk when this returns, what was waiting too. Raises OSError otherwise."""
+        for file in (self._metrics, self._episodes, self._evaluations, self._events):
+            if file is not None:
+                file.sync()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the tables are; to be taken after `sync`."""
+        return {
+            "metrics": self._metrics.state_dict(),
+            "episodes": self._episodes.state_dict(),
+            "evaluations": self._evaluations.state_dict(),
+            "tags": None if self._tags is None else list(self._tags),
+        }
+
     def close(self) -> None:
-        """Closes TensorBoard's file (the others are never left open). Closing twice is harmless."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Tries once more to write what is waiting (files are never left open). Closing twice is harmless."""
+        for file in (self._metrics, self._episodes, self._evaluations):
+            self._append(file, b"")
 
     def __enter__(self) -> RunLog:
         return self
@@ -161,21 +200,20 @@ class RunLog:
     ) -> None:
         self.close()
 
+    def _append(self, file: GrowingFile, piece: bytes) -> None:
+        with self._kept_if_it_fails(file.path.name):
+            file.append(piece)
 
-class _Table:
-    """A CSV file that only grows, by one write a row: a killed run leaves at most its last row torn."""
-
-    def __init__(self, path: Path) -> None:
-        if path.exists():
-            raise FileExistsError(f"{path} exists already: a new run needs a folder of its own.")
-        self._path = path
-        path.touch()
-
-    def write(self, cells: Sequence[object]) -> None:
-        row = io.StringIO()
-        csv.writer(row, lineterminator="\n").writerow(cells)
-        with open(self._path, "a", encoding="utf-8", newline="") as file:
-            file.write(row.getvalue())
+    @contextmanager
+    def _kept_if_it_fails(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if name not in self._broken:
+                self._warn(f"{name} cannot be written now and is kept in memory: {error}")
+            self._broken.add(name)
+        else:
+            self._broken.discard(name)
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -248,12 +248,8 @@ class Replay:
 
     @property
     def record(self) -> np.dtype[np.void]:
-        """One slot as it is stored outside: it never changes once the next one is written."""
-        frame = (torch.empty(0, dtype=self.frames.dtype).numpy().dtype, tuple(self.frames.shape[1:]))
-        return np.dtype(
-            [("env", "<i4"), ("serial", "<i8"), ("frame", *frame), ("action", "<i8"), ("reward", "<f4"),
-             ("discount", "<f4"), ("first", "?")]
-        )  # fmt: skip
+        """One slot as it is stored outside."""
+        return record_dtype(tuple(self.frames.shape[1:]), torch.empty(0, dtype=self.frames.dtype).numpy().dtype)
 
     def records(self, envs: Indices, serials: Indices) -> npt.NDArray[np.void]:
         """[K] of `record`: what the slots (envs [K], serials [K]) hold."""
@@ -316,3 +312,18 @@ class Replay:
 
     def _slots(self, envs: Indices, serials: Indices) -> Tensor:
         return torch.from_numpy(self._flat(envs, serials)).to(self.device)
+
+
+def record_dtype(frame_shape: tuple[int, ...], frame_dtype: npt.DTypeLike) -> np.dtype[np.void]:
+    """One slot as it is stored outside: it never changes once the next one is written."""
+    return np.dtype(
+        [
+            ("env", "<i4"),
+            ("serial", "<i8"),
+            ("frame", frame_dtype, frame_shape),
+            ("action", "<i8"),
+            ("reward", "<f4"),
+            ("discount", "<f4"),
+            ("first", "?"),
+        ]
+    )
