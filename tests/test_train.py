@@ -185,10 +185,14 @@ def test_the_checkpoint_is_the_network_that_was_trained(nap: Finished) -> None:
     assert checkpoint.sha256_of(network.state_dict()) == nap.summary["weights_sha256"]
     assert config.agent.nap and config.env.name == "sequential_atari" and config.frames == 6_400
     assert network.q_values(torch.zeros(1, 4, 84, 84, dtype=torch.uint8)).shape == (1, 18)
-    (folder,) = (nap.folder / "checkpoints").iterdir()
+    assert [path.name for path in sorted((nap.folder / "checkpoints").iterdir())] == [
+        "frames-000000000000",  # written at the start: a disk that takes none is known at once
+        "frames-000000006400",
+    ]
+    folder = nap.folder / "checkpoints" / "frames-000000006400"
     saved = checkpoint.load(folder)
     assert saved.meta["updates"] == nap.summary["updates"] and saved.meta["frames"] == 6_400
-    assert set(saved.tensors) == {"network", "target", "optimizer"}
+    assert {"network", "target", "optimizer", "projector", "replay", "env"} <= set(saved.tensors)
     assert load_network(folder)[1] == config
 
 

@@ -107,35 +107,40 @@ def assert_exact(folder: Path, overrides: list[str], stops: list[int]) -> dict[s
 
 
 CASES = {
-    "atari": (ATARI, [800]),
-    "atari, in the warm-up and between two updates": (ATARI, [80, 808]),
-    "sticky actions and NaP": ([*ATARI, STICKY, "agent.nap=true"], [800]),
-    "dqn with epsilon": ([*ATARI, "agent=dqn", "agent.epsilon.over_frames=1600"], [800]),
-    "sequence, across a switch, before and after": ([*SEQUENCE, STICKY, "agent.nap=true"], [392, 408, 1200]),
-    "sequence, on the switching step": ([*SEQUENCE, "agent.nap=true"], [400, 800]),
+    "atari": (ATARI, [400]),
+    "atari, in the warm-up and between two updates": (ATARI, [80, 408]),
+    "sticky actions and NaP": ([*ATARI, STICKY, "agent.nap=true"], [400]),
+    "dqn with epsilon": ([*ATARI, "agent=dqn", "agent.epsilon.over_frames=700"], [400]),
+    "sequence, across a switch, before and after": ([*SEQUENCE, STICKY, "agent.nap=true"], [192, 208, 640]),
+    "sequence, on the switching step": ([*SEQUENCE, "agent.nap=true"], [200, 400]),
     "everything reset at a switch": (
         [*SEQUENCE, *(f"env.on_switch.{name}=reset" for name in ("replay", "optimizer", "target"))],
-        [400, 600],
+        [200, 320],
     ),
-    "evaluations": ([*ATARI, "eval.every=400", "eval.episodes=2"], [800]),
+    "evaluations": ([*ATARI, "eval.every=200", "eval.episodes=2"], [400]),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+def slow_but(*quick: str) -> Callable[[str], object]:
+    return lambda name: name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("case", map(slow_but("sticky actions and NaP", "sequence, on the switching step"), CASES))
 def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tmp_path: Path) -> None:
     assert_exact(tmp_path, *CASES[case])
 
 
 SCHEDULES = {
     "linear": ["schedule=linear"],
-    "linear over its own frames": ["schedule=linear", "schedule.over_frames=700"],
+    "linear over its own frames": ["schedule=linear", "schedule.over_frames=600"],
     "linear, restarted at each switch": ["schedule=linear", "env.on_switch.schedule=restart"],
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_each_schedule(schedule: str, tmp_path: Path) -> None:
-    assert_exact(tmp_path, [*SEQUENCE, *SCHEDULES[schedule]], [600])
+    assert_exact(tmp_path, [*SEQUENCE, *SCHEDULES[schedule]], [320])
 
 
 METHODS = {
@@ -148,9 +153,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", map(slow_but("continual_backprop"), METHODS))
 def test_each_plasticity_method(method: str, tmp_path: Path) -> None:
-    assert_exact(tmp_path, [*ATARI, "agent.nap=true", f"plasticity={method}", *METHODS[method]], [800])
+    assert_exact(tmp_path, [*ATARI, "agent.nap=true", f"plasticity={method}", *METHODS[method]], [400])
 
 
 def test_the_fingerprint_sees_what_differs(tmp_path: Path) -> None:
