@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nap_rl.nap import Projector, normalize, weight_groups
+from nap_rl.nap.layers import is_norm
 from nap_rl.nn import Categorical, NatureTorso, QNetwork, Streams
 from nap_rl.runtime import keep_freed_memory
 
@@ -55,8 +56,9 @@ def gradient_pass(network: QNetwork, bf16: bool) -> Callable[[], None]:
 
 
 def loop_projection(network: nn.Module) -> Callable[[], None]:
-    """What a first attempt looks like: one norm and one multiplication for each tensor."""
+    """What a first attempt looks like: one norm and one multiplication for each weight, gain and offset."""
     groups = list(weight_groups(network).values())
+    groups += [(each.weight, each.bias) for each in network.modules() if is_norm(each)]
     targets = [_norm(group) for group in groups]
 
     @torch.no_grad()
