@@ -34,6 +34,13 @@ class Update(NamedTuple):
     grad_norm: Tensor  # global, before clipping
 
 
+class Draw(NamedTuple):
+    """The random part of one pass through a network; None where the network has none."""
+
+    noise: Noise | None
+    taus: Tensor | None
+
+
 class ValueAgent:
     """Acts and learns with a value network.
 
@@ -49,6 +56,10 @@ class ValueAgent:
         munchausen: the log-policy as reward and a soft maximum, for one-step returns and heads that are linear in their
             outputs (all but the categorical one); None for Q-learning.
         method: of plasticity, for `network` and `optimizer`; None for none.
+        precision: of the passes of an update. With bfloat16 their matrix products and convolutions are computed in it
+            (autocast), over float32 weights, gradients and moments, and the target network is kept in it. Acting is
+            float32.
+        compiled: the passes of an update run as the graph that torch.compile makes of them at the first one.
     """
 
     def __init__(
@@ -64,9 +75,14 @@ class ValueAgent:
         seed: int = 0,
         munchausen: Munchausen | None = None,
         method: Method | None = None,
+        precision: torch.dtype = torch.float32,
+        compiled: bool = False,
     ) -> None:
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
+        if precision is torch.bfloat16:  # cast once a copy instead of once an update
+            self.target.torso.to(precision)
+            self.target.streams.to(precision)
         self.optimizer = optimizer
         self.replay = replay
         self.double = double
@@ -78,6 +94,8 @@ class ValueAgent:
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
         self.exploration = np.random.default_rng(seed)
         self.method = Method(network, optimizer) if method is None else method
+        self.precision = precision
+        self._passes = torch.compile(self._run_passes, dynamic=False) if compiled else self._run_passes
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update, for whoever has to explain it
 
@@ -103,9 +121,7 @@ class ValueAgent:
         penalty = self.method.penalty()
         self.optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.network.parameters(), float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        )
+        grad_norm = self._clip_gradients()
         self.optimizer.step()  # a projector's hook acts here
         self.replay.update(batch.slots, batch.serials, priorities)
         self.updates += 1
@@ -122,32 +138,57 @@ class ValueAgent:
 
     def losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         """(loss, priority), [B] each, under independent draws of noise and levels for every pass."""
-        network, target, head = self.network, self.target, self.network.head
-        taus = self._taus("online", batch)
-        outputs_tm1 = network(batch.s_tm1, self._noise(), taus)
+        implicit = self.network.head.levels is not None  # drawn levels that value an action have no part in choosing it
+        online = self._draw("online", batch)
+        chooser = self._draw("acting", batch) if self.double or implicit else None
+        target = self._draw("target", batch)
+        policy = self._draw("acting", batch) if self.munchausen is not None else None
+        losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy)
+        return losses
+
+    def _run_passes(
+        self, batch: Transitions, online: Draw, chooser: Draw | None, target: Draw, policy: Draw | None
+    ) -> tuple[Tensor, Tensor]:
+        """`losses` under given draws; a pure function of tensors, which compiles as a whole."""
+        head = self.network.head
+        outputs_tm1 = self._outputs(self.network, batch.s_tm1, online)
         with torch.no_grad():
             q_t = None
-            if self.double or taus is not None:  # drawn levels that value an action have no part in choosing it
-                chooser = network if self.double else target
-                q_t = chooser.q_values(batch.s_t, self._noise(), self._taus("acting", batch))
-            outputs_t = target(batch.s_t, self._noise(), self._taus("target", batch))
+            if chooser is not None:
+                q_t = head.q_values(self._outputs(self.network if self.double else self.target, batch.s_t, chooser))
+            outputs_t = self._outputs(self.target, batch.s_t, target)
             if q_t is None:
                 q_t = head.q_values(outputs_t)
             r_t, a_t = batch.r_t, q_t.argmax(dim=1)
-            if self.munchausen is not None:
-                q_tm1 = target.q_values(batch.s_tm1, self._noise(), self._taus("acting", batch))
+            if self.munchausen is not None and policy is not None:
+                q_tm1 = head.q_values(self._outputs(self.target, batch.s_tm1, policy))
                 r_t = self.munchausen.reward(r_t, q_tm1, batch.a_tm1)
                 # The mixture over actions stands where the value of one action would: as that of a single action.
                 outputs_t = self.munchausen.bootstrap(outputs_t, q_t)[:, None]
                 a_t = torch.zeros_like(a_t)
-        loss, priority = head.loss(outputs_tm1, batch.a_tm1, r_t, batch.discount_t, outputs_t, a_t, taus)
+        loss, priority = head.loss(outputs_tm1, batch.a_tm1, r_t, batch.discount_t, outputs_t, a_t, online.taus)
         return loss, priority
 
-    def _noise(self) -> Noise | None:
-        return self.network.sample_noise(self.generator)
+    def _outputs(self, network: QNetwork, stacks: Tensor, draw: Draw) -> Tensor:
+        """A pass in the agent's precision, [B, A, N] float32; what is computed from it is computed in float32."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            outputs: Tensor = network(stacks, draw.noise, draw.taus)
+        return outputs.float()
 
-    def _taus(self, part: Part, batch: Transitions) -> Tensor | None:
-        return self.network.sample_taus(part, len(batch.a_tm1), self.generator)
+    def _draw(self, part: Part, batch: Transitions) -> Draw:
+        rows = len(batch.a_tm1)
+        return Draw(self.network.sample_noise(self.generator), self.network.sample_taus(part, rows, self.generator))
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to `max_grad_norm` where their global norm is larger; returns the norm before."""
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.max_grad_norm is None:
+            return grad_norm
+        # On the CPU a number can be read for nothing, which saves most updates a pass that multiplies by 1.
+        if self.device.type != "cpu" or not grad_norm <= self.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
+        return grad_norm
 
     def state_dict(self) -> dict[str, Any]:
         """All but the replay: networks, the optimiser's moments, the method's, random streams, the count of updates."""

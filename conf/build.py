@@ -14,6 +14,7 @@ from torch import nn
 
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
+from nap_rl.compute import pick_compile, pick_precision
 from nap_rl.conf.schema import (
     Affine,
     AgentConfig,
@@ -30,6 +31,7 @@ from nap_rl.conf.schema import (
 )
 from nap_rl.conf.weights import read_weights, transfer
 from nap_rl.envs import Protocol, SequentialAtari
+from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector, normalize, project
 from nap_rl.nap.layers import Axes, NormKind
@@ -113,6 +115,7 @@ def build_network(config: Config, num_actions: int) -> QNetwork:
 def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple[ValueAgent, Projector | None]:
     """The agent with its replay, and what projects its weights (None where nothing does)."""
     agent, seed = config.agent, seeds(config.seed)
+    updates = (config.frames or 0) / FRAME_SKIP / agent.update_every_steps
     network = build_network(config, num_actions)
     initialize(config, network)
     network = network.to(device)
@@ -140,6 +143,8 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         seed=seed.noise,
         munchausen=_munchausen(agent),
         method=_method(config, network, optimizer),
+        precision=pick_precision(config.precision.name),
+        compiled=pick_compile(config.compile.name, updates),
     )
     return built, _projector(config, network, optimizer)
 

@@ -20,6 +20,18 @@ class Device(Enum):
     cuda = "cuda"
 
 
+class Precision(Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Compile(Enum):
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Torso(Enum):
     nature = "nature"
     data_efficient = "data_efficient"
@@ -322,6 +334,8 @@ class Config:
     seed: int = MISSING
     frames: int | None = MISSING
     device: Device = MISSING
+    precision: Precision = MISSING
+    compile: Compile = MISSING
     agent: AgentConfig = field(default_factory=AgentConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     nap: NapConfig = field(default_factory=NapConfig)

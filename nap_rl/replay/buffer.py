@@ -99,7 +99,7 @@ class Replay:
         self.length = self.window + stack + 1 + slack
         slots = num_envs * self.length
         self.device = torch.device(device)
-        # torch.empty does not touch the memory, so it is taken as the ring fills. Behind the ring stands one zero frame.
+        # torch.empty does not touch the memory, so it is taken as the ring fills. Behind the ring stands a zero frame.
         self.frames = torch.empty((slots + 1, *frame_shape), dtype=frame_dtype, device=device)
         self.frames[slots] = 0
         self.zero_slot = slots
@@ -197,12 +197,12 @@ class Replay:
         before = torch.cat([torch.ones_like(products[:, :1]), products[:, :-1]], dim=1)
         r_t = (before * step_rewards * in_episode).sum(dim=1)
 
-        # A frame at offset o <= 0 belongs to the stack if no episode began in o + 1 .. 0; else the zero frame stands in.
+        # A frame at offset o <= 0 belongs to the stack if no episode began in o + 1 .. 0; else it is the zero frame.
         began_after = self.first[past].flip(1).cumsum(dim=1).flip(1).bool()  # [:, k]: one began in k .. end
         index[:, :zero] = index[:, :zero].where(~began_after[:, 1:], self.zero_slot)
         later = index.gather(1, m[:, None] + torch.arange(self.stack, device=self.device))
-        # Two stacks of C frames each and not the window of C + n: 8 frames for 24 where n is 20. Whole frames are copied
-        # by index_select, an order of magnitude faster on the CPU than indexing byte by byte.
+        # Two stacks of C frames and not the window of C + n: 8 frames instead of 24 where n is 20. Whole frames are
+        # copied by index_select, an order of magnitude faster on the CPU than indexing byte by byte.
         both = torch.cat([index[:, : self.stack], later]).view(-1)
         stacks = self.frames.index_select(0, both).view(2, len(slots), self.stack, *self.frames.shape[1:])
         return stacks[0], self.actions[slots], r_t, products[:, -1], stacks[1]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 128
-"""Leaves to a block. A batch of B from N slots reads N / BLOCK + B BLOCK numbers: for a million slots, least near 64 to 180."""
+"""Leaves to a block. A batch of B from N slots reads N / BLOCK + B BLOCK numbers: least near 64 to 180 for 1M slots."""
 
 
 class Draw(NamedTuple):
