@@ -470,7 +470,7 @@ def try_overrides(count: int, seed: int) -> tuple[int, int]:
         overrides = [random_override(rng, keys) for _ in range(rng.choice([1, 1, 2]))]
         try:
             config = checked(*SMALL, *overrides)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             assert str(error) and "\n" not in str(error), overrides
             refused += 1
         except Exception as error:

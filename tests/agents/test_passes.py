@@ -1,0 +1,108 @@
+"""The passes of an update, compiled and in half precision, against the plain ones; clipping against torch's own."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from nap_rl.agents import ValueAgent
+from nap_rl.nap import Projector, normalize
+from nap_rl.nn import Categorical, DataEfficientTorso, QNetwork, Streams
+from nap_rl.replay import Replay
+
+Make = Callable[..., ValueAgent]
+
+
+def rainbow(precision: torch.dtype = torch.float32, compiled: bool = False) -> ValueAgent:
+    """A small noisy, dueling, categorical network with NaP over real convolutions, and a replay of noise pictures."""
+    torch.manual_seed(0)
+    head = Categorical()
+    network = QNetwork(DataEfficientTorso(), Streams(DataEfficientTorso.features, 4, head.outputs, 32, True, 0.1), head)
+    normalize(network, torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, eps=1.5e-4, fused=True)
+    replay = Replay(200, 2)
+    rng = np.random.default_rng(0)
+    for k in range(90):
+        frames = rng.integers(0, 256, (2, 84, 84)).astype(np.uint8)
+        replay.add(frames, rng.integers(0, 4, 2), rng.normal(size=2), np.ones(2), np.full(2, k % 30 == 0))
+    agent = ValueAgent(network, optimizer, replay, batch_size=8, precision=precision, compiled=compiled)
+    Projector(network, optimizer)
+    return agent
+
+
+def flat_gradient(agent: ValueAgent) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in agent.network.parameters() if p.grad is not None])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_compiled_updates_are_the_plain_ones(precision: torch.dtype) -> None:
+    plain, compiled = rainbow(precision), rainbow(precision, compiled=True)
+    tolerance = 1e-4 if precision is torch.float32 else 3e-2
+    for _ in range(3):
+        a, b = plain.update(0.5), compiled.update(0.5)
+        torch.testing.assert_close(b.loss, a.loss, rtol=tolerance, atol=0.0)
+        torch.testing.assert_close(b.grad_norm, a.grad_norm, rtol=tolerance, atol=0.0)
+    cosine = torch.nn.functional.cosine_similarity(flat_gradient(plain), flat_gradient(compiled), dim=0)
+    assert cosine > 1 - tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_updates_are_the_same_every_time() -> None:
+    first, second = rainbow(compiled=True), rainbow(compiled=True)
+    for _ in range(3):
+        first.update(0.5), second.update(0.5)
+    for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_half_precision_keeps_weights_gradients_and_moments_in_float32_and_its_losses_and_gradients_agree() -> None:
+    full, half = rainbow(), rainbow(torch.bfloat16)
+    a, b = full.update(0.5), half.update(0.5)  # the same batch, the same noise
+    torch.testing.assert_close(b.loss, a.loss, rtol=1e-2, atol=0.0)
+    assert torch.nn.functional.cosine_similarity(flat_gradient(full), flat_gradient(half), dim=0) > 0.99
+    state = half.optimizer.state_dict()["state"].values()
+    tensors = [
+        *half.network.parameters(),
+        flat_gradient(half),
+        *(moment for moments in state for moment in moments.values()),
+    ]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    half.copy_to_target()
+    for name, copied in half.target.state_dict().items():
+        torch.testing.assert_close(copied.float(), half.network.state_dict()[name], rtol=2**-8, atol=0.0)
+
+
+def test_the_target_network_of_half_precision_is_kept_in_it_and_its_support_is_not() -> None:
+    agent = rainbow(torch.bfloat16)
+    assert {p.dtype for p in agent.target.parameters()} == {torch.bfloat16}
+    assert agent.network.head.support.dtype == agent.target.head.support.dtype == torch.float32
+
+
+@pytest.mark.parametrize("max_grad_norm", [1e-3, 1e6, None])
+def test_gradients_are_clipped_as_torch_clips_them(max_grad_norm: float | None, make_agent: Make) -> None:
+    agent = make_agent(max_grad_norm=max_grad_norm)
+    for p in agent.network.parameters():
+        p.grad = torch.randn_like(p)
+    expected = copy.deepcopy(agent.network)
+    for p, q in zip(expected.parameters(), agent.network.parameters(), strict=True):
+        p.grad = q.grad.clone() if q.grad is not None else None
+    limit = float("inf") if max_grad_norm is None else max_grad_norm
+    norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), limit)
+    assert torch.equal(agent._clip_gradients(), norm)
+    for p, q in zip(expected.parameters(), agent.network.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None and torch.equal(p.grad, q.grad)
+
+
+def test_gradients_that_are_not_finite_are_not_taken_for_small_ones(make_agent: Make) -> None:
+    agent = make_agent(max_grad_norm=10.0)
+    for p in agent.network.parameters():
+        p.grad = torch.full_like(p, torch.nan)
+    assert agent._clip_gradients().isnan()
