@@ -189,17 +189,17 @@ def stream_table(studies: Sequence[Study]) -> str:
     and what the weights have come to."""
     lines = [
         "| method | network | rate | seeds | tasks 5-15 % | last 10 % | change | loss, last 10 % | Jacobian norm | "
-        "norm at end | dead at end |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "norm at end | dead at end | offset at end |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     groups = _grouped(studies, lambda s: (method(s.config), variant(s.config), f"{s.config['learning_rate']:g}"))
     for (name, network, rate), runs in groups.items():
         early, late = _mean(runs, "early_accuracy"), _mean(runs, "late_accuracy")
         loss, jacobian = _mean(runs, "late_loss"), _mean(runs, "late_jacobian_norm")
-        norm, dead = _mean(runs, "parameter_norm"), _mean(runs, "dead_fraction")
+        norm, dead, offset = (_mean(runs, name) for name in ("parameter_norm", "dead_fraction", "offset"))
         lines.append(
             f"| {name} | {network} | {rate} | {len(runs)} | {early:.3f} | {late:.3f} | {late - early:+.3f} "
-            f"| {loss:.2f} | {jacobian:.3g} | {norm:.1f} | {dead:.2f} |"
+            f"| {loss:.2f} | {jacobian:.3g} | {norm:.1f} | {dead:.2f} | {offset:.2f} |"
         )
     return "\n".join(lines)
 
