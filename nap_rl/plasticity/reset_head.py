@@ -8,14 +8,14 @@ from torch.optim import Optimizer
 
 from nap_rl.plasticity.fresh import fresh_parameters
 from nap_rl.plasticity.method import Inputs, Method, count
-from nap_rl.plasticity.units import hidden_units, moments
+from nap_rl.plasticity.units import moments, output_layers
 
 
 class ResetHead(Method):
     """Every `every` updates the head is drawn afresh and its moments become 0; data and all other layers
     stay.
 
-    The head is every layer that no activation follows: one linear layer in a classifier, the output layers of
+    The head is every layer whose output reaches no other layer: one linear layer in a classifier, the output layers of
     both streams in a dueling network. The source resets the last one to three layers every 2e5 updates
     (DQN-like agents: 2e4 gradient steps at a higher replay ratio).
 
@@ -33,11 +33,9 @@ class ResetHead(Method):
     ) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.every = count("every", every)
-        units = hidden_units(network, example_input)
-        hidden = {layer for u in units for layer in u.incoming}
-        self.head = list(dict.fromkeys(m for u in units for m in u.outgoing if m not in hidden))
+        self.head = output_layers(network, example_input)
         if not self.head:
-            raise ValueError("reset_head found no layer behind the last activation.")
+            raise ValueError("reset_head found no layer that gives the output.")
 
     @torch.no_grad()
     def after_update(self, update: int, inputs: Inputs) -> bool:

@@ -52,8 +52,31 @@ def hidden_units(network: nn.Module, example_input: Tensor) -> list[Units]:
     Every activation must be a submodule of a class in ACTIVATIONS that is used once in a pass.
     """
     names = {module: name for name, module in network.named_modules()}
-    sources: dict[nn.Module, list[nn.Module]] = {}  # activation -> modules that its input comes from
-    readers: dict[nn.Module, list[nn.Module]] = {}  # layer or activation -> those that its output reaches
+    sources, readers = _trace(network, example_input)
+    found = []
+    for activation, origins in sources.items():
+        incoming = tuple(m for m in origins if is_weight_layer(m))
+        outgoing = tuple(readers[activation])
+        alone = len(incoming) == 1 and readers[incoming[0]] == [activation]
+        plain = bool(outgoing) and not any(isinstance(m, ACTIVATIONS) for m in (*origins, *outgoing))
+        norms = tuple(m for m in origins if not isinstance(m, ACTIVATIONS) and not is_weight_layer(m))
+        found.append(Units(names[activation], activation, incoming, norms, outgoing, alone and plain))
+    return found
+
+
+def output_layers(network: nn.Module, example_input: Tensor) -> list[nn.Module]:
+    """The weight layers whose output reaches no other layer and no activation, in the order of the forward pass."""
+    _, readers = _trace(network, example_input)
+    return [layer for layer, reached in readers.items() if is_weight_layer(layer) and not reached]
+
+
+def _trace(
+    network: nn.Module, example_input: Tensor
+) -> tuple[dict[nn.Module, list[nn.Module]], dict[nn.Module, list[nn.Module]]]:
+    """(activation -> modules that its input comes from, layer or activation -> those that its output reaches)."""
+    names = {module: name for name, module in network.named_modules()}
+    sources: dict[nn.Module, list[nn.Module]] = {}
+    readers: dict[nn.Module, list[nn.Module]] = {}
 
     def enter(module: nn.Module, origins: frozenset[nn.Module]) -> frozenset[nn.Module]:
         if not (isinstance(module, ACTIVATIONS) or is_weight_layer(module)):
@@ -67,20 +90,12 @@ def hidden_units(network: nn.Module, example_input: Tensor) -> list[Units]:
             sources[module] = [m for m in names if m in origins]  # a set has no order of its own
         for origin in origins:
             readers.setdefault(origin, []).append(module)
+        readers.setdefault(module, [])
         return frozenset({module, *(m for m in module.modules() if any(True for _ in m.parameters(recurse=False)))})
 
     with torch.no_grad(), _follow(network, enter):
         network(example_input)
-
-    found = []
-    for activation, origins in sources.items():
-        incoming = tuple(m for m in origins if is_weight_layer(m))
-        outgoing = tuple(readers.get(activation, ()))
-        alone = len(incoming) == 1 and readers[incoming[0]] == [activation]
-        plain = bool(outgoing) and not any(isinstance(m, ACTIVATIONS) for m in (*origins, *outgoing))
-        norms = tuple(m for m in origins if not isinstance(m, ACTIVATIONS) and not is_weight_layer(m))
-        found.append(Units(names[activation], activation, incoming, norms, outgoing, alone and plain))
-    return found
+    return sources, readers
 
 
 @contextmanager

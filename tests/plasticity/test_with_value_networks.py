@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nap_rl.nap import Projector, normalize
-from nap_rl.nn import DataEfficientTorso, ExpectedValue, QNetwork, Streams
+from nap_rl.nn import DataEfficientTorso, ExpectedValue, ImpalaTorso, QNetwork, Streams
 from nap_rl.plasticity import METHODS, make_method, options_of
 
 STACKS = torch.randint(256, (8, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -63,6 +63,16 @@ def test_reset_head_resets_the_outputs_of_both_streams_mean_and_deviation() -> N
     now = dict(network.named_parameters())
     assert all(torch.equal(now[name], p) for name, p in sigma.items())  # back to its constant
     assert torch.equal(now["streams.value.hidden.weight_mu"], 2 * old.get_parameter("streams.value.hidden.weight_mu"))
+
+
+def test_reset_head_takes_the_end_of_a_residual_branch_for_no_head() -> None:
+    torch.manual_seed(0)
+    torso = ImpalaTorso()  # a stack's last branch is added and read by the next stack with no activation between
+    network = QNetwork(torso, Streams(torso.features, 3, 1, 8, dueling=True, sigma0=None), ExpectedValue())
+    network = normalize(network, STACKS[:2])
+    method = make_method("reset_head", network, torch.optim.Adam(network.parameters()), example_input=STACKS[:2])
+    names = {module: name for name, module in network.named_modules()}
+    assert [names[layer] for layer in method.head] == ["streams.advantage.output", "streams.value.output"]
 
 
 def test_redo_zeroes_the_mean_and_the_noise_of_what_reads_a_dormant_unit() -> None:
