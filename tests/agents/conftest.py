@@ -1,15 +1,23 @@
-"""An agent small enough for a test: frames of a few pixels, a torso that flattens the newest one."""
+"""An agent small enough for a test: frames of a few pixels, a torso that flattens the newest one. And tiny runs."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nap_rl.agents import ValueAgent
+from nap_rl import checkpoint, cli
+from nap_rl.agents import Checkpointer, CheckpointRhythm, Trainer, ValueAgent
+from nap_rl.agents.checkpointer import restore
+from nap_rl.conf import build, schema
+from nap_rl.conf.check import to_config
+from nap_rl.conf.schema import Config
+from nap_rl.logging import Progress, RunLog
 from nap_rl.nap import normalize
 from nap_rl.nn import ExpectedValue, Head, QNetwork, QuantileEmbedding, Streams
 from nap_rl.plasticity import make_method, method_named
@@ -77,3 +85,81 @@ def make_agent() -> Callable[..., ValueAgent]:
         return ValueAgent(network, optimizer, replay, method=made, **settings)
 
     return make
+
+
+class TinyRuns:
+    """Runs of 100 steps of real games, put together as train.py does it, without Hydra's folder."""
+
+    small = (
+        "agent.torso=data_efficient",
+        "agent.hidden=16",
+        "agent.batch_size=8",
+        "agent.update_every_steps=8",
+        "agent.min_replay_steps=40",
+        "agent.target_every_updates=7",
+        "env.num_envs=2",
+        "env.protocol.max_episode_frames=240",
+        "replay.capacity=120",
+        "logger.every_updates=3",
+        "device=cpu",
+    )
+    atari = (*small, "env=atari", "env.game=asterix", "frames=800")
+    sequence = (
+        *small,
+        "env=sequential_atari",
+        "env.games=[pong,asterix]",
+        "env.frames_per_game=200",
+        "env.cycles=2",
+    )
+
+    def configured(self, *overrides: str) -> Config:
+        return to_config(cli.compose("config", list(overrides)))
+
+    def assemble(
+        self, config: Config, folder: Path, saved: checkpoint.Checkpoint | None = None, **rhythm: Any
+    ) -> tuple[Trainer, Checkpointer]:
+        torch.manual_seed(config.seed)
+        env = build.build_env(config)
+        agent, projector = build.build_agent(config, env.num_actions, torch.device("cpu"))
+        meta = {} if saved is None else saved.meta
+        display = Progress(1, stream=io.StringIO())
+        log = RunLog(folder, state=meta.get("log"), frames=meta.get("frames", 0), warn=display.note)
+        trainer = Trainer(
+            env,
+            agent,
+            build.build_trainer_config(config),
+            games=[visit.game for visit in env.visits],
+            projector=projector,
+            log=log,
+            display=display,
+            evaluator=build.build_evaluator(config, env),
+        )
+        about = {"config": schema.to_dict(config)}
+        checkpointer = Checkpointer(folder, trainer, log, display, CheckpointRhythm(**rhythm), about)
+        if saved is not None:
+            try:
+                restore(trainer, saved)
+            except ValueError:
+                env.close()
+                raise
+        return trainer, checkpointer
+
+    def resume(self, config: Config, folder: Path, **rhythm: Any) -> tuple[Trainer, Checkpointer]:
+        found = checkpoint.load_newest(folder / "checkpoints")
+        assert found is not None
+        trainer, checkpointer = self.assemble(config, folder, found[1], **rhythm)
+        checkpointer.resumed_from(*found)
+        return trainer, checkpointer
+
+    @staticmethod
+    def play_to(trainer: Trainer, frames: int) -> None:
+        trainer.run(lambda: trainer.frames >= frames)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[TinyRuns]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "CONF", "nap_rl.conf")
+        schema.register()
+        cli.register_resolvers()
+        yield TinyRuns()

@@ -1,0 +1,57 @@
+"""Signals that are noted, folders that one process has, space that is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nap_rl.runtime import StopSignals, free_space, sole_owner
+
+
+@pytest.mark.parametrize("number", StopSignals.SIGNALS)
+def test_a_signal_is_noted_and_the_earlier_handler_comes_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopSignals() as signals:
+        assert signals.received is None
+        signal.raise_signal(number)
+        assert signals.received == number
+    assert signal.getsignal(number) == before
+
+
+def test_the_first_signal_counts_and_a_second_ctrl_c_interrupts_at_once() -> None:
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGUSR1)
+        assert signals.received == signal.SIGTERM
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_folder_has_one_owner_and_none_after_it_was_killed(tmp_path: Path) -> None:
+    code = "import sys, time\nfrom pathlib import Path\nfrom nap_rl.runtime import sole_owner\n"
+    code += "with sole_owner(Path(sys.argv[1])):\n    print('mine', flush=True)\n    time.sleep(600)"
+    owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None and owner.stdout.readline() == "mine\n"
+    with (
+        pytest.raises(BlockingIOError, match=f"in use by another process .process {owner.pid} on "),
+        sole_owner(tmp_path),
+    ):
+        pass
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    with sole_owner(tmp_path):
+        assert f"process {os.getpid()} on " in (tmp_path / ".lock").read_text()
+
+
+def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    there, below = free_space(tmp_path), free_space(tmp_path / "not" / "yet")
+    assert there is not None and below is not None and abs(there - below) < 1 << 30 and there > 0
