@@ -18,13 +18,14 @@ import pytest
 
 from nap_rl import checkpoint
 from nap_rl.agents.fingerprint import fingerprint
+from nap_rl.runtime import sole_owner
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "env=sequential_atari",
     "env/protocol=machado2018",
     "env.games=[pong,asterix]",
-    "env.frames_per_game=800",
+    "env.frames_per_game=400",
     "env.cycles=2",
     "env.num_envs=2",
     "env.protocol.max_episode_frames=240",
@@ -40,7 +41,7 @@ TINY = [
     "checkpoint.every=160",
     "device=cpu",
 ]
-FRAMES = 3_200
+FRAMES = 1_600
 
 
 def start(*arguments: str, limit: Callable[[], None] | None = None, code: str | None = None) -> subprocess.Popen[str]:
@@ -92,7 +93,7 @@ def summary(folder: Path) -> dict[str, Any]:
 def test_kill_9_and_resume_is_the_run_that_was_never_killed(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "it's a, run=1"  # a folder whose name needs quotes
     process = start(*TINY, "hydra.run.dir='" + str(folder).replace("'", r"\'") + "'")
-    wait_for(folder / "checkpoints" / name(960), process)
+    wait_for(folder / "checkpoints" / name(640), process)
     process.kill()
     process.communicate()
     code, out, err = finish(start(f"resume={folder}"))
@@ -108,11 +109,11 @@ def test_kill_9_and_resume_is_the_run_that_was_never_killed(whole: Path, tmp_pat
 @pytest.mark.slow
 def test_kills_at_twenty_random_moments_change_nothing(whole: Path, tmp_path: Path) -> None:
     rng, folder, kills, places = random.Random(7), tmp_path / "run", 0, set()
-    process = new(folder, "checkpoint.every=64")
+    process = new(folder, "checkpoint.every=32")
     wait_for(folder / "checkpoints" / name(0), process)
     while kills < 25:
         try:
-            process.communicate(timeout=rng.uniform(0.02, 0.4))
+            process.communicate(timeout=rng.uniform(0.01, 0.2))
             break
         except subprocess.TimeoutExpired:
             process.kill()
@@ -162,15 +163,11 @@ def test_a_signal_stops_at_the_next_step_with_a_checkpoint_and_its_own_code(
     assert newest is not None and newest.name == name(summary(folder)["frames"]) != name(0)
 
 
-def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = new(folder)
-    wait_for(folder / "checkpoints" / name(160), process)
-    code, out, err = finish(start(f"resume={folder}"))
-    process.kill()
-    process.communicate()
+def test_a_second_process_on_the_same_run_is_refused(whole: Path) -> None:
+    with sole_owner(whole):
+        code, out, err = finish(start(f"resume={whole}", "frames=2000", "env.cycles=3"))
     assert (code, out) == (2, "")
-    assert f"is in use by another process (process {process.pid} on " in err and err.count("\n") == 1
+    assert f"is in use by another process (process {os.getpid()} on " in err and err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -208,7 +205,7 @@ def test_auto_resumes_the_run_in_its_folder_and_begins_one_where_there_is_none(t
     assert code == 0 and f"resumed from {tmp_path / '0-a'}" in err
     code, _, err = finish(start(*TINY, "resume=auto", f"hydra.run.dir={tmp_path / '0-b'}", "env.cycles=1"))
     assert code == 0 and "resumed" not in err  # nothing there yet: a new run
-    assert summary(tmp_path / "0-b")["frames"] == 1_600
+    assert summary(tmp_path / "0-b")["frames"] == 800
 
 
 @pytest.mark.slow
@@ -240,6 +237,7 @@ train.main()
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_with_3_and_a_report(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     patch = """
