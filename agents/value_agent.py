@@ -115,7 +115,7 @@ class ValueAgent:
 
     def update(self, importance_exponent: float = 1.0) -> Update:
         """One optimiser step on a batch from the replay; no host sync in it."""
-        batch = self.batch = self.replay.sample(self.batch_size, importance_exponent)
+        batch = self.batch = self.replay.sample(self.batch_size, importance_exponent).to(self.device)
         losses, priorities = self.losses(batch)
         loss = (batch.weights * losses).mean()  # the weights scale the gradient and never the priorities
         penalty = self.method.penalty()
@@ -134,7 +134,9 @@ class ValueAgent:
 
         The projector has to project again then. The target network is left alone until its next copy.
         """
-        return self.method.after_update(self.updates, lambda: self.replay.sample(STATISTICS_BATCH).s_tm1)
+        return self.method.after_update(
+            self.updates, lambda: self.replay.sample(STATISTICS_BATCH).to(self.device).s_tm1
+        )
 
     def losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         """(loss, priority), [B] each, under independent draws of noise and levels for every pass."""

@@ -50,6 +50,7 @@ from nap_rl.nn import (
 )
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
+from nap_rl.runtime import free_device_memory
 from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup
 
 STACK = 4
@@ -130,7 +131,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         exponent=agent.priority_exponent,
         uniform_probability=agent.uniform_probability,
         seed=seed.replay,
-        device=device,
+        device=replay_device(config, device),
     )
     built = ValueAgent(
         network,
@@ -147,6 +148,29 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         compiled=pick_compile(config.compile.name, updates),
     )
     return built, _projector(config, network, optimizer)
+
+
+def replay_device(config: Config, learner: torch.device) -> torch.device:
+    """Where the replay stands: beside the learner, or in the host's memory.
+
+    Raises:
+        ValueError: `replay.device=cuda`, and the learner is on the CPU or the GPU's memory does not hold it.
+    """
+    name, capacity = config.replay.device.name, config.replay.capacity
+    if learner.type == "cpu" and name == "cuda":
+        raise ValueError("replay.device=cuda, but the learner is on the CPU: use replay.device=auto")
+    if learner.type == "cpu" or name == "cpu":
+        return torch.device("cpu")
+    needed, free = Replay.nbytes(capacity), free_device_memory(learner)
+    if needed <= free:
+        return learner
+    if name == "auto":
+        return torch.device("cpu")
+    raise ValueError(
+        f"replay.device=cuda with replay.capacity={capacity} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of "
+        f"the GPU's memory are free beside the learner: replay.capacity={free // Replay.nbytes(1)} would fit, or use "
+        "replay.device=cpu"
+    )
 
 
 def build_evaluator(config: Config, env: SequentialAtari) -> Evaluator | None:

@@ -62,7 +62,6 @@ def to_config(config: DictConfig) -> Config:
     _check_replay(plain)
     _check_init_from(plain)
     _check_checkpoint(plain)
-    pick_device(plain.device.name)
     return plain
 
 
@@ -229,6 +228,8 @@ def _check_init_from(config: Config) -> None:
 def _check_replay(config: Config) -> None:
     capacity = config.replay.capacity
     _at_least("replay.capacity", capacity, config.agent.min_replay_steps)
+    if build.replay_device(config, pick_device(config.device.name)).type != "cpu":
+        return
     needed, available = Replay.nbytes(capacity), available_memory()
     if available is not None and needed > available:
         fits = int(available * 0.9) // Replay.nbytes(1)

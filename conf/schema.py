@@ -301,6 +301,7 @@ class CosineSchedule(ScheduleConfig):
 @dataclass
 class ReplayConfig:
     capacity: int = MISSING
+    device: Device = MISSING
 
 
 @dataclass
@@ -383,12 +384,14 @@ def from_dict(plain: dict[str, Any]) -> Config:
                 return OmegaConf.structured(candidate)
         raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
-    # Runs from before there were methods, evaluations, Munchausen's reward, init_from, and checkpoints on the way.
+    # Runs from before there were methods, evaluations, Munchausen's reward, init_from, checkpoints on the way, and
+    # replay.device.
     never = {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False}
     at_the_end = {"every": None, "keep": 2, "max_failures": 3, "replay": False}
     without = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None}
     older = {"plasticity": {"name": "none"}, "eval": never, "checkpoint": at_the_end}
-    plain = {**older, **plain, "agent": {**without, **plain["agent"]}}
+    beside = {"device": "auto", **plain["replay"]}
+    plain = {**older, **plain, "agent": {**without, **plain["agent"]}, "replay": beside}
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)

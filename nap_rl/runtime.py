@@ -17,6 +17,9 @@ from types import FrameType, TracebackType
 
 import torch
 
+LEARNER_BYTES = 2 << 30
+"""Left free on a GPU for networks, moments, activations and the workspaces of libraries: an estimate."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -67,6 +70,12 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def free_device_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory that a replay can take: those that are free, less `LEARNER_BYTES`."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(free - LEARNER_BYTES, 0)
 
 
 def free_space(folder: Path) -> int | None:

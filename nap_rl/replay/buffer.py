@@ -35,7 +35,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class Transitions(NamedTuple):
-    """A batch of n-step transitions, on the replay's device."""
+    """A batch of n-step transitions, on the replay's device as sampled."""
 
     s_tm1: Tensor  # [B, C, H, W] uint8, oldest frame first, zeros before the episode's first frame
     a_tm1: Tensor  # [B] int64
@@ -45,6 +45,16 @@ class Transitions(NamedTuple):
     weights: Tensor  # [B] float32: importance weights, the largest is 1
     slots: Tensor  # [B] int64: where each came from
     serials: Tensor  # [B] int64: which visit of the ring to that slot it was
+
+    def to(self, device: torch.device) -> Transitions:
+        """What the learner reads, on its device; slots and serials, which the replay reads, stay where they are.
+
+        From the host to a GPU the copies go through pinned memory and nothing waits for them.
+        """
+        if self.a_tm1.device == device:
+            return self
+        read = [tensor.pin_memory() if device.type == "cuda" else tensor for tensor in self[:6]]
+        return Transitions._make([*(tensor.to(device, non_blocking=True) for tensor in read), self.slots, self.serials])
 
 
 class Replay:
@@ -208,8 +218,11 @@ class Replay:
         return stacks[0], self.actions[slots], r_t, products[:, -1], stacks[1]
 
     def update(self, slots: Tensor, serials: Tensor, priorities: Tensor) -> None:
-        """New raw priorities [B] of transitions sampled earlier; those overwritten or retired since are dropped."""
-        priorities = priorities.clamp(0.0, self.max_priority)
+        """New raw priorities [B] of transitions sampled earlier; those overwritten or retired since are dropped.
+
+        Priorities from another device are waited for.
+        """
+        priorities = priorities.to(self.device).clamp(0.0, self.max_priority)
         keep = (self.serials[slots] == serials) & self.priorities.is_valid(slots)
         self.largest_priority = torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max())
         self.priorities.update(slots, priorities, keep)

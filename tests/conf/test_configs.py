@@ -319,6 +319,7 @@ BAD = [
     ("frames=31", "frames=31, expected 32 or more"),
     ("device=cuda", "device=cuda, but torch sees no CUDA GPU here"),
     ("device=gpu", "device=gpu is none of"),
+    ("replay.device=cuda", "replay.device=cuda, but the learner is on the CPU"),
     ("nap=norm_only", "nap=norm_only was asked for, but agent.nap=false: add agent.nap=true"),
     ("plasticity=rdeo", "plasticity=rdeo does not exist: the options are continual_backprop, crelu, l2,"),
     ("plasticity.every=3", "there is no key 'plasticity.every'"),
@@ -442,6 +443,31 @@ def test_more_replay_than_memory_is_refused_with_what_would_fit(monkeypatch: pyt
     assert checked(f"replay.capacity={fits}").replay.capacity == fits
     monkeypatch.setattr(check, "available_memory", lambda: None)  # where the system does not tell, nothing is refused
     assert checked().replay.capacity == 1_000_000
+
+
+def test_the_replay_stands_on_the_gpu_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    auto, on_gpu, on_cpu = (checked(*SMALL, f"replay.device={name}") for name in ("auto", "auto", "cpu"))
+    on_gpu.replay.device = schema.Device.cuda  # which the check of a machine without a GPU refuses
+    assert build.replay_device(auto, cpu) == cpu
+    needed = 2000 * (84 * 84 + 34)
+    for free, beside_the_learner in ((needed, gpu), (needed - 1, cpu)):
+        monkeypatch.setattr(build, "free_device_memory", lambda device, free=free: free)
+        assert build.replay_device(auto, gpu) == beside_the_learner
+        assert build.replay_device(on_cpu, gpu) == cpu
+        if free == needed:
+            assert build.replay_device(on_gpu, gpu) == gpu
+    with pytest.raises(ValueError, match="replay.capacity=1999 would fit, or use replay.device=cpu"):
+        build.replay_device(on_gpu, gpu)
+
+
+def test_a_replay_on_the_gpu_needs_no_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "available_memory", lambda: 1)
+    monkeypatch.setattr(build, "free_device_memory", lambda device: 1 << 40)
+    monkeypatch.setattr(check, "pick_device", lambda name: torch.device("cuda", 0))
+    assert checked(*SMALL).replay.capacity == 2000
+    with pytest.raises(ValueError, match="are free: replay.capacity="):
+        checked(*SMALL, "replay.device=cpu")
 
 
 VALUES = ["true", "null", "-1", "0", "1", "3", "2.5", "1e-3", "nan", "inf", "1e9", "ture", "pong", "[]", "{}", "[a,b]"]

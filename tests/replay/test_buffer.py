@@ -330,3 +330,14 @@ def test_clear_forgets_every_transition_and_the_ring_goes_on() -> None:
 def test_a_ring_too_small_for_the_return_is_refused() -> None:
     with pytest.raises(ValueError, match="too few for 3-step returns"):
         Replay(8, 4)
+
+
+def test_what_the_learner_reads_moves_to_its_device_and_what_the_replay_reads_stays() -> None:
+    replay = small()
+    steps(replay, 20)
+    batch = replay.sample(4)
+    assert batch.to(torch.device("cpu")) is batch
+    moved = batch.to(torch.device("meta"))  # a device without memory
+    assert [tensor.device.type for tensor in moved] == 6 * ["meta"] + 2 * ["cpu"]
+    assert [tensor.shape for tensor in moved] == [tensor.shape for tensor in batch]
+    assert moved.slots is batch.slots and moved.serials is batch.serials
