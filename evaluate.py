@@ -1,10 +1,11 @@
 """Score trained agents: python evaluate.py RUN [RUN ...] [key=value ...]
 
-RUN is a run's folder (its newest checkpoint) or a checkpoint's folder. Each is played in the game or games that it was
-trained on, under its own protocol, unless env.game=... or env.protocol... says otherwise. Several runs are put together
-into one aggregate over games.
+RUN is a run's folder (its newest checkpoint), a checkpoint's folder, or a zip of Stable-Baselines3, which does not say
+its game. Each is played in the game or games that it was trained on, under its own protocol, unless env.game=... or
+env.protocol... says otherwise. Several runs are put together into one aggregate over games.
 
     python evaluate.py runs/default/pong-rainbow/0-20260101-120000-ab12 episodes=10 video=true
+    python evaluate.py model.zip env.game=pong episodes=10
     python evaluate.py runs/mine/*/* episodes=30 env/protocol=machado2018 epsilon=0 noisy=false
 
 Exit codes: 0 finished, 2 bad input (nothing was started), 130 interrupted by Ctrl-C.
@@ -113,7 +114,8 @@ def load_subject(path: Path, settings: EvaluationConfig) -> Subject:
     Raises:
         OSError, ValueError: there is nothing, it is damaged, or of a kind that cannot be evaluated.
     """
-    # A reader of other files (an SB3 zip) returns a Subject of its own here: `protocol_of(None, ...)` and a game given.
+    if path.is_file():
+        return load_zip(path, settings)
     folder = find_checkpoint(path)
     network, config = load_network(folder)
     network.to(pick_device(settings.device.name))
@@ -126,6 +128,31 @@ def load_subject(path: Path, settings: EvaluationConfig) -> Subject:
         num_actions=network.streams.actions,
         games=games if settings.env.game is None else [settings.env.game],
         protocol=evaluation.protocol_of(config, settings.env.protocol),
+    )
+
+
+def load_zip(path: Path, settings: EvaluationConfig) -> Subject:
+    """An SB3 zip, which says nothing of its game; the protocol is Hessel et al.'s unless it is overridden.
+
+    Raises:
+        OSError, ValueError: it is no zip of an agent that plays Atari, or no game is named.
+    """
+    from nap_rl.sb3.load import read_model  # SB3 is imported only for its zips
+
+    model = read_model(path)
+    if settings.env.game is None:
+        raise ValueError(f"{path} does not say its game: add env.game=, for example env.game=pong")
+    if (model.stack, model.frame_shape) != (4, (84, 84)):
+        shape = [model.stack, *model.frame_shape]
+        raise ValueError(f"{path} acts on observations of shape {shape}, but Atari's here are [4, 84, 84]")
+    network = model.build().eval().to(pick_device(settings.device.name))
+    return Subject(
+        path=path,
+        folder=path.with_suffix(""),
+        policy=NetworkPolicy(network, noisy=settings.noisy, seed=settings.seed),
+        num_actions=model.actions,
+        games=[settings.env.game],
+        protocol=evaluation.protocol_of(None, settings.env.protocol),
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compute import pick_compile, pick_precision
+from nap_rl.conf import zips
 from nap_rl.conf.schema import (
     Affine,
     AgentConfig,
@@ -147,6 +148,8 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         precision=pick_precision(config.precision.name),
         compiled=pick_compile(config.compile.name, updates),
     )
+    if agent.init_from is not None and Path(agent.init_from).is_file():
+        zips.continue_learning(agent.init_from, built)
     return built, _projector(config, network, optimizer)
 
 
@@ -190,13 +193,16 @@ def build_evaluator(config: Config, env: SequentialAtari) -> Evaluator | None:
 
 
 def initialize(config: Config, network: QNetwork) -> None:
-    """Copy the weights of `agent.init_from` into a new network, if there is one, and warn of what stays fresh.
+    """Copy the weights of `agent.init_from`, a run or an SB3 zip, into a new network, and warn of what stays fresh.
 
     Raises:
         OSError, ValueError: there are no such weights, or they do not fit even in the torso.
     """
     source = config.agent.init_from
     if source is None:
+        return
+    if Path(source).is_file():
+        zips.initialize(source, network, lambda: build_env(config))
         return
     try:
         fresh = transfer(read_weights(Path(source)), network)

@@ -153,7 +153,7 @@ class AgentConfig:
     uniform_probability: float = MISSING
     importance_exponent: Anneal = field(default_factory=Anneal)
     munchausen: MunchausenConfig = field(default_factory=MunchausenConfig)
-    init_from: str | None = MISSING  # a run's folder or a checkpoint: begin with its weights
+    init_from: str | None = MISSING  # a run's folder, a checkpoint or an SB3 zip: begin with its weights
 
 
 @dataclass

@@ -1,0 +1,398 @@
+"""Rainbow as an algorithm of Stable-Baselines3: `learn`, `predict`, `save`, `load`, its callbacks and its logger.
+
+SB3 steps the environments, calls the callbacks and counts; what stores and learns is our `ValueAgent` with its
+`Replay`: frames are kept once where environments are frame-stacked, returns are n-step, sampling is prioritised.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.vec_env import VecEnv
+
+from nap_rl.agents import Update, ValueAgent
+from nap_rl.nap import Projector
+from nap_rl.replay import Replay
+from nap_rl.sb3 import archive, replay_file
+from nap_rl.sb3.load import Model, read_model
+from nap_rl.sb3.policy import RainbowPolicy, make_spec
+from nap_rl.sb3.settings import DEFAULTS, Settings, box, frame_layout, make_replay, make_settings, plain_box
+from nap_rl.schedules import Linear
+
+COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_unlearnt")
+PROGRESS = ("_current_progress_remaining", "exploration_rate")
+
+
+class Rainbow(OffPolicyAlgorithm):
+    """Rainbow (Hessel et al. 2018), with or without NaP, for discrete actions.
+
+    Args:
+        policy: "CnnPolicy" or "MlpPolicy".
+        env: an environment, a VecEnv of any kind, or the id of an environment; its observations a Box.
+        nap: normalisations in front of every nonlinearity, and a projection after each update.
+        policy_kwargs: some fields of `NetworkSpec`: hidden, net_arch, head, outputs, noisy_sigma0, ...
+        stats_window_size, tensorboard_log, verbose, seed, device: as in every algorithm of SB3.
+        settings: some fields of `Settings`; see `DEFAULTS` for their values by policy.
+
+    Attributes:
+        agent: the `ValueAgent`; `agent.replay` is the replay.
+        projector: what projects; None without `nap`.
+
+    Raises:
+        ValueError: a setting, an observation or an environment that cannot be used; one sentence.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = dict.fromkeys(DEFAULTS, RainbowPolicy)
+    policy: RainbowPolicy
+    observation_space: spaces.Box
+    agent: ValueAgent
+
+    def __init__(
+        self,
+        policy: str,
+        env: GymEnv | str | None,
+        *,
+        nap: bool = False,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+        **settings: Any,
+    ) -> None:
+        self.policy_name = policy
+        self.spec = make_spec(policy, policy_kwargs or {}, nap)
+        self.settings = make_settings(policy, settings)
+        self.nap = nap
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]  # None where a zip is loaded to predict
+            self.settings.learning_rate,
+            support_multi_env=True,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Discrete,),
+            buffer_size=self.settings.buffer_size,
+            learning_starts=self.settings.learning_starts,
+            batch_size=self.settings.batch_size,
+            gamma=self.settings.gamma,
+        )
+        self.exploration_rate = 0.0
+        self.projector: Projector | None = None
+        self._unlearnt = 0  # transitions since the last update was due
+        self._updates: list[Update] = []  # since the last row of the log
+        if _init_setup_model:
+            assert self.env is not None
+            self.frame_stack, self.frame_shape = frame_layout(self.env, self.spec.torso != "mlp")
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        settings, space = self.settings, self.action_space
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.train_freq = (1, "step")  # `train` counts transitions itself
+        self._convert_train_freq()
+        if not isinstance(space, spaces.Discrete) or space.start != 0:
+            raise ValueError(f"the actions are {space}, expected Discrete(n) that starts at 0")
+        self.policy = RainbowPolicy(
+            self.observation_space,
+            space,
+            self.lr_schedule,
+            spec=self.spec,
+            stack=self.frame_stack,
+            frame_shape=self.frame_shape,
+            adam_eps=settings.adam_eps,
+            device=self.device,
+        )
+        noise, sampling = (int(word) for word in np.random.SeedSequence(self.seed).generate_state(2))
+        target_every = settings.target_update_interval * settings.gradient_steps // settings.train_freq
+        self.agent = ValueAgent(
+            self.policy.q_net,
+            self.policy.optimizer,
+            self._make_replay(sampling),
+            double=True,
+            batch_size=settings.batch_size,
+            target_every_updates=max(target_every, 1),
+            max_grad_norm=settings.max_grad_norm,
+            seed=noise,
+        )
+        self.policy.q_net_target = self.agent.target
+        self.replay_buffer = self.agent.replay  # type: ignore[assignment]  # CheckpointCallback asks if there is one
+        if self.nap:
+            self.projector = Projector(self.policy.q_net, self.policy.optimizer)
+
+    def _make_replay(self, seed: int) -> Replay:
+        # Without environments there is nothing to store: such a model is there to predict.
+        capacity = self.settings.buffer_size if self.env is not None else self.n_envs * (self.settings.n_steps + 1)
+        pixels = self.observation_space.dtype == np.uint8
+        return make_replay(
+            self.settings, capacity, self.n_envs, self.frame_stack, self.frame_shape, pixels, seed, self.device
+        )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Another environment of the same spaces, number and frame stacking; ValueError where they differ."""
+        wrapped, predicting = self._wrap_env(env, self.verbose), self.env is None
+        self._check_env(wrapped)
+        super().set_env(wrapped, force_reset)
+        if predicting:
+            self.agent.replay = self._make_replay(seed=self.agent.replay.generator.initial_seed())
+            self.replay_buffer = self.agent.replay  # type: ignore[assignment]
+
+    def _check_env(self, env: VecEnv) -> None:
+        check_for_correct_spaces(env, self.observation_space, self.action_space)
+        stack, frame_shape = frame_layout(env, self.spec.torso != "mlp")
+        if (stack, frame_shape) != (self.frame_stack, self.frame_shape):
+            raise ValueError(
+                f"the environment stacks {stack} frames of {list(frame_shape)}, but this model was made for "
+                f"{self.frame_stack} of {list(self.frame_shape)}: wrap it in VecFrameStack as it was then"
+            )
+
+    # Acting and storing.
+
+    def predict(
+        self,
+        observation: npt.NDArray[Any] | dict[str, npt.NDArray[Any]],
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[npt.NDArray[np.int64], tuple[npt.NDArray[Any], ...] | None]:
+        """Actions [N] (0-dim for one observation): greedy at the mean weights, or else under noise and epsilon."""
+        del episode_start
+        assert not isinstance(observation, dict)
+        self.policy.set_training_mode(False)
+        stacks, batched = self.policy.to_stacks(observation)
+        epsilon = 0.0 if deterministic else self.exploration_rate
+        actions = self.agent.act(stacks, epsilon, noisy=not deterministic)
+        return (actions if batched else actions.reshape(())), state
+
+    def _store_transition(
+        self,
+        replay_buffer: object,
+        buffer_action: npt.NDArray[Any],
+        new_obs: npt.NDArray[Any] | dict[str, npt.NDArray[Any]],
+        reward: npt.NDArray[Any],
+        dones: npt.NDArray[np.bool_],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Into our ring: the newest frame of each stack, and the last frame of each episode that ended."""
+        assert isinstance(self._last_obs, np.ndarray) and isinstance(new_obs, np.ndarray)
+        assert self._last_episode_starts is not None
+        replay = self.agent.replay
+        truncated = np.array([bool(info.get("TimeLimit.truncated")) for info in infos])
+        discounts = ~dones | truncated
+        replay.add(self._newest(self._last_obs), buffer_action, reward, discounts, self._last_episode_starts)
+        if dones.any():
+            ended = np.flatnonzero(dones)
+            last = np.stack([infos[env]["terminal_observation"] for env in ended])
+            replay.end_episode(self._newest(last), ended)
+        self._last_obs = new_obs
+        self._last_episode_starts = dones
+        if self.num_timesteps > self.settings.learning_starts:
+            self._unlearnt += len(dones)
+
+    def _newest(self, observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        stacks, _ = self.policy.to_stacks(observations)
+        newest: npt.NDArray[Any] = stacks[:, -1]
+        return newest
+
+    def _on_step(self) -> None:
+        settings, progress = self.settings, 1.0 - self._current_progress_remaining
+        epsilon = Linear(settings.exploration_initial_eps, settings.exploration_final_eps)
+        self.exploration_rate = epsilon(min(progress / settings.exploration_fraction, 1.0))
+        self.logger.record("rollout/exploration_rate", self.exploration_rate)
+
+    # Learning.
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """The updates that are due by `Settings.train_freq`; SB3 calls this after each step of the vector."""
+        settings, progress = self.settings, 1.0 - self._current_progress_remaining
+        due, self._unlearnt = divmod(self._unlearnt, settings.train_freq)
+        if due == 0 or len(self.agent.replay) == 0:
+            return
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        importance = Linear(settings.importance_initial, settings.importance_final)(min(progress, 1.0))
+        for _ in range(due * settings.gradient_steps):
+            self._updates.append(self.agent.update(importance))
+        self._n_updates = self.agent.updates
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def dump_logs(self) -> None:
+        """A row of the log. Losses since the last one are read here, so that no update waits for them."""
+        if self._updates:
+            losses, norms = (torch.stack(column).mean() for column in zip(*self._updates, strict=True))
+            self._updates.clear()
+            self.logger.record("train/loss", float(losses))
+            self.logger.record("train/grad_norm", float(norms))
+            if self.projector is not None:
+                self.logger.record("nap/norm_drift", float(self.projector.max_relative_drift()))
+        super().dump_logs()
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "Rainbow",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Rainbow:
+        """`total_timesteps` transitions over all environments, with a row of the log every `log_interval` episodes."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    # Zips.
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """A zip of plain JSON and tensors, random generators included, without a pickle in it.
+
+        The replay is apart (`save_replay_buffer`); a learning rate that is a function is not kept.
+
+        Args:
+            path: a path, to which ".zip" is added where it has no suffix, or a binary file.
+            exclude: names of fields of `data` to leave out.
+
+        Raises ValueError where `include` asks for objects, which only a pickle could hold.
+        """
+        if include:
+            raise ValueError(f"include={list(include)!r:.60}: a zip of Rainbow holds no further objects")
+        data = self._plain_state()
+        for name in exclude or ():
+            data.pop(name, None)
+        variables: dict[str, Any] = {"noise": self.agent.generator.get_state()}
+        if self._last_obs is not None:
+            variables["last_obs"] = torch.as_tensor(np.ascontiguousarray(self._last_obs))
+            variables["last_episode_starts"] = torch.as_tensor(self._last_episode_starts)
+        if self.projector is not None:
+            variables["projector"] = self.projector.state_dict()
+        archive.write(path, data, self.policy.state_dict(), self.policy.optimizer.state_dict(), variables)
+
+    def _plain_state(self) -> dict[str, Any]:
+        """The fields of `data`: names of SB3 where SB3 has the thing, what is ours under "nap_rl"."""
+        episodes = [{key: float(episode[key]) for key in ("r", "l", "t")} for episode in self.ep_info_buffer or ()]
+        return {
+            "nap_rl": {
+                "policy": self.policy_name,
+                "nap": self.nap,
+                "network": self.spec.plain(),
+                "stack": self.frame_stack,
+                "frame_shape": list(self.frame_shape),
+                "actions": int(self.action_space.n),  # type: ignore[attr-defined]
+                "observations": plain_box(self.observation_space),
+                "exploration": self.agent.exploration.bit_generator.state,
+                "action_space": self.action_space.np_random.bit_generator.state,
+            },
+            **self.settings.plain(),
+            **{name: getattr(self, name) for name in (*COUNTERS, *PROGRESS)},
+            "ep_info_buffer": episodes,
+            "n_envs": self.n_envs,
+            "seed": self.seed,
+            "verbose": self.verbose,
+        }
+
+    @classmethod
+    def load(
+        cls,
+        path: Any,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Rainbow:
+        """From a zip that `save` wrote, which need not be trusted: nothing in it is unpickled.
+
+        Args:
+            path: a path, with or without ".zip".
+            env: to learn on in; without it the model is there to predict, until `set_env`.
+            custom_objects, kwargs: arguments of the constructor other than those saved.
+            force_reset: reset the environment before learning on; False continues the episodes that were running.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ZipError: it is no sound zip of Rainbow, or `env` does not fit it.
+        """
+        if print_system_info:
+            get_system_info()
+        file = Path(path)
+        saved = read_model(file if file.suffix or file.exists() else file.with_name(f"{file.name}.zip"))
+        try:
+            if saved.algorithm != "Rainbow":
+                raise ValueError(f"it is of {saved.algorithm}, which nap_rl.sb3.load reads")
+            said = saved.hints["nap_rl"]
+            arguments = {name: saved.hints[name] for name in Settings().plain() if name in saved.hints}
+            arguments.setdefault("learning_rate", saved.adam["lr"])  # the last value of a function
+            arguments |= {"seed": saved.hints["seed"], "verbose": saved.hints["verbose"], "device": device}
+            arguments |= {"nap": said["nap"] is True, "policy_kwargs": saved.spec.plain(), "_init_setup_model": False}
+            model = cls(said["policy"], env, **{**arguments, **(custom_objects or {}), **kwargs})
+            model.observation_space = box(said["observations"])
+            model.frame_stack, model.frame_shape = saved.stack, saved.frame_shape
+            if model.env is None:
+                model.action_space = spaces.Discrete(saved.actions)
+                model.n_envs = int(archive.number(saved.hints, "n_envs", 1, 1, 100_000))
+            else:
+                model._check_env(model.env)
+            model._setup_model()
+            model._restore(saved, force_reset)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+            raise archive.ZipError(f"{path} gives no Rainbow here: {error}") from None
+        return model
+
+    def _restore(self, saved: Model, force_reset: bool) -> None:
+        agent, hints, variables = self.agent, saved.hints, saved.variables
+        for name in COUNTERS:
+            setattr(self, name, int(archive.number(hints, name, 0, 0, 1e15)))
+        for name in PROGRESS:
+            setattr(self, name, archive.number(hints, name, getattr(self, name), -1e9, 1e9))
+        names = [name for name, _ in agent.network.named_parameters()]
+        agent.load_state_dict(
+            {
+                "network": saved.network,
+                "target": saved.target,
+                "optimizer": {i: saved.moments[name] for i, name in enumerate(names) if name in saved.moments},
+                "generator": variables["noise"],
+                "exploration": hints["nap_rl"]["exploration"],
+                "updates": self._n_updates,
+                "method": agent.method.state_dict(),
+            }
+        )
+        self.ep_info_buffer = deque(hints["ep_info_buffer"], maxlen=self._stats_window_size)
+        self.ep_success_buffer = deque(maxlen=self._stats_window_size)
+        self.action_space.np_random.bit_generator.state = hints["nap_rl"]["action_space"]
+        if self.projector is not None:
+            self.projector.load_state_dict(variables["projector"])
+        if self.env is not None and not force_reset and "last_obs" in variables:
+            self._last_obs = variables["last_obs"].numpy().astype(self.observation_space.dtype)
+            self._last_episode_starts = variables["last_episode_starts"].numpy()
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """The replay as one safetensors file, with its priorities and its generator."""
+        archive.write_whole(path, replay_file.encode(self.agent.replay))
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """What `save_replay_buffer` wrote, into a model of the same settings and number of environments.
+
+        Raises:
+            ValueError: the file is damaged, or of another shape; the replay is as it was.
+        """
+        replay = self._make_replay(seed=0)
+        replay_file.decode(replay, Path(path))
+        self.agent.replay = replay
+        self.replay_buffer = replay  # type: ignore[assignment]

@@ -1,0 +1,192 @@
+"""A run of ours as an SB3 zip: of DQN or QR-DQN where SB3 has such a network, of `nap_rl.sb3.Rainbow` otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN
+from torch import Tensor
+
+from nap_rl import checkpoint
+from nap_rl.nap import Projector
+from nap_rl.plasticity import Method, method_named
+from nap_rl.sb3.algorithm import Rainbow
+from nap_rl.sb3.load import CNN, MOMENTS, OUTPUT, Moments, load_moments
+from nap_rl.sb3.policy import NetworkSpec
+
+STACK, FRAME_SHAPE = 4, (84, 84)
+BUFFER_SIZE = 10_000  # of the zip: SB3 allocates it on loading, 56 kB a transition; `load(..., buffer_size=)` overrides
+
+
+def export(run: str | Path, path: str | Path) -> str:
+    """Write the newest checkpoint of a run as a zip.
+
+    A network of the nature torso and one plain stream of 512 becomes a zip of DQN or QRDQN that SB3's own `load`
+    opens, Adam's moments included. All else (C51, dueling or noisy streams, NaP's norms) becomes one of `Rainbow`.
+
+    Args:
+        run: a run's folder, or that of one checkpoint.
+        path: of the zip.
+
+    Returns:
+        What it is a zip of: "DQN", "QRDQN" or "Rainbow".
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        checkpoint.CheckpointError: it is damaged.
+        ValueError: no zip can hold the network; one sentence.
+    """
+    run = Path(run)
+    folder = checkpoint.latest(run / "checkpoints") if (run / "checkpoints").is_dir() else run
+    if folder is None or not folder.is_dir():
+        raise FileNotFoundError(f"{run} holds no checkpoint: expected a run's folder or a folder in its checkpoints/")
+    saved = checkpoint.load(folder)
+    config = saved.meta["config"]
+    spec = _spec(config)
+    method = config.get("plasticity", {"name": "none"})["name"]
+    if method_named(method).prepare is not Method.prepare:
+        raise ValueError(f"plasticity={method} changes the network to one that is in no SB3 zip")
+    network = spec.build(FRAME_SHAPE, STACK, int(saved.meta["num_actions"]))
+    moments = _moments(saved.tensors["optimizer"], [name for name, _ in network.named_parameters()])
+    plain = NetworkSpec(head=spec.head, outputs=spec.outputs, dueling=False, noisy_sigma0=None)
+    if spec.head in ("expected", "quantile") and spec == plain:
+        return _export_sb3(saved, spec, moments, path)
+    model = Rainbow(
+        "CnnPolicy",
+        None,
+        nap=bool(config["agent"]["nap"] and config["nap"]["project"] and spec.norm is not None),
+        policy_kwargs=spec.plain(),
+        device="cpu",
+        _init_setup_model=False,
+        **_settings(config["agent"]),
+        max_grad_norm=config["agent"]["max_grad_norm"],
+        reward_clip=config["agent"]["reward_clip"],
+        priority_exponent=config["agent"]["priority_exponent"],
+        uniform_probability=config["agent"]["uniform_probability"],
+        adam_eps=config["agent"]["adam_eps"],
+    )
+    model.frame_stack, model.frame_shape = STACK, FRAME_SHAPE
+    _set_up(model, saved.meta)
+    model.agent.network.load_state_dict(saved.tensors["network"])
+    model.agent.target.load_state_dict(saved.tensors["target"])
+    load_moments(model.policy.optimizer, model.agent.network, moments)
+    if model.projector is not None:  # the weights are at their initial norms, which it is to know
+        model.projector.remove()
+        model.projector = Projector(model.agent.network, model.policy.optimizer)
+    model.save(path)
+    return "Rainbow"
+
+
+def _export_sb3(
+    saved: checkpoint.Checkpoint, spec: NetworkSpec, moments: Moments, path: str | Path
+) -> Literal["DQN", "QRDQN"]:
+    agent = saved.meta["config"]["agent"]
+    quantiles = {} if spec.head == "expected" else {"n_quantiles": spec.outputs}
+    algorithm, net = (DQN, "q_net") if spec.head == "expected" else (QRDQN, "quantile_net")
+    model: DQN | QRDQN = algorithm(
+        "CnnPolicy",
+        None,  # type: ignore[arg-type]  # as SB3's own `load` does, before it knows the spaces
+        **_settings(agent),
+        max_grad_norm=float("inf") if agent["max_grad_norm"] is None else agent["max_grad_norm"],
+        policy_kwargs={
+            "optimizer_class": torch.optim.Adam,
+            "optimizer_kwargs": {"eps": agent["adam_eps"]},
+            **quantiles,
+        },
+        device="cpu",
+        _init_setup_model=False,
+    )
+    _set_up(model, saved.meta)
+    layers = {ours: theirs for theirs, ours in {**CNN, f"{net}.0": OUTPUT}.items()}
+
+    def theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # Ours: row a * N + n is quantile n of action a; SB3: row n * A + a.
+        renamed = {}
+        for name, tensor in tensors.items():
+            layer, _, kind = name.rpartition(".")
+            if layer == OUTPUT:
+                rows = tensor.view(-1, spec.outputs, *tensor.shape[1:])
+                tensor = rows.transpose(0, 1).reshape(tensor.shape)
+            renamed[f"{layers[layer]}.{kind}"] = tensor
+        return renamed
+
+    online, target = theirs(saved.tensors["network"]), theirs(saved.tensors["target"])
+    model.policy.load_state_dict(
+        {
+            **{f"{net}.{name}": tensor for name, tensor in online.items()},
+            **{f"{net}_target.{name}": tensor for name, tensor in target.items()},
+        }
+    )
+    optimizer = model.policy.optimizer
+    kinds = {kind: theirs({name: state[kind] for name, state in moments.items()}) for kind in MOMENTS}
+    steps = [state["step"] for state in moments.values()]
+    state = {
+        i: {"step": steps[i], **{kind: kinds[kind][name] for kind in MOMENTS}}
+        for i, name in enumerate(kinds["exp_avg"])
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    model.save(path)
+    return "DQN" if algorithm is DQN else "QRDQN"
+
+
+def _spec(config: Mapping[str, Any]) -> NetworkSpec:
+    """The network that a run's configuration describes; ValueError where no zip can hold it."""
+    agent, nap, head = config["agent"], config["nap"], config["agent"]["head"]
+    normalized = agent["nap"] and nap["normalize"]
+    common = {
+        "torso": agent["torso"],
+        "hidden": agent["hidden"],
+        "dueling": agent["dueling"],
+        "noisy_sigma0": agent["noisy_sigma0"],
+        "norm": nap["norm"] if normalized else None,
+        "axes": nap["axes"],
+        "affine": nap["affine"] != "omit",
+    }
+    if set(head) == {"atoms", "v_min", "v_max"}:
+        return NetworkSpec(
+            head="categorical", outputs=head["atoms"], v_min=head["v_min"], v_max=head["v_max"], **common
+        )
+    if set(head) == {"quantiles", "kappa"}:
+        return NetworkSpec(head="quantile", outputs=head["quantiles"], **common)
+    if not head:
+        return NetworkSpec(head="expected", outputs=1, **common)
+    raise ValueError(f"a head with {', '.join(sorted(head))} is in no SB3 zip: expected, categorical and quantile are")
+
+
+def _settings(agent: Mapping[str, Any]) -> dict[str, Any]:
+    """What DQN, QRDQN and Rainbow call the same; transitions where SB3 counts steps of one environment."""
+    every = max(round(agent["update_every_steps"]), 1)
+    return {
+        "learning_rate": agent["learning_rate"],
+        "buffer_size": BUFFER_SIZE,
+        "batch_size": agent["batch_size"],
+        "gamma": agent["discount"],
+        "n_steps": agent["n_steps"],
+        "train_freq": every,
+        "target_update_interval": agent["target_every_updates"] * every,
+    }
+
+
+def _set_up(model: DQN | QRDQN | Rainbow, meta: Mapping[str, Any]) -> None:
+    """The spaces that an environment would have given, and the counters."""
+    model.observation_space = spaces.Box(0, 255, (STACK, *FRAME_SHAPE), np.uint8)
+    model.action_space = spaces.Discrete(int(meta["num_actions"]))
+    model.n_envs = 1
+    model._setup_model()
+    model.num_timesteps = model._total_timesteps = int(meta["agent_steps"])
+    model._n_updates = int(meta["updates"])
+
+
+def _moments(tensors: Mapping[str, Tensor], names: list[str]) -> Moments:
+    """Adam's moments by parameter, from a checkpoint's "index.kind"; {} before the first update."""
+    moments: Moments = {}
+    for key, tensor in tensors.items():
+        index, _, kind = key.partition(".")
+        moments.setdefault(names[int(index)], {})[kind] = tensor
+    return {name: moments[name] for name in names if name in moments}

@@ -1,0 +1,88 @@
+"""Runs of ours become zips that SB3's own `load` opens, or those of Rainbow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN
+
+from nap_rl.agents import ValueAgent
+from nap_rl.nap import Projector
+from nap_rl.sb3 import Rainbow, export, load
+
+Observations = npt.NDArray[np.uint8]
+Checkpointed = Callable[..., tuple[ValueAgent, Projector | None]]
+
+
+@pytest.mark.parametrize(("name", "algorithm"), [("dqn", DQN), ("qr_dqn", QRDQN)])
+def test_sb3_opens_what_is_its_own(
+    checkpoint_of: Checkpointed, name: str, algorithm: Any, tmp_path: Path, observations: Observations
+) -> None:
+    agent, _ = checkpoint_of(tmp_path, f"agent={name}", "agent.noisy_sigma0=null")
+    assert export(tmp_path, tmp_path / "model.zip") == algorithm.__name__
+    theirs = algorithm.load(tmp_path / "model.zip", device="cpu")
+    stacks = torch.from_numpy(np.moveaxis(observations[:200], -1, 1).copy())
+    with torch.no_grad():
+        q = agent.network.q_values(stacks)
+        expected = theirs.q_net(stacks) if name == "dqn" else theirs.quantile_net(stacks).mean(dim=1)
+        target = theirs.q_net_target(stacks) if name == "dqn" else theirs.quantile_net_target(stacks).mean(dim=1)
+        assert (agent.target.q_values(stacks) - target).abs().max() <= 1e-5
+    assert (q - expected).abs().max() <= 1e-5
+    actions = theirs.predict(observations[:200], deterministic=True)[0]
+    assert np.array_equal(q.argmax(dim=1).numpy(), actions)
+    assert (theirs.num_timesteps, theirs._n_updates, theirs.gamma) == (100, 3, 0.99)
+    group = theirs.policy.optimizer.param_groups[0]
+    assert group["eps"] == agent.optimizer.param_groups[0]["eps"]
+    # And back: what a zip says is what was exported, moments included.
+    again = load(tmp_path / "model.zip").agent
+    assert all(torch.equal(t, again.network.state_dict()[n]) for n, t in agent.network.state_dict().items())
+    for index, state in agent.optimizer.state_dict()["state"].items():
+        for kind, value in state.items():
+            assert torch.equal(value, again.optimizer.state_dict()["state"][index][kind])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["agent=rainbow", "agent.nap=true", "agent.hidden=64"],
+        ["agent=rainbow", "agent.torso=data_efficient", "agent.hidden=32"],
+        ["agent=c51", "agent.nap=true", "nap.norm=rms", "agent.torso=data_efficient"],
+        ["agent=dqn", "agent.nap=true", "nap=norm_only"],
+    ],
+)
+def test_everything_else_is_a_zip_of_rainbow(
+    checkpoint_of: Checkpointed, overrides: list[str], tmp_path: Path, observations: Observations
+) -> None:
+    agent, projector = checkpoint_of(tmp_path, *overrides)
+    assert export(tmp_path, tmp_path / "model.zip") == "Rainbow"
+    stacks = np.moveaxis(observations[:100], -1, 1).copy()
+    expected = agent.act(stacks, noisy=False)
+    model = Rainbow.load(tmp_path / "model.zip", device="cpu")
+    assert np.array_equal(model.predict(observations[:100], deterministic=True)[0], expected)
+    assert np.array_equal(load(tmp_path / "model.zip").predict(observations[:100])[0], expected)
+    assert (model.projector is None) == (projector is None)
+    if projector is not None and model.projector is not None:
+        for name, norm in projector.groups.items():
+            assert float(model.projector.groups[name]) == pytest.approx(float(norm), rel=1e-6)
+    moments = model.policy.optimizer.state_dict()["state"]
+    assert len(moments) == len(list(agent.network.parameters()))
+    assert all(torch.equal(moments[0][kind], v) for kind, v in agent.optimizer.state_dict()["state"][0].items())
+
+
+def test_what_no_zip_can_hold_is_refused(checkpoint_of: Checkpointed, tmp_path: Path) -> None:
+    checkpoint_of(tmp_path / "iqn", "agent=iqn")
+    with pytest.raises(ValueError, match="is in no SB3 zip"):
+        export(tmp_path / "iqn", tmp_path / "model.zip")
+    checkpoint_of(tmp_path / "leaky", "agent=dqn", "plasticity=leaky_relu")
+    with pytest.raises(ValueError, match="plasticity=leaky_relu changes the network"):
+        export(tmp_path / "leaky", tmp_path / "model.zip")
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        export(tmp_path / "nothing", tmp_path / "model.zip")
+    assert not (tmp_path / "model.zip").exists()
