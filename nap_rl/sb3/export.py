@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -184,9 +185,9 @@ def _set_up(model: DQN | QRDQN | Rainbow, meta: Mapping[str, Any]) -> None:
 
 
 def _moments(tensors: Mapping[str, Tensor], names: list[str]) -> Moments:
-    """Adam's moments by parameter, from a checkpoint's "index.kind"; {} before the first update."""
+    """Adam's moments by parameter, from a checkpoint's "index/kind"; {} before the first update."""
     moments: Moments = {}
     for key, tensor in tensors.items():
-        index, _, kind = key.partition(".")
+        index, kind = re.split("[/.]", key, maxsplit=1)  # a dot in checkpoints of before runs could be resumed
         moments.setdefault(names[int(index)], {})[kind] = tensor
     return {name: moments[name] for name in names if name in moments}

@@ -18,7 +18,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from nap_rl import checkpoint, cli
+from nap_rl import checkpoint, cli, tree
 from nap_rl.agents import ValueAgent
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
@@ -117,15 +117,12 @@ def write_checkpoint(folder: Path, *overrides: str) -> tuple[ValueAgent, Project
         loss.backward()  # type: ignore[no-untyped-call]
         agent.optimizer.step()
         agent.updates += 1
-    moments = {
-        f"{index}.{kind}": value
-        for index, state in agent.optimizer.state_dict()["state"].items()
-        for kind, value in state.items()
-    }
+    state = agent.state_dict()
+    tensors, _ = tree.split({name: state[name] for name in ("network", "target", "optimizer")})
     checkpoint.save(
         folder / "checkpoints",
         "frames-000000000400",
-        tensors={"network": agent.network.state_dict(), "target": agent.target.state_dict(), "optimizer": moments},
+        tensors=tensors,
         meta={"config": schema.to_dict(config), "num_actions": 6, "agent_steps": 100, "updates": agent.updates},
     )
     return agent, projector
