@@ -314,9 +314,9 @@ def test_a_damaged_replay_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nap", [True, False])
-def test_cartpole_is_solved_within_60k_steps(nap: bool) -> None:
-    model = Rainbow("MlpPolicy", "CartPole-v1", nap=nap, seed=0, device="cpu")
+def test_cartpole_is_solved_within_60k_steps() -> None:
+    model = Rainbow("MlpPolicy", "CartPole-v1", nap=True, seed=0, device="cpu")
     model.learn(60_000)
-    mean, _ = evaluate_policy(model, cartpole(1, seed=100), n_eval_episodes=20)
-    assert mean >= 475
+    returns, _ = evaluate_policy(model, cartpole(1, seed=100), n_eval_episodes=20, return_episode_rewards=True)
+    print(f"mean return {np.mean(returns):.1f}, of 20 episodes: {returns}")
+    assert np.mean(returns) >= 475
