@@ -1,6 +1,6 @@
 """What Normalize-and-Project costs: the projection's share of a Rainbow update, against a loop over tensors.
 
-    python -m benchmarks.nap_overhead [--pairs 30] [--threads 2]
+    python -m benchmarks.nap_overhead [--repetitions 30] [--threads 2]
 
 Nature torso, dueling noisy streams of 512, batch 32, 18 actions, 51 atoms, on the CPU, in fp32 and under bf16 autocast.
 Every line is a median over interleaved repetitions (one of each variant in turn, so that a drift of the machine's
@@ -9,21 +9,18 @@ speed meets all alike); the ratios are medians of ratios within a repetition.
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import measure
 from nap_rl.nap import Projector, normalize, weight_groups
 from nap_rl.nap.layers import is_norm
 from nap_rl.nn import Categorical, NatureTorso, QNetwork, Streams
-from nap_rl.runtime import keep_freed_memory
 
 BATCH, ACTIONS = 32, 18
+PRECISIONS = ("fp32", "bf16")
 
 
 def rainbow() -> QNetwork:
@@ -92,74 +89,51 @@ def deep(layers: int, weights: int = 6_400_000) -> tuple[nn.Module, torch.optim.
     return network, torch.optim.Adam(network.parameters(), fused=True), passes
 
 
-def interleaved(variants: dict[str, Callable[[], None]], repetitions: int) -> dict[str, list[float]]:
-    """Milliseconds of each variant, one run of each in turn."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for repetition in range(repetitions + 3):  # the first three warm caches and allocators
-        for name, run in variants.items():
-            begin = time.perf_counter()
-            run()
-            if repetition >= 3:
-                times[name].append((time.perf_counter() - begin) * 1e3)
-    return times
-
-
-def ratio(times: dict[str, list[float]], numerator: str, *denominators: str) -> float:
-    """Median of numerator / sum of denominators within each repetition."""
-    sums = [sum(row) for row in zip(*(times[name] for name in denominators), strict=True)]
-    return statistics.median(a / b for a, b in zip(times[numerator], sums, strict=True))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=30, help="repetitions of each variant")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    keep_freed_memory()
-    print(
-        f"torch {torch.__version__}, {platform.machine()}, {arguments.threads} threads, {arguments.pairs} repetitions"
-    )
+def main(argv: list[str] | None = None) -> None:
+    arguments = measure.parser(__doc__).parse_args(argv)
+    repetitions = arguments.repetitions or (2 if arguments.quick else 30)
+    measure.prepare(arguments.threads)
 
     network = rainbow()
     optimizer = torch.optim.Adam(network.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True)
     projector = Projector(network, optimizer)
     projector.remove()  # timed by hand
     weights = sum(tensor.numel() for group in weight_groups(network).values() for tensor in group)
-    times = interleaved(
+    times = measure.interleaved(
         {
-            "update fp32": gradient_pass(network, bf16=False),
-            "update bf16": gradient_pass(network, bf16=True),
-            "adam": optimizer.step,
+            "passes fp32": gradient_pass(network, bf16=False),
+            "passes bf16": gradient_pass(network, bf16=True),
+            "Adam": optimizer.step,
             "projection": projector.project,
-            "loop": loop_projection(network),
+            "a loop": loop_projection(network),
         },
-        arguments.pairs,
+        repetitions,
     )
-    print(f"\nRainbow, {weights / 1e6:.1f}M weights, batch {BATCH}, milliseconds (median)")
-    for name, row in times.items():
-        print(f"  {name:<12} {statistics.median(row):8.2f}")
-    for precision in ("fp32", "bf16"):
-        update = (f"update {precision}", "adam")
-        print(f"  projection / {precision} update  {ratio(times, 'projection', *update):8.1%}", end="")
-        print(f"      loop / {precision} update  {ratio(times, 'loop', *update):8.1%}")
-    print(f"  projection / loop         {ratio(times, 'projection', 'loop'):8.2f}")
+    measure.say(
+        "## Cost of the projection",
+        f"Rainbow, {weights / 1e6:.1f}M weights, batch {BATCH}, uncompiled: milliseconds, and the share of an update "
+        "(passes and Adam) within a turn. The loop takes one norm and one multiplication for each tensor.",
+    )
+    rows = []
+    for name in times:
+        ours = name in ("projection", "a loop")
+        shares = [f"{measure.ratio(times, name, f'passes {each}', 'Adam'):.1%}" if ours else "" for each in PRECISIONS]
+        rows.append([name, measure.median(times, name), *shares])
+    print(measure.table(["part", "ms", "of an fp32 update", "of a bf16 update"], rows), end="\n\n")
 
-    print("\nAn MLP of 6.4M weights in more and more layers, milliseconds (median) and share of its update")
-    print(f"  {'layers':>6} {'update':>9} {'projection':>11} {'share':>7} {'loop':>7} {'share':>7}")
-    for layers in (2, 8, 32, 128):
+    measure.say("An MLP of 6.4M weights in more and more layers, fp32: milliseconds, and shares of its update.")
+    rows = []
+    for layers in (2, 8) if arguments.quick else (2, 8, 32, 128):
         net, adam, passes = deep(layers)
         one = Projector(net, adam)
         one.remove()
-        loop = loop_projection(net)
-        runs = {"passes": passes, "adam": adam.step, "projection": one.project, "loop": loop}
-        times = interleaved(runs, arguments.pairs)
-        update_ms = sum(statistics.median(times[name]) for name in ("passes", "adam"))
-        row = f"  {layers:>6} {update_ms:>9.2f}"
-        for name, width in (("projection", 11), ("loop", 7)):
-            row += f" {statistics.median(times[name]):>{width}.2f} {ratio(times, name, 'passes', 'adam'):>7.1%}"
-        print(row)
+        runs = {"passes": passes, "Adam": adam.step, "projection": one.project, "a loop": loop_projection(net)}
+        times = measure.interleaved(runs, repetitions)
+        row: list[object] = [layers, sum(measure.median(times, name) for name in ("passes", "Adam"))]
+        for name in ("projection", "a loop"):
+            row += [measure.median(times, name), f"{measure.ratio(times, name, 'passes', 'Adam'):.1%}"]
+        rows.append(row)
+    print(measure.table(["layers", "update", "projection", "share", "a loop", "share"], rows))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""Whole training on Pong: agent steps a second of acting, stepping, storing and learning, ours and SB3's in turns.
+
+    python -m benchmarks.end_to_end [--seconds 5] [--repetitions 5]
+
+One update of 32 transitions to 4 agent steps for everybody (SB3's `train_freq` counts vector steps: it is set so that
+the ratio holds), 8 environments where nothing else is said. The replays are filled to where learning begins before
+anything is measured. `agent=dqn` has SB3's own network, batch and clipping.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN
+
+from benchmarks import measure
+from benchmarks.contenders import PRECISIONS, sb3, sb3_env, trainer
+from nap_rl.agents import Trainer
+
+GAME, BATCH, CAPACITY = "pong", 32, 20_000
+RAINBOW, RAINBOW_NAP = ("agent=rainbow",), ("agent=rainbow", "agent.nap=true")
+DQN_AS_SB3 = ("agent=dqn", "agent.max_grad_norm=10", "agent.epsilon={start: 0.05, end: 0.05, over_frames: 1}")
+Run = Callable[[int], int]  # so many agent steps, and how many it was: a whole step of all environments
+
+
+def ours(folder: Path, fill: int, *overrides: str) -> tuple[Run, Trainer]:
+    """Training that goes on for as many agent steps as it is asked, with `fill` steps in its replay."""
+    made = trainer(
+        folder,
+        f"env.game={GAME}",
+        f"replay.capacity={CAPACITY}",
+        f"agent.min_replay_steps={fill}",
+        f"agent.batch_size={BATCH}",
+        *overrides,
+    )
+
+    def run(steps: int) -> int:
+        begin = made.agent_steps
+        made.run(lambda: made.agent_steps >= begin + steps)
+        return made.agent_steps - begin
+
+    run(fill + 64)  # and a few updates, which compile
+    return run, made
+
+
+def theirs(kind: type[DQN] | type[QRDQN], num_envs: int, fill: int, subprocesses: bool = False) -> Run:
+    """The same of SB3."""
+    model = sb3(kind, sb3_env(GAME, num_envs, subprocesses), capacity=CAPACITY, batch=BATCH, learning_starts=fill)
+
+    def run(steps: int) -> int:
+        begin: int = model.num_timesteps
+        model.learn(steps, reset_num_timesteps=False)
+        return model.num_timesteps - begin
+
+    run(fill + 64)
+    return run
+
+
+def contenders(folder: Path, fill: int, compiled: bool) -> dict[str, Run]:
+    """Everybody, ready to learn. Those with processes of their own first, which are forked before there are threads."""
+    runs: dict[str, Run] = {
+        "SB3 DQN, SubprocVecEnv": theirs(DQN, 8, fill, subprocesses=True),
+        "SB3 DQN": theirs(DQN, 8, fill),
+        "SB3 DQN, 1 environment": theirs(DQN, 1, fill),
+        "SB3 QR-DQN": theirs(QRDQN, 8, fill),
+    }
+    for precision, settings in PRECISIONS.items():
+        if compiled or "compiled" not in precision:
+            for name, overrides in {"Rainbow + NaP": RAINBOW_NAP, "Rainbow": RAINBOW, "DQN": DQN_AS_SB3}.items():
+                where = folder / f"{name}-{precision}"
+                runs[f"nap_rl {name}, {precision}"] = ours(where, fill, *overrides, *settings)[0]
+    return runs
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--seconds", type=float, help="of each turn")
+    parser.add_argument("--fill", type=int, default=2_000, help="agent steps before learning begins")
+    parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
+    arguments = parser.parse_args(argv)
+    measure.prepare(arguments.threads)
+    compiled = not (arguments.quick or arguments.no_compile)
+    seconds = arguments.seconds or (0.2 if arguments.quick else 5.0)
+    turns = arguments.repetitions or (2 if arguments.quick else 5)
+
+    measure.say(
+        "## End to end",
+        "Agent steps a second of whole training on Pong (acting, stepping, storing, one update of 32 to 4 steps), "
+        f"8 environments where nothing else is said, learning begun; medians of {turns} turns. `x` is the median over "
+        "SB3's DQN with 8 environments in the same turn; 200M frames are 50M agent steps.",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        runs = contenders(Path(folder), arguments.fill, compiled)
+        rates = measure.rates(runs, seconds, turns)
+    rows = []
+    for name in runs:
+        rate = measure.median(rates, name)
+        rows.append([name, rate, 1e3 / rate, measure.ratio(rates, name, "SB3 DQN"), 50e6 / rate / 86_400])
+    print(measure.table(["training", "agent steps/s", "ms a step", "x", "days for 200M frames"], rows), end="\n\n")
+    pairs = []
+    for precision in PRECISIONS:
+        on, off = (f"nap_rl {name}, {precision}" for name in ("Rainbow + NaP", "Rainbow"))
+        if on in runs:
+            pairs.append([precision, f"{measure.ratio(rates, off, on) - 1:+.1%}"])
+    measure.say("What NaP (LayerNorm, and projection at every update) adds to the time of an agent step, within turns:")
+    print(measure.table(["Rainbow", "NaP on over off"], pairs))
+
+
+if __name__ == "__main__":
+    main()
