@@ -53,7 +53,7 @@ def theirs(kind: type[DQN] | type[QRDQN], num_envs: int, fill: int, subprocesses
     def run(steps: int) -> int:
         begin: int = model.num_timesteps
         model.learn(steps, reset_num_timesteps=False)
-        return model.num_timesteps - begin
+        return int(model.num_timesteps) - begin
 
     run(fill + 64)
     return run

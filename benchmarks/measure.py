@@ -86,7 +86,7 @@ def median(times: Times, name: str) -> float:
 def ratio(times: Times, numerator: str, *denominators: str) -> float:
     """Median of numerator / sum of denominators within each turn."""
     sums = [sum(row) for row in zip(*(times[name] for name in denominators), strict=True)]
-    return statistics.median(a / b for a, b in zip(times[numerator], sums, strict=True))
+    return float(statistics.median(a / b for a, b in zip(times[numerator], sums, strict=True)))
 
 
 def say(*paragraphs: str) -> None:

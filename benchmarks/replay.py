@@ -68,7 +68,7 @@ def _ours(capacity: int) -> tuple[Buffer, Replay]:
 def sb3(capacity: int, optimize: bool) -> Buffer:
     space = Box(0, 255, (STACK, 84, 84), np.uint8)
     handle = {"optimize_memory_usage": optimize, "handle_timeout_termination": not optimize}
-    buffer = ReplayBuffer(capacity, space, Discrete(18), "cpu", ENVS, **handle)  # type: ignore[arg-type]
+    buffer = ReplayBuffer(capacity, space, Discrete(18), "cpu", ENVS, **handle)
     stacks = np.random.default_rng(0).integers(0, 256, (ENVS, STACK, 84, 84), dtype=np.uint8)
     numbers = np.zeros(ENVS)
     add = partial(buffer.add, stacks, stacks, numbers, numbers, numbers, [{} for _ in range(ENVS)])
