@@ -8,6 +8,7 @@ and output, which is the hidden layer of our stream.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ class LoadedPolicy:
         model = self.model
         shape = observation_shape(model.spec, model.frame_shape, model.stack)
         stacks, batched = to_stacks(observation, shape, model.stack, model.frame_shape)
+        if model.spec.torso == "mlp" and model.algorithm != "Rainbow":
+            stacks = stacks.astype(np.float32)  # SB3 divides pictures by 255, and no other bytes
         epsilon = 0.0 if deterministic else self.exploration_rate
         actions = self.agent.act(stacks, epsilon, noisy=not deterministic)
         return (actions if batched else actions.reshape(())), state
@@ -232,7 +235,7 @@ def _sb3(archive: Archive, net: str) -> Model:
             for name, tensor in tensors.items()
         }
 
-    moments = _moments(archive, names, online)
+    moments = _moments(archive, names, online) if _trained_with_adam(archive) else {}
     by_kind = {kind: ours(_rename({n: m[kind] for n, m in moments.items()}, renamed)) for kind in MOMENTS if moments}
     steps = _rename({n: m["step"] for n, m in moments.items()}, renamed)
     return Model(
@@ -325,6 +328,15 @@ def _check_policy_kwargs(kwargs: Any) -> None:
         value = str(kwargs.get(name, known[0]))
         if not any(end in value for end in known):
             raise ZipError(f"was trained with {name} {value[:80]}, expected {known[0].strip(chr(39) + '.')}")
+
+
+def _trained_with_adam(archive: Archive) -> bool:
+    kwargs = archive.hints.get("policy_kwargs")
+    name = str(kwargs.get("optimizer_class", ".Adam'")) if isinstance(kwargs, dict) else ".Adam'"
+    if ".Adam'" in name:
+        return True
+    warnings.warn(f"{archive.path} was trained with {name:.80}: Adam takes its place, without moments", stacklevel=4)
+    return False
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

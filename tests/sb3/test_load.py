@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -147,7 +148,7 @@ def test_sb3_evaluates_the_loaded_policy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", [DQN, QRDQN])
-@pytest.mark.parametrize("widths", [[16, 8], [16, 12, 8]])
+@pytest.mark.parametrize("widths", [[8], [16, 12, 8]])
 def test_mlp_policies_load_as_well(algorithm: Any, widths: list[int], tmp_path: Path) -> None:
     theirs = algorithm(
         "MlpPolicy", "CartPole-v1", learning_starts=20, buffer_size=100, policy_kwargs={"net_arch": widths}, seed=0
@@ -160,6 +161,32 @@ def test_mlp_policies_load_as_well(algorithm: Any, widths: list[int], tmp_path: 
         q = ours.agent.network.q_values(torch.from_numpy(observation)[:, None])
     assert (q - q_values(theirs, torch.from_numpy(observation))).abs().max() <= 1e-5
     assert np.array_equal(ours.predict(observation)[0], theirs.predict(observation, deterministic=True)[0])
+
+
+class Bytes(gymnasium.Env[Any, Any]):
+    """Bytes that are no picture, such as the memory of a console."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (6,), np.uint8)
+    action_space = gymnasium.spaces.Discrete(3)
+
+
+def test_trap_bytes_that_are_no_picture_are_not_divided_by_255(tmp_path: Path) -> None:
+    theirs = DQN("MlpPolicy", Bytes(), policy_kwargs={"net_arch": [16, 16]}, seed=0)
+    theirs.save(tmp_path / "bytes")
+    observations = np.random.default_rng(0).integers(0, 256, (300, 6), dtype=np.uint8)
+    actions = load(tmp_path / "bytes.zip").predict(observations)[0]
+    assert np.array_equal(actions, theirs.predict(observations, deterministic=True)[0])
+    assert len(set(actions.tolist())) > 1
+
+
+def test_another_optimizer_than_adam_is_said(tmp_path: Path) -> None:
+    kwargs = {"optimizer_class": torch.optim.RMSprop, "net_arch": [8]}
+    theirs = DQN("MlpPolicy", "CartPole-v1", learning_starts=20, buffer_size=100, policy_kwargs=kwargs)
+    theirs.learn(40)
+    theirs.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="was trained with .*RMSprop.*: Adam takes its place, without moments"):
+        policy = load(tmp_path / "model.zip")
+    assert policy.agent.optimizer.state_dict()["state"] == {}
 
 
 @pytest.mark.parametrize(
