@@ -27,6 +27,7 @@ class StudyConfig:
     norm: str = "layer"  # none | layer | rms
     affine: str = "omit"  # scale and offset of the normalisation: omit | free, and with nap: project | regularize
 
+    regularize_coefficient: float = 0.1  # with affine=regularize; times the learning rate, an update
     affine_rate: float = 1.0  # learning rate of scale and offset, relative to that of the weights
 
     nap: bool = True
@@ -75,6 +76,8 @@ def validate(config: StudyConfig) -> None:
             raise ValueError(f"{key} must be at least 1; got {getattr(config, key)}.")
     if config.learning_rate <= 0:
         raise ValueError(f"learning_rate must be greater than 0; got {config.learning_rate}.")
+    if not config.regularize_coefficient > 0:
+        raise ValueError(f"regularize_coefficient must be greater than 0; got {config.regularize_coefficient}.")
     if not config.affine_rate > 0:
         raise ValueError(f"affine_rate must be greater than 0; got {config.affine_rate}.")
     if config.affine_rate != 1 and (config.norm == "none" or config.affine == "omit"):

@@ -122,6 +122,8 @@ def variant(config: dict[str, Any]) -> str:
     if config["norm"] == "none":
         return "no normalisation"
     scale = "" if config["affine"] == "omit" else f", scale and offset {config['affine']}"
+    if config["affine"] == "regularize":
+        scale += f" {config['regularize_coefficient']:g}"
     if config["affine_rate"] != 1:
         scale += f" at {config['affine_rate']:g} of the rate"
     return ("NaP" if config["nap"] else "un-projected") + f", {config['norm']} norm{scale}"

@@ -41,7 +41,13 @@ class Learner:
         self.projector: Projector | None = None
         if config.nap:
             affine = cast(Affine, config.affine if config.affine != "omit" else "free")
-            self.projector = Projector(network, self.optimizer, every=config.project_every, affine=affine)
+            self.projector = Projector(
+                network,
+                self.optimizer,
+                every=config.project_every,
+                affine=affine,
+                regularize_coefficient=config.regularize_coefficient,
+            )
         self.method = make_method(
             config.method,
             network,

@@ -13,7 +13,7 @@ from torch.func import jacrev, vmap
 from nap_rl.studies import stream
 from nap_rl.studies.config import DataConfig, StudyConfig, validate
 from nap_rl.studies.data import load_images
-from nap_rl.studies.learner import Learner
+from nap_rl.studies.learner import Learner, gains_and_offsets
 
 TINY = StudyConfig(
     data=DataConfig(name="digits", images=24),
@@ -151,6 +151,19 @@ def test_scale_and_offset_may_learn_more_slowly_and_the_file_says_how_far_the_of
     assert row["offset"] == pytest.approx(expected, rel=1e-5) and expected != 0.0
     with pytest.raises(ValueError, match="affine_rate=0.5 needs scale and offset"):
         validate(replace(TINY, affine="omit", affine_rate=0.5))
+
+
+def test_the_pull_on_scale_and_offset_is_the_configured_one() -> None:
+    images = load_images("digits", None, 24, 0)
+    config = replace(TINY, affine="regularize", learning_rate=1e-2)
+    weak, strong = Learner(config, images), Learner(replace(config, regularize_coefficient=10.0), images)
+    labels, batches = stream.task_data(config, 0)
+    for learner in (weak, strong):
+        learner.update(images[batches[0]], labels[batches[0]])
+    # After one update of lr, offset <- offset - lr k offset: 0.999 of Adam's step for k = 0.1, 0.9 for k = 10.
+    (_, a), (_, b) = gains_and_offsets(weak.network)[0], gains_and_offsets(strong.network)[0]
+    torch.testing.assert_close(b / 0.9, a / 0.999)
+    assert float(a.detach().abs().max()) == pytest.approx(0.999e-2, rel=1e-3)
 
 
 def test_the_number_of_processes_is_no_part_of_a_study(tmp_path: Path) -> None:
