@@ -109,7 +109,8 @@ def test_updates_count_transitions_and_not_vector_steps(
 ) -> None:
     run = Run(tmp_path, make_agent(num_envs=num_envs), replace(CONFIG, update_every_steps=every, frames=960))
     run.trainer.run()
-    assert run.trainer.agent_steps == 240 and run.trainer.frames == 960
+    assert run.trainer.agent_steps == 240 and run.trainer.frames == run.env.frames == 960
+    assert len(run.env.steps) == 240 / num_envs
     assert run.agent.updates == math.floor((240 - 40) / every)
     for update in run.updates:  # never ahead, and behind by less than one vector step
         assert update["frames"] / 4 >= 40 + every

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nap_rl.replay import Replay
+from nap_rl.replay import Replay, priorities
 
 STACK = 4
 
@@ -289,7 +289,8 @@ def test_weights_are_divided_by_the_batch_maximum_and_follow_the_exponent() -> N
         assert torch.allclose(batch.weights.double(), expected, rtol=1e-5)
 
 
-def test_environments_share_one_distribution_and_not_one_each() -> None:
+def test_environments_share_one_distribution_and_not_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(priorities, "BLOCK", 8)  # several blocks to a column
     replay = Replay(60, 3, frame_shape=(1,), frame_dtype=torch.int64, n_steps=1, uniform_probability=0.1)
     zero, one = np.zeros(1), np.ones(1)
     for env, steps in enumerate((16, 4, 9)):  # 15, 3 and 8 starts: columns of different fill
