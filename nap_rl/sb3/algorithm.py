@@ -208,9 +208,8 @@ class Rainbow(OffPolicyAlgorithm):
             self._unlearnt += len(dones)
 
     def _newest(self, observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        stacks, _ = self.policy.to_stacks(observations)
-        newest: npt.NDArray[Any] = stacks[:, -1]
-        return newest
+        frames: npt.NDArray[Any] = self.policy.to_stacks(observations)[0][:, -1]
+        return frames
 
     def _on_step(self) -> None:
         settings, progress = self.settings, 1.0 - self._current_progress_remaining
@@ -258,6 +257,9 @@ class Rainbow(OffPolicyAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     # Zips.
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """A zip of plain JSON and tensors, random generators included, without a pickle in it.
@@ -332,7 +334,7 @@ class Rainbow(OffPolicyAlgorithm):
         if print_system_info:
             get_system_info()
         file = Path(path)
-        saved = read_model(file if file.suffix or file.exists() else file.with_name(f"{file.name}.zip"))
+        saved = read_model(file if file.exists() or file.suffix == ".zip" else file.with_name(f"{file.name}.zip"))
         try:
             if saved.algorithm != "Rainbow":
                 raise ValueError(f"it is of {saved.algorithm}, which nap_rl.sb3.load reads")
@@ -389,8 +391,7 @@ class Rainbow(OffPolicyAlgorithm):
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """What `save_replay_buffer` wrote, into a model of the same settings and number of environments.
 
-        Raises:
-            ValueError: the file is damaged, or of another shape; the replay is as it was.
+        Raises ValueError where the file is damaged or of another shape; the replay then is as it was.
         """
         replay = self._make_replay(seed=0)
         replay_file.decode(replay, Path(path))

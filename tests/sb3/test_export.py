@@ -52,7 +52,6 @@ def test_sb3_opens_what_is_its_own(
     "overrides",
     [
         ["agent=rainbow", "agent.nap=true", "agent.hidden=64"],
-        ["agent=rainbow", "agent.torso=data_efficient", "agent.hidden=32"],
         ["agent=c51", "agent.nap=true", "nap.norm=rms", "agent.torso=data_efficient"],
         ["agent=dqn", "agent.nap=true", "nap=norm_only"],
     ],

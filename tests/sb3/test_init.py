@@ -52,7 +52,7 @@ def test_the_same_agent_is_taken_over_exactly(name: str, settings: list[str], re
     assert agent.optimizer.param_groups[0]["lr"] < 1e-4 < 1e-3 == expected.optimizer.param_groups[0]["lr"]  # the run's
 
 
-@pytest.mark.parametrize("name", ["rainbow", "iqn", "qr_dqn", "c51"])
+@pytest.mark.parametrize("name", ["rainbow", "qr_dqn"])
 def test_another_head_keeps_the_torso_and_says_so(name: str, dqn_zip: Path) -> None:
     agent, _, said = built(f"agent={name}", f"agent.init_from={dqn_zip}")
     expected = load(dqn_zip).agent.network.torso.state_dict()
@@ -94,21 +94,26 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_evaluate_scores_a_zip(dqn_zip: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def _evaluation_types() -> None:
+    schema.register()
+    evaluation.register()
+    cli.register_resolvers()
+
+
+@pytest.mark.usefixtures("_evaluation_types")
+def test_evaluate_scores_a_zip(dqn_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["episodes=2", "num_envs=2", "env.protocol.max_episode_frames=400", f"out={tmp_path / 'out'}"]
-    done = run("evaluate.py", str(dqn_zip), "env.game=pong", *settings)
-    assert done.returncode == 0, done.stderr
-    assert "pong" in done.stdout and (tmp_path / "out" / "evaluation.json").is_file()
+    assert evaluate.run([str(dqn_zip), "env.game=pong", *settings]) == 0
+    assert "pong" in capsys.readouterr().out and (tmp_path / "out" / "evaluation.json").is_file()
 
 
+@pytest.mark.usefixtures("_evaluation_types")
 @pytest.mark.parametrize(
     ("game", "sentence"),
     [(None, "does not say its game: add env.game="), ("breakout", "acts with 6 actions, but env.game=breakout has 4")],
 )
 def test_evaluate_needs_the_right_game(game: str | None, sentence: str, dqn_zip: Path) -> None:
-    schema.register()
-    evaluation.register()
-    cli.register_resolvers()
     with pytest.raises(ValueError, match=sentence):
         evaluate.run([str(dqn_zip), *([] if game is None else [f"env.game={game}"]), "episodes=1"])
 
@@ -119,6 +124,7 @@ def test_train_refuses_a_bad_zip_before_it_starts(tmp_path: Path) -> None:
         built("agent=dqn", f"agent.init_from={tmp_path / 'model.zip'}")
 
 
+@pytest.mark.slow
 def test_train_runs_on_from_a_zip(dqn_zip: Path, tmp_path: Path) -> None:
     short = ["frames=1000", "replay.capacity=1000", "agent.min_replay_steps=200", "logger.tensorboard=false"]
     folder = tmp_path / "run"

@@ -247,6 +247,9 @@ def test_a_model_loaded_to_predict_learns_once_it_has_an_environment(tmp_path: P
     loaded = Rainbow.load(tmp_path / "model.zip", batch_size=4, device="cpu")
     assert loaded.env is None and loaded.agent.replay.window == 4 and loaded.agent.batch_size == 4
     assert loaded.settings.learning_rate == model.policy.optimizer.param_groups[0]["lr"]
+    other = Rainbow("MlpPolicy", cartpole(), **{**SMALL, "seed": 4})
+    other.set_parameters(str(tmp_path / "model.zip"), device="cpu")  # SB3's own way, weights alone
+    assert all(torch.equal(tensor, weights(model)[name]) for name, tensor in weights(other).items())
     loaded.set_env(cartpole())
     assert loaded.agent.replay.window == 200
     loaded.learn(80)
