@@ -70,7 +70,6 @@ class Replay:
         reward_clip: rewards are clipped to [-c, c] when sampled (kept raw in the ring); None leaves them.
         exponent, uniform_probability: see `Priorities`. A new transition gets the largest priority seen (1 at first).
         max_priority: raw priorities are clipped to [0, max_priority] (dqn_zoo: 100).
-        slack: further slots that a column keeps behind the sampleable ones.
         seed: of the sampling generator.
     """
 
@@ -88,7 +87,6 @@ class Replay:
         exponent: float = 0.5,
         uniform_probability: float = 1e-3,
         max_priority: float = 100.0,
-        slack: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -106,7 +104,7 @@ class Replay:
                 f"too few for {n_steps}-step returns"
             )
         # The oldest sampleable start still needs its stack, and `add` writes one slot ahead of the newest.
-        self.length = self.window + stack + 1 + slack
+        self.length = self.window + stack + 1
         slots = num_envs * self.length
         self.device = torch.device(device)
         # torch.empty does not touch the memory, so it is taken as the ring fills. Behind the ring stands a zero frame.
@@ -130,7 +128,7 @@ class Replay:
 
     @staticmethod
     def nbytes(capacity: int, frame_bytes: int = 84 * 84) -> int:
-        """Memory of a full ring: the frame and 34 bytes beside it for each transition (slack aside)."""
+        """Memory of a full ring: the frame and 34 bytes beside it for each transition."""
         return capacity * (frame_bytes + 34)
 
     def __len__(self) -> int:

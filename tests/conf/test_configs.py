@@ -471,7 +471,7 @@ def test_a_replay_on_the_gpu_needs_no_host_memory(monkeypatch: pytest.MonkeyPatc
 
 
 VALUES = ["true", "null", "-1", "0", "1", "3", "2.5", "1e-3", "nan", "inf", "1e9", "ture", "pong", "[]", "{}", "[a,b]"]
-VALUES += ["'a b'", "''", "{a:1}", "64", "1000", "${seed}", "${nothing}", "???", "a=b", "[1", "keep", "layer", "full"]
+VALUES += ["'a b'", "''", "{a:1}", "64", "1000", "${seed}", "${nothing}", "???", "a=b", "[1", "keep", "layer", "full", "20min"]
 WRONG_KEYS = ["agent.nop", "sed", "agent", "env", "nap", "agent.head.atom", "a.b.c", "agent.epsilon", "hydra.x", "x y"]
 
 
@@ -514,5 +514,5 @@ def test_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None
 
 
 @pytest.mark.slow
-def test_a_thousand_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
-    assert min(try_overrides(1_000, seed=1)) > 100
+def test_two_thousand_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
+    assert min(try_overrides(2_000, seed=1)) > 200
