@@ -471,7 +471,8 @@ def test_a_replay_on_the_gpu_needs_no_host_memory(monkeypatch: pytest.MonkeyPatc
 
 
 VALUES = ["true", "null", "-1", "0", "1", "3", "2.5", "1e-3", "nan", "inf", "1e9", "ture", "pong", "[]", "{}", "[a,b]"]
-VALUES += ["'a b'", "''", "{a:1}", "64", "1000", "${seed}", "${nothing}", "???", "a=b", "[1", "keep", "layer", "full", "20min"]
+VALUES += ["20min"]
+VALUES += ["'a b'", "''", "{a:1}", "64", "1000", "${seed}", "${nothing}", "???", "a=b", "[1", "keep", "layer", "full"]
 WRONG_KEYS = ["agent.nop", "sed", "agent", "env", "nap", "agent.head.atom", "a.b.c", "agent.epsilon", "hydra.x", "x y"]
 
 
