@@ -25,7 +25,7 @@ SETTINGS = [
     *("env=sequential_atari", "env.games=[breakout,asterix]", "env.frames_per_game=2400", "env.cycles=1"),
     *("env.num_envs=2", "env.protocol.max_episode_frames=900", "env.protocol.fire_on_reset=true"),
     *("agent.torso=data_efficient", "agent.hidden=8", "agent.min_replay_steps=150", "agent.update_every_steps=1e9"),
-    *("replay.capacity=300", "agent.epsilon.start=1", "agent.epsilon.end=1"),
+    *("compile=off", "replay.capacity=300", "agent.epsilon.start=1", "agent.epsilon.end=1"),
 ]
 
 

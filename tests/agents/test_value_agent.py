@@ -284,9 +284,7 @@ def munchausen_values(alpha: float, temperature: float, clip: float) -> list[lis
     return q
 
 
-@pytest.mark.parametrize(
-    "head", [ExpectedValue(), Quantile(8), ImplicitQuantile(8, 8, 32)], ids=lambda h: type(h).__name__
-)
+@pytest.mark.parametrize("head", [ExpectedValue(), ImplicitQuantile(8, 8, 32)], ids=lambda h: type(h).__name__)
 def test_munchausen_reaches_the_fixed_point_of_its_own_value_iteration(make_agent: Make, head: Head) -> None:
     munchausen = Munchausen(alpha=0.9, temperature=0.1, clip=-0.3)
     agent = make_agent(

@@ -22,7 +22,7 @@ from nap_rl.losses import Munchausen
 from nap_rl.nap import scale_invariance
 
 CONF = Path(check.__file__).parent
-SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000"]  # fits any machine that runs the tests
+SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]  # fits any machine that runs the tests
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,7 +14,10 @@ from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 
-TINY = ["agent.torso=data_efficient", "agent.hidden=8", "replay.capacity=2000", "agent.min_replay_steps=1000"]
+TINY = [
+    *("agent.torso=data_efficient", "agent.hidden=8", "replay.capacity=2000", "agent.min_replay_steps=1000"),
+    "compile=off",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
