@@ -89,6 +89,19 @@ def test_a_method_is_asked_after_each_update_and_leaves_the_target_alone(make_ag
     assert spy.seen == [(n, n) for n in range(1, 7)]  # Adam's own count: after its step
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["continual_backprop", "redo"])
+def test_methods_that_look_at_activations_see_them_through_a_compiled_update(name: str, make_agent: Make) -> None:
+    options = {"rate": 0.05, "maturity": 2} if name == "continual_backprop" else {"every": 3, "tau": 0.5}
+    agents = [make_agent(sigma0=0.5, method=name, options=options, compiled=compiled) for compiled in (True, False)]
+    changed = []
+    for agent in agents:
+        fill(agent)
+        changed.append([bool(agent.update()) and agent.intervene() for _ in range(12)])
+    assert changed[0] == changed[1] and any(changed[0])
+    torch.testing.assert_close(vector(agents[0].network), vector(agents[1].network), atol=1e-5, rtol=0)
+
+
 class Pictures:
     """Four environments of random pictures of two pixels, and random rewards; no episode ends."""
 
