@@ -126,7 +126,12 @@ def assemble(config: Config, folder: Path, resume: Resume, display: Progress) ->
         display=display,
         evaluator=build.build_evaluator(config, env),
     )
-    numerics = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(agent.device)}
+    numerics = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(agent.device),
+        "compiled": agent.compiled,
+    }
     about = {
         "config": schema.to_dict(config),
         "overrides": list(HydraConfig.get().overrides.task),

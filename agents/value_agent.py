@@ -95,6 +95,7 @@ class ValueAgent:
         self.exploration = np.random.default_rng(seed)
         self.method = Method(network, optimizer) if method is None else method
         self.precision = precision
+        self.compiled = compiled
         self._passes = torch.compile(self._run_passes, dynamic=False) if compiled else self._run_passes
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update, for whoever has to explain it

@@ -1,6 +1,6 @@
 """What a checkpoint costs: seconds and bytes with a full replay, and its share of training at the default interval.
 
-    python -m benchmarks.checkpoint [--transitions 100000 1000000] [--folder /tmp] [--updates 60]
+    python -m benchmarks.checkpoint [--transitions 100000 1000000] [--folder FOLDER] [--updates 60] [--rate STEPS]
 
 Rainbow with NaP as configured by default (6.9M weights), on the CPU. The ring is filled with the frames of 20,000 real
 steps of Ms. Pac-Man (of five games tried the one whose frames shrink least), over and over. Training
@@ -83,12 +83,13 @@ def written(folder: Path, before: set[int]) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.stat().st_ino not in before)
 
 
-def measure(transitions: int, folder: Path, updates: int) -> None:
+def measure(transitions: int, folder: Path, updates: int, rate: float | None) -> None:
     config = configured(transitions)
     trainer, checkpointer = assemble(config, folder)
     stream = Stream(config)
     stream.play(trainer, transitions + 8 * config.env.num_envs)
-    rate = steps_per_second(trainer, updates)
+    if rate is None:
+        rate = steps_per_second(trainer, updates)
     _, interval = build.parse_every(config.checkpoint.every)
     assert interval is not None
     new = int(rate * interval)
@@ -98,14 +99,14 @@ def measure(transitions: int, folder: Path, updates: int) -> None:
     for number in range(4):
         stream.play(trainer, new if number else 0)
         before = {file.stat().st_ino for file in folder.glob("checkpoints/*/*")}
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         path = checkpointer.save()
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         assert path is not None
         size = sum(file.stat().st_size for file in path.iterdir())
         print(
-            f"  checkpoint {number + 1}: {seconds:6.2f} s, {written(path, before) / 1e6:7.1f} MB written of "
-            f"{size / 1e6:7.1f} MB, {seconds / interval:.2%} of the interval"
+            f"  checkpoint {number + 1}: {seconds:6.2f} s, of CPU {cpu:6.2f} s, {written(path, before) / 1e6:7.1f} MB "
+            f"written of {size / 1e6:7.1f} MB, {seconds / interval:.2%} of the interval"
         )
     trainer.env.close()
     began = time.perf_counter()
@@ -120,7 +121,8 @@ def measure(transitions: int, folder: Path, updates: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--transitions", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--updates", type=int, default=60, help="over which training speed is measured")
+    parser.add_argument("--rate", type=float, default=None, help="agent steps a second, instead of measuring them")
     parser.add_argument(
         "--folder", type=Path, default=None, help="on the disk to measure; a temporary folder by default"
     )
@@ -130,7 +132,7 @@ def main() -> None:
     keep_freed_memory()
     for transitions in arguments.transitions:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            measure(transitions, Path(folder), arguments.updates)
+            measure(transitions, Path(folder), arguments.updates, arguments.rate)
 
 
 if __name__ == "__main__":

@@ -154,9 +154,16 @@ def _unknown_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _unknown_keys(child, f"{prefix}{key}.")
 
 
+def _holds_a_run(folder: Path) -> bool:
+    """Whether something was played in it: a process killed before its first checkpoint leaves a table without rows."""
+    metrics, checkpoints = folder / "metrics.csv", folder / "checkpoints"
+    published = checkpoints.is_dir() and any(not path.name.startswith(".tmp.") for path in checkpoints.iterdir())
+    return published or (metrics.exists() and metrics.stat().st_size > 0)
+
+
 def _check_folder(folder: Path, new: bool) -> None:
     """OSError with a sentence unless a run's files can be made in `folder` (which is not made here)."""
-    if new and (folder / "metrics.csv").exists():
+    if new and _holds_a_run(folder):
         raise OSError(f"{folder} holds a run already: name another folder with hydra.run.dir=")
     existing = folder.absolute()
     while not existing.exists() and existing != existing.parent:

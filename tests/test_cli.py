@@ -110,3 +110,20 @@ def test_the_real_command_ends_with_2_and_leaves_nothing(tmp_path: Path) -> None
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "train.py: agent.nap=ture is not true or false\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "code"),
+    [
+        (["metrics.csv", "checkpoints/.tmp.host.1.ab.cd.frames-0/meta.json"], 0),  # killed before the first checkpoint
+        (["metrics.csv", "checkpoints/frames-000000000000/meta.json"], 2),
+    ],
+)
+def test_a_folder_in_which_nothing_was_played_yet_is_taken_again(
+    left: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in left:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    ended, started = typed(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path}")
+    assert ended == code and len(started) == (code == 0)

@@ -35,7 +35,7 @@ class RunLog:
         state: of an earlier process: the files go on from what they held then, the rest is cut off.
         frames: emulator frames at that state: TensorBoard forgets what came later.
 
-    Raises FileExistsError if the folder already holds metrics.csv or episodes.csv: two runs never share one.
+    Raises FileExistsError if the folder already holds rows of another run: two runs never share one.
     Raises ValueError if they no longer begin with what they held at `state`.
     """
 
@@ -55,7 +55,7 @@ class RunLog:
         metrics, episodes = self.folder / "metrics.csv", self.folder / "episodes.csv"
         if state is None:
             for path in (metrics, episodes):
-                if path.exists():
+                if path.exists() and path.read_bytes() not in (b"", row(EPISODE_COLUMNS)):
                     raise FileExistsError(f"{path} exists already: a new run needs a folder of its own.")
             metrics.touch()
             state = {}
