@@ -285,9 +285,7 @@ class ConstantSchedule(ScheduleConfig):
 @dataclass
 class LinearSchedule(ScheduleConfig):
     end: float = MISSING
-    over_frames: int | None = (
-        MISSING  # ends at this frame; null: with the run, or the visit where the schedule restarts
-    )
+    over_frames: int | None = MISSING  # ends at this frame; null: with the run, or the visit where it restarts
 
 
 @dataclass
@@ -384,14 +382,13 @@ def from_dict(plain: dict[str, Any]) -> Config:
                 return OmegaConf.structured(candidate)
         raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
-    # Runs from before there were methods, evaluations, Munchausen's reward, init_from, checkpoints on the way, and
-    # replay.device.
+    # Runs from before there were methods, evaluations, checkpoints on the way, and other settings that these stand for.
     never = {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False}
     at_the_end = {"every": None, "keep": 2, "max_failures": 3, "replay": False}
-    without = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None}
     older = {"plasticity": {"name": "none"}, "eval": never, "checkpoint": at_the_end}
-    beside = {"device": "auto", **plain["replay"]}
-    plain = {**older, **plain, "agent": {**without, **plain["agent"]}, "replay": beside}
+    agent = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, **plain["agent"]}
+    plain = {**older, "precision": "fp32", "compile": "off", **plain, "agent": agent}
+    plain["replay"] = {"device": "auto", **plain["replay"]}
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)

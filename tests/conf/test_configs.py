@@ -66,6 +66,20 @@ def test_every_option_of_every_group_composes_checks_and_comes_back_from_json(ch
     assert type(again.plasticity) is type(config.plasticity)
 
 
+def test_the_settings_of_a_run_from_before_later_ones_were_added_still_come_back() -> None:
+    plain = schema.to_dict(checked(*SMALL))
+    for section, later in (
+        (plain, ("plasticity", "eval", "checkpoint", "precision", "compile")),
+        (plain["agent"], ("munchausen", "init_from")),
+        (plain["replay"], ("device",)),
+    ):
+        for name in later:
+            del section[name]
+    config = schema.from_dict(plain)
+    assert config.eval.every is None and config.agent.munchausen.alpha is None and config.plasticity.name == "none"
+    assert config.precision is schema.Precision.fp32 and config.compile is schema.Compile.off
+
+
 def test_the_plain_command_is_a_200m_frame_rainbow_on_one_game(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "available_memory", lambda: None)
     config = checked()
