@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import operator
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,8 +15,6 @@ from nap_rl import cli
 from nap_rl.conf import build, check, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
-from nap_rl.losses import Munchausen
-from nap_rl.nap import scale_invariance
 
 CONF = Path(check.__file__).parent
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]  # fits any machine that runs the tests
@@ -116,33 +111,6 @@ def test_what_checks_can_be_built_and_acts(overrides: list[str]) -> None:
     assert set(agent.act(stacks.numpy()).tolist()) <= {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("dueling", [True, False])
-@pytest.mark.parametrize("agent", options("agent"))
-def test_every_agent_is_dueling_and_noisy_on_request_and_with_nap_scale_invariant_and_projected(
-    agent: str, dueling: bool
-) -> None:
-    noisy = "0.1" if dueling else "null"
-    asked = ["agent.nap=true", f"agent.dueling={dueling}", f"agent.noisy_sigma0={noisy}"]
-    config = checked(f"agent={agent}", "agent.torso=data_efficient", "agent.hidden=8", *asked, *SMALL)
-    built, projector = build.build_agent(config, 3, torch.device("cpu"))
-    assert projector is not None
-    streams = built.network.streams
-    assert (streams.value is not None) == dueling and bool(streams.noisy_layers()) == dueling
-    changes = scale_invariance(built.network, torch.randint(256, (2, 4, 84, 84), dtype=torch.uint8))
-    assert all(change < 1e-3 for name, change in changes.items() if not name.endswith("output")), changes
-    rng = np.random.default_rng(0)
-    for k in range(25):
-        frames = rng.integers(256, size=(config.env.num_envs, 84, 84), dtype=np.uint8)
-        n = len(frames)
-        built.replay.add(frames, rng.integers(3, size=n), rng.normal(size=n), np.ones(n), np.full(n, k == 0))
-    before = {name: p.detach().clone() for name, p in built.network.named_parameters()}
-    for _ in range(2):
-        assert torch.isfinite(built.update().loss)
-    assert float(projector.max_relative_drift()) < 1e-5
-    for name, p in built.network.named_parameters():
-        assert not torch.equal(p, before[name]), name
-
-
 def test_configured_values_reach_what_they_are_named_after() -> None:
     config = checked(
         "env=sequential_atari",
@@ -171,128 +139,6 @@ def test_configured_values_reach_what_they_are_named_after() -> None:
     assert (settings.importance(0.0), settings.importance(1.0)) == (0.4, 1.0)
     config = checked("env=sequential_atari", "experiment=quick", "schedule=linear", "env.on_switch.schedule=restart")
     assert build.build_trainer_config(config).on_switch.restart_schedule
-
-
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        (["agent.n_steps=3"], "agent.n_steps=3: only a one-step return"),
-        (["agent.double=true"], "agent.double=true: its policy is the target network's"),
-        (["agent.munchausen.temperature=0"], "temperature=0.0, expected a number above 0"),
-        (["agent.munchausen.clip=1"], r"clip=1.0, expected a number in \[-inf, 0\]"),
-        (["agent/head=implicit_quantile", "agent.head.samples=0"], "agent.head.samples=0, expected 1 or more"),
-    ],
-)
-def test_a_munchausen_agent_that_is_none_is_refused(overrides: list[str], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        checked("agent=munchausen", *SMALL, *overrides)
-
-
-def test_munchausen_is_an_option_of_every_agent_with_one_step_returns() -> None:
-    config = checked("agent=iqn", "agent.munchausen.alpha=0.9", "agent.torso=data_efficient", *SMALL)
-    agent, _ = build.build_agent(config, 4, torch.device("cpu"))
-    assert agent.munchausen == Munchausen(0.9, 0.03, -1.0) and not agent.double
-    assert build.build_agent(checked("agent=dqn", *SMALL), 4, torch.device("cpu"))[0].munchausen is None
-
-
-TABLE = {  # the canonical Rainbows, as the comparison of published values has them
-    "hessel2018": {
-        "frames": 200_000_000,
-        "replay.capacity": 1_000_000,
-        "agent.learning_rate": 6.25e-5,
-        "agent.adam_eps": 1.5e-4,
-        "agent.batch_size": 32,
-        "agent.update_every_steps": 4,
-        "agent.min_replay_steps": 20_000,
-        "agent.target_every_updates": 2_000,
-        "agent.priority_exponent": 0.5,
-        "agent.importance_exponent.start": 0.4,
-        "agent.importance_exponent.end": 1.0,
-        "agent.n_steps": 3,
-        "agent.discount": 0.99,
-        "agent.noisy_sigma0": 0.5,
-        "agent.reward_clip": 1.0,
-        "agent.max_grad_norm": 10.0,
-        "agent.head.atoms": 51,
-        "env.protocol.sticky_actions": 0.0,
-        "env.protocol.noop_max": 30,
-        "env.protocol.full_action_set": False,
-        "env.protocol.life_loss_ends_value": True,
-        "env.protocol.max_episode_frames": 108_000,
-    },
-    "machado2018": {
-        "agent.noisy_sigma0": 0.1,
-        "agent.max_grad_norm": None,
-        "agent.importance_exponent.start": 0.5,
-        "agent.importance_exponent.end": 0.5,
-        "env.protocol.sticky_actions": 0.25,
-        "env.protocol.noop_max": 1,
-        "env.protocol.full_action_set": True,
-        "env.protocol.life_loss_ends_value": False,
-        "env.protocol.max_episode_frames": 108_000,
-    },
-    "nap_single_task": {
-        "frames": 200_000_000,
-        "agent.nap": True,
-        "agent.adam_eps": 0.005 / 32,
-        "agent.noisy_sigma0": 0.1,
-        "agent.uniform_probability": 1e-3,
-        "nap.affine": schema.Affine.project,
-        "schedule.start": 6.25e-5,
-    },
-    "nap_sequential": {
-        "frames": 400_000_000,
-        "agent.nap": True,
-        "nap.affine": schema.Affine.regularize,
-        "env.on_switch.schedule": "restart",
-        "schedule.warmup_start": 1e-8,
-        "schedule.start": 6.25e-4,
-        "schedule.end": 1e-6,
-    },
-}
-
-
-@pytest.mark.parametrize("experiment", TABLE)
-def test_a_preset_has_the_values_of_its_source(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "available_memory", lambda: None)
-    config = checked(f"experiment={experiment}")
-    for name, value in TABLE[experiment].items():
-        assert operator.attrgetter(name)(config) == value, name
-
-
-def test_the_sequential_preset_warms_up_over_1000_updates_and_ends_each_visit_at_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(check, "available_memory", lambda: None)
-    settings = build.build_trainer_config(checked("experiment=nap_sequential"))
-    update = 16 / 20_000_000  # of a visit
-    rates = [settings.learning_rate(k * update) for k in (0, 500, 1_000, 1_250_000)]
-    assert rates == pytest.approx([1e-8, (1e-8 + 6.25e-4) / 2, 6.25e-4, 1e-6])
-    assert settings.on_switch.restart_schedule and not settings.on_switch.reset_replay
-
-
-def test_the_data_efficient_agent_is_that_of_its_experiment() -> None:
-    experiment, agent = (
-        checked("experiment=atari_100k").agent,
-        checked("agent=data_efficient_rainbow", *SMALL[:1]).agent,
-    )
-    assert replace(agent, name="rainbow") == replace(experiment, name="rainbow")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        (
-            ["frames=1000", "schedule.warmup_frames=1000"],
-            "warmup_frames=1000, expected less than the schedule's own length",
-        ),
-        (["schedule.warmup_frames=-1"], "warmup_frames=-1, expected 0 or more"),
-        (["schedule.warmup_start=-1"], "warmup_start=-1.0, expected a number in"),
-    ],
-)
-def test_a_warmup_that_cannot_be_is_refused(overrides: list[str], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        checked("schedule=cosine", *SMALL, *overrides)
 
 
 def test_a_span_for_a_schedule_that_restarts_at_every_switch_is_refused() -> None:

@@ -1,0 +1,83 @@
+"""Every agent, dueling and noisy on request, with NaP; Munchausen's reward as an option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nap_rl import cli
+from nap_rl.conf import build, check, schema
+from nap_rl.conf.check import to_config
+from nap_rl.conf.schema import Config
+from nap_rl.losses import Munchausen
+from nap_rl.nap import scale_invariance
+
+AGENTS = sorted(path.stem for path in (Path(check.__file__).parent / "agent").glob("*.yaml"))
+
+SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _types() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cli, "CONF", "nap_rl.conf")
+        schema.register()
+        cli.register_resolvers()
+        yield
+
+
+def checked(*overrides: str) -> Config:
+    return to_config(cli.compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_is_dueling_and_noisy_on_request_and_with_nap_scale_invariant_and_projected(
+    agent: str, dueling: bool
+) -> None:
+    noisy = "0.1" if dueling else "null"
+    asked = ["agent.nap=true", f"agent.dueling={dueling}", f"agent.noisy_sigma0={noisy}"]
+    config = checked(f"agent={agent}", "agent.torso=data_efficient", "agent.hidden=8", *asked, *SMALL)
+    built, projector = build.build_agent(config, 3, torch.device("cpu"))
+    assert projector is not None
+    streams = built.network.streams
+    assert (streams.value is not None) == dueling and bool(streams.noisy_layers()) == dueling
+    changes = scale_invariance(built.network, torch.randint(256, (2, 4, 84, 84), dtype=torch.uint8))
+    assert all(change < 1e-3 for name, change in changes.items() if not name.endswith("output")), changes
+    rng = np.random.default_rng(0)
+    for k in range(25):
+        frames = rng.integers(256, size=(config.env.num_envs, 84, 84), dtype=np.uint8)
+        n = len(frames)
+        built.replay.add(frames, rng.integers(3, size=n), rng.normal(size=n), np.ones(n), np.full(n, k == 0))
+    before = {name: p.detach().clone() for name, p in built.network.named_parameters()}
+    for _ in range(2):
+        assert torch.isfinite(built.update().loss)
+    assert float(projector.max_relative_drift()) < 1e-5
+    for name, p in built.network.named_parameters():
+        assert not torch.equal(p, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["agent.n_steps=3"], "agent.n_steps=3: only a one-step return"),
+        (["agent.double=true"], "agent.double=true: its policy is the target network's"),
+        (["agent.munchausen.temperature=0"], "temperature=0.0, expected a number above 0"),
+        (["agent.munchausen.clip=1"], r"clip=1.0, expected a number in \[-inf, 0\]"),
+        (["agent/head=implicit_quantile", "agent.head.samples=0"], "agent.head.samples=0, expected 1 or more"),
+    ],
+)
+def test_a_munchausen_agent_that_is_none_is_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        checked("agent=munchausen", *SMALL, *overrides)
+
+
+def test_munchausen_is_an_option_of_every_agent_with_one_step_returns() -> None:
+    config = checked("agent=iqn", "agent.munchausen.alpha=0.9", "agent.torso=data_efficient", *SMALL)
+    agent, _ = build.build_agent(config, 4, torch.device("cpu"))
+    assert agent.munchausen == Munchausen(0.9, 0.03, -1.0) and not agent.double
+    assert build.build_agent(checked("agent=dqn", *SMALL), 4, torch.device("cpu"))[0].munchausen is None

@@ -1,0 +1,129 @@
+"""Presets of published protocols have their sources' values."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from nap_rl import cli
+from nap_rl.conf import build, check, schema
+from nap_rl.conf.check import to_config
+from nap_rl.conf.schema import Config
+
+SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _types() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cli, "CONF", "nap_rl.conf")
+        schema.register()
+        cli.register_resolvers()
+        yield
+
+
+def checked(*overrides: str) -> Config:
+    return to_config(cli.compose("config", list(overrides)))
+
+
+TABLE = {  # the canonical Rainbows, as the comparison of published values has them
+    "hessel2018": {
+        "frames": 200_000_000,
+        "replay.capacity": 1_000_000,
+        "agent.learning_rate": 6.25e-5,
+        "agent.adam_eps": 1.5e-4,
+        "agent.batch_size": 32,
+        "agent.update_every_steps": 4,
+        "agent.min_replay_steps": 20_000,
+        "agent.target_every_updates": 2_000,
+        "agent.priority_exponent": 0.5,
+        "agent.importance_exponent.start": 0.4,
+        "agent.importance_exponent.end": 1.0,
+        "agent.n_steps": 3,
+        "agent.discount": 0.99,
+        "agent.noisy_sigma0": 0.5,
+        "agent.reward_clip": 1.0,
+        "agent.max_grad_norm": 10.0,
+        "agent.head.atoms": 51,
+        "env.protocol.sticky_actions": 0.0,
+        "env.protocol.noop_max": 30,
+        "env.protocol.full_action_set": False,
+        "env.protocol.life_loss_ends_value": True,
+        "env.protocol.max_episode_frames": 108_000,
+    },
+    "machado2018": {
+        "agent.noisy_sigma0": 0.1,
+        "agent.max_grad_norm": None,
+        "agent.importance_exponent.start": 0.5,
+        "agent.importance_exponent.end": 0.5,
+        "env.protocol.sticky_actions": 0.25,
+        "env.protocol.noop_max": 1,
+        "env.protocol.full_action_set": True,
+        "env.protocol.life_loss_ends_value": False,
+        "env.protocol.max_episode_frames": 108_000,
+    },
+    "nap_single_task": {
+        "frames": 200_000_000,
+        "agent.nap": True,
+        "agent.adam_eps": 0.005 / 32,
+        "agent.noisy_sigma0": 0.1,
+        "agent.uniform_probability": 1e-3,
+        "nap.affine": schema.Affine.project,
+        "schedule.start": 6.25e-5,
+    },
+    "nap_sequential": {
+        "frames": 400_000_000,
+        "agent.nap": True,
+        "nap.affine": schema.Affine.regularize,
+        "env.on_switch.schedule": "restart",
+        "schedule.warmup_start": 1e-8,
+        "schedule.start": 6.25e-4,
+        "schedule.end": 1e-6,
+    },
+}
+
+
+@pytest.mark.parametrize("experiment", TABLE)
+def test_a_preset_has_the_values_of_its_source(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "available_memory", lambda: None)
+    config = checked(f"experiment={experiment}")
+    for name, value in TABLE[experiment].items():
+        assert operator.attrgetter(name)(config) == value, name
+
+
+def test_the_sequential_preset_warms_up_over_1000_updates_and_ends_each_visit_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check, "available_memory", lambda: None)
+    settings = build.build_trainer_config(checked("experiment=nap_sequential"))
+    update = 16 / 20_000_000  # of a visit
+    rates = [settings.learning_rate(k * update) for k in (0, 500, 1_000, 1_250_000)]
+    assert rates == pytest.approx([1e-8, (1e-8 + 6.25e-4) / 2, 6.25e-4, 1e-6])
+    assert settings.on_switch.restart_schedule and not settings.on_switch.reset_replay
+
+
+def test_the_data_efficient_agent_is_that_of_its_experiment() -> None:
+    experiment, agent = (
+        checked("experiment=atari_100k").agent,
+        checked("agent=data_efficient_rainbow", *SMALL[:1]).agent,
+    )
+    assert replace(agent, name="rainbow") == replace(experiment, name="rainbow")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["frames=1000", "schedule.warmup_frames=1000"],
+            "warmup_frames=1000, expected less than the schedule's own length",
+        ),
+        (["schedule.warmup_frames=-1"], "warmup_frames=-1, expected 0 or more"),
+        (["schedule.warmup_start=-1"], "warmup_start=-1.0, expected a number in"),
+    ],
+)
+def test_a_warmup_that_cannot_be_is_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        checked("schedule=cosine", *SMALL, *overrides)
