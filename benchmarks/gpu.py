@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         for precision, settings in PRECISIONS.items():
             for name, overrides in {"Rainbow + NaP": RAINBOW_NAP, "Rainbow": RAINBOW, "DQN": DQN_AS_SB3}.items():
                 where = Path(folder) / f"{name}-{precision}"
-                on_gpu = ("device=cuda", f"env.num_envs={arguments.envs}")
+                on_gpu = ("device=cuda", f"env.num_envs={arguments.envs}", "replay.capacity=1000000")
                 run, trainer = ours(where, 4_000, *on_gpu, *overrides, *settings)
 
                 def steps(count: int, run: Run = run) -> int:

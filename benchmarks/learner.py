@@ -2,7 +2,7 @@
 
     python -m benchmarks.learner [--batches 32 64 128 256 512] [--no-compile]
 
-An update is sampling, losses, backward, clipping, Adam, projection and new priorities. Nature torso, 18 actions.
+An update is sampling, losses, backward, clipping, Adam, projection and new priorities. Nature torso, 6 actions.
 Rainbow's update has three passes and 6.9M weights in its dueling noisy streams; DQN has SB3's own network.
 """
 
@@ -22,9 +22,8 @@ from benchmarks import measure
 from benchmarks.contenders import PRECISIONS, compose, fill, sb3, sb3_env
 from nap_rl.agents import ValueAgent
 from nap_rl.conf import build
-from nap_rl.nap import Projector
 
-CAPACITY, ACTIONS = 4_000, 18
+CAPACITY, ACTIONS = 4_000, 6  # of Pong
 AGENTS = {
     "Rainbow + NaP": ("agent=rainbow", "agent.nap=true"),
     "Rainbow": ("agent=rainbow",),
@@ -32,18 +31,18 @@ AGENTS = {
 }
 
 
-def ours(batch: int, *overrides: str) -> tuple[ValueAgent, Projector | None]:
+def ours(batch: int, *overrides: str) -> ValueAgent:
     """An agent with a full replay."""
     small = (f"replay.capacity={CAPACITY}", "agent.min_replay_steps=1000", f"agent.batch_size={batch}", "device=cpu")
-    agent, projector = build.build_agent(compose(*overrides, *small), ACTIONS, torch.device("cpu"))
+    agent, _ = build.build_agent(compose(*overrides, *small), ACTIONS, torch.device("cpu"))
     fill(agent.replay, CAPACITY // 8)
     agent.update()  # compiles
-    return agent, projector
+    return agent
 
 
 def peer(kind: type[Any], batch: int) -> Callable[[], object]:
     """One gradient step of SB3's `train`, on a full buffer; its environment only gives the shapes."""
-    env = sb3_env("space_invaders", 1)
+    env = sb3_env("pong", 1)
     model = sb3(kind, env, capacity=CAPACITY, batch=batch, learning_starts=1)
     model.learn(4)  # sets its logger up
     buffer = model.replay_buffer
@@ -61,7 +60,7 @@ def updates(batches: list[int], compiled: bool, repetitions: int) -> list[list[o
     for batch in batches:
         agents = AGENTS if batch == batches[0] else {"Rainbow + NaP": AGENTS["Rainbow + NaP"]}
         variants: dict[str, Callable[[], object]] = {
-            f"nap_rl {agent}, {precision}": ours(batch, *overrides, *settings)[0].update
+            f"nap_rl {agent}, {precision}": ours(batch, *overrides, *settings).update
             for agent, overrides in agents.items()
             for precision, settings in precisions.items()
         }
@@ -85,7 +84,7 @@ def projection(compiled: bool, updates_a_turn: int, turns: int) -> list[list[obj
         "never": ["nap=norm_only"],
         **{str(every): [f"nap.every={every}"] for every in (1, 10, 100, 1_000)},
     }.items():
-        agent, _ = ours(32, "agent=rainbow", "agent.nap=true", *overrides, *settings)
+        agent = ours(32, "agent=rainbow", "agent.nap=true", *overrides, *settings)
 
         def run(agent: ValueAgent = agent) -> None:
             for _ in range(updates_a_turn):
@@ -114,7 +113,7 @@ def distance(compiled: bool, repetitions: int) -> tuple[list[list[object]], dict
     """Rows of an update's time beside that of its arithmetic and of its optimiser's memory traffic at the limits."""
     found = limits(repetitions)
     rows: list[list[object]] = []
-    agent, _ = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS["fp32"])
+    agent = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS["fp32"])
     with FlopCounterMode(display=False) as counter:
         agent.update()
     gflop = counter.get_total_flops() / 1e9
@@ -123,7 +122,7 @@ def distance(compiled: bool, repetitions: int) -> tuple[list[list[object]], dict
         4 * weights * 7 / found["memory"] / 1e6
     )  # weight, gradient and two moments read; all but the gradient written
     for name in [name for name in PRECISIONS if compiled or "compiled" not in name]:
-        agent, _ = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS[name])
+        agent = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS[name])
         took = measure.median(measure.interleaved({"update": agent.update}, repetitions), "update")
         arithmetic = gflop / found[name[-4:]] * 1e3
         rows.append([name, took, arithmetic, adam, (arithmetic + adam) / took])
@@ -132,7 +131,7 @@ def distance(compiled: bool, repetitions: int) -> tuple[list[list[object]], dict
 
 def kernels(precision: str, updates: int, top: int = 14) -> list[list[object]]:
     """Rows of the operations that take most of an update, by the time in themselves."""
-    agent, _ = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS[precision])
+    agent = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS[precision])
     for _ in range(measure.WARM_UP):
         agent.update()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -147,9 +146,22 @@ def kernels(precision: str, updates: int, top: int = 14) -> list[list[object]]:
     ]  # fmt: skip
 
 
+def growth(precision: str, updates: int) -> str:
+    """What the memory does, in a sentence."""
+    agent = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS[precision])
+    for _ in range(min(updates, 100)):
+        agent.update()
+    before = measure.resident()
+    for _ in range(updates):
+        agent.update()
+    grown = (measure.resident() - before) / 1e6
+    return f"Over {updates:,} updates (Rainbow + NaP, {precision}, batch 32) the process grew by {grown:.1f} MB."
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--growth", type=int, help="updates over which to look at memory (default: 2,000)")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
     arguments = parser.parse_args(argv)
     measure.prepare(arguments.threads)
@@ -184,6 +196,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         found_kernels = kernels(precision, 2 if quick else 20)
         print(measure.table(["operation", "calls", "ms", "share"], found_kernels), end="\n\n")
+    measure.say(growth(last, arguments.growth or (5 if quick else 2_000)))
 
 
 if __name__ == "__main__":

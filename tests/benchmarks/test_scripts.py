@@ -126,7 +126,7 @@ def test_learner(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     found = figures(text)
     assert {"nap_rl Rainbow + NaP, fp32", "nap_rl DQN, fp32", "SB3 DQN", "SB3 QR-DQN", "never"} <= set(found)
-    assert found["SB3 DQN"][-1] == 1.0 and "`aten::mm`" in text
+    assert found["SB3 DQN"][-1] == 1.0 and "`aten::mm`" in text and "Over 5 updates" in text
 
 
 @pytest.mark.slow
