@@ -1,6 +1,9 @@
 """All benchmarks one after the other, each in a process of its own, into docs/benchmarks.md.
 
-python -m benchmarks [--quick] [--threads 2] [--out docs/benchmarks.md] [--only learner replay]
+    python -m benchmarks [--quick] [--threads 2] [--out docs/benchmarks.md] [--only learner replay]
+
+Each part is written as soon as it is measured. With `--only`, the other parts stay as they were if they were measured
+on the same machine with the same versions, threads and `--quick`; otherwise they go.
 """
 
 from __future__ import annotations
@@ -15,11 +18,18 @@ import torch
 from benchmarks import measure
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("end_to_end", "learner", "nap_overhead", "replay", "envs", "gpu")
+PARTS = {  # script: heading of what it prints
+    "end_to_end": "## End to end",
+    "learner": "## Learner",
+    "nap_overhead": "## Cost of the projection",
+    "replay": "## Replay",
+    "envs": "## Environments",
+    "gpu": "## GPU",
+}
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "sb3-contrib", "cpprb", "tianshou")
 HEAD = (
     "# Benchmarks",
-    "Written by `{command}` on {machine}, with {threads} threads of torch: {versions}.",
+    "Written by `{command}` on {machine}, with {threads} of torch: {versions}.",
     "What is compared runs in the same process and in turns: one run of each, again and again, so that a drift of the "
     "machine's speed meets all alike. Figures are medians, ratios medians of ratios within a turn. The C library keeps "
     "freed memory for the peers as it does for ours (`nap_rl.runtime.keep_freed_memory`), which makes them faster than "
@@ -29,36 +39,46 @@ HEAD = (
 )
 
 
+def head(options: list[str]) -> str:
+    """What the page says of how it was made."""
+    threads = options[options.index("--threads") + 1]
+    words = {
+        "command": " ".join(["python -m benchmarks", *options]),
+        "machine": measure.machine(),
+        "threads": "1 thread" if threads == "1" else f"{threads} threads",
+        "versions": measure.versions(*PACKAGES),
+    }
+    return "\n\n".join(measure.fill(paragraph.format(**words)) for paragraph in HEAD)
+
+
+def kept(page: Path, beginning: str) -> dict[str, str]:
+    """The parts, by heading, of a page that begins like this one; none of another page."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if not text.startswith(beginning):
+        return {}
+    parts = [f"## {part.strip()}" for part in text.split("\n## ")[1:]]
+    return {part.splitlines()[0]: part for part in parts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a look at whether all run: figures mean little")
-    parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="of torch (default: its own choice)"
-    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: its choice)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md")
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
     options = ["--threads", str(arguments.threads), *(["--quick"] if arguments.quick else [])]
-    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
-    parts = [
-        measure.fill(
-            paragraph.format(
-                command=command,
-                machine=measure.machine(),
-                threads=arguments.threads,
-                versions=measure.versions(*PACKAGES),
-            )
-        )
-        for paragraph in HEAD
-    ]
+    beginning = head(options)
+    parts = kept(arguments.out, beginning)
     for script in arguments.only:
         print(f"{script} ...", file=sys.stderr, flush=True)
         run = [sys.executable, "-m", f"benchmarks.{script}", *options]
         done = subprocess.run(run, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         if done.returncode != 0:
-            sys.exit(f"benchmarks.{script} failed with exit code {done.returncode}: nothing was written")
-        parts.append(done.stdout.strip())
-    arguments.out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+            sys.exit(f"benchmarks.{script} failed with exit code {done.returncode}: its part was not written")
+        parts[PARTS[script]] = done.stdout.strip()
+        page = [beginning, *(parts[heading] for heading in PARTS.values() if heading in parts)]
+        arguments.out.write_text("\n\n".join(page) + "\n", encoding="utf-8")
     print(f"written: {arguments.out}", file=sys.stderr)
 
 

@@ -1,6 +1,6 @@
 """Whole training on Pong: agent steps a second of acting, stepping, storing and learning, ours and SB3's in turns.
 
-    python -m benchmarks.end_to_end [--seconds 5] [--repetitions 5]
+    python -m benchmarks.end_to_end [--seconds 3] [--repetitions 5]
 
 One update of 32 transitions to 4 agent steps for everybody (SB3's `train_freq` counts vector steps: it is set so that
 the ratio holds), 8 environments where nothing else is said. The replays are filled to where learning begins before
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     measure.prepare(arguments.threads)
     compiled = not (arguments.quick or arguments.no_compile)
-    seconds = arguments.seconds or (0.2 if arguments.quick else 5.0)
+    seconds = arguments.seconds or (0.2 if arguments.quick else 3.0)
     turns = arguments.repetitions or (2 if arguments.quick else 5)
 
     measure.say(

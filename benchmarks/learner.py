@@ -1,6 +1,6 @@
 """Learner: milliseconds an update, ours in each precision with NaP and without, and Stable-Baselines3's.
 
-    python -m benchmarks.learner [--batches 32 64 128 256 512] [--no-compile]
+    python -m benchmarks.learner [--batches 32 128 512] [--no-compile]
 
 An update is sampling, losses, backward, clipping, Adam, projection and new priorities. Nature torso, 6 actions.
 Rainbow's update has three passes and 6.9M weights in its dueling noisy streams; DQN has SB3's own network.
@@ -167,13 +167,13 @@ def main(argv: list[str] | None = None) -> None:
     measure.prepare(arguments.threads)
     quick = arguments.quick
     compiled = not (quick or arguments.no_compile)
-    repetitions = arguments.repetitions or (3 if quick else 50)
+    repetitions = arguments.repetitions or (3 if quick else 30)
 
     measure.say(
         "## Learner",
         "Milliseconds an update, medians of turns; `x` is over SB3's DQN in the same turn, or NaP on over off.",
     )
-    batches = arguments.batches or ([32] if quick else [32, 64, 128, 256, 512])
+    batches = arguments.batches or ([32] if quick else [32, 128, 512])
     print(measure.table(["batch", "update", "ms", "x"], updates(batches, compiled, repetitions)), end="\n\n")
 
     last = "compiled bf16" if compiled else "fp32"

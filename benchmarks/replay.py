@@ -1,6 +1,6 @@
 """Replay: drawing, gathering, updating and adding at 10,000 to 1,000,000 transitions, ours and the peers'.
 
-    python -m benchmarks.replay [--capacities 10000 100000 1000000] [--batches 32 128 256 512]
+    python -m benchmarks.replay [--capacities 10000 100000 1000000] [--batches 32 256 512]
 
 All hold 84x84 frames in stacks of 4, from 8 environments (cpprb knows one). What they do differs:
 
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     measure.prepare(arguments.threads)
     quick = arguments.quick
     capacities = arguments.capacities or ([10_000] if quick else [10_000, 100_000, 1_000_000])
-    batches = arguments.batches or ([32] if quick else [32, 128, 256, 512])
+    batches = arguments.batches or ([32] if quick else [32, 256, 512])
     repetitions = arguments.repetitions or (5 if quick else 200)
     cycles = arguments.cycles or (200 if quick else 200_000)
 

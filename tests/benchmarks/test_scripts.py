@@ -143,12 +143,22 @@ def test_nap_overhead(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"projection", "a loop", "Adam"} <= set(figures(capsys.readouterr().out))
 
 
-@pytest.mark.slow
-def test_all_of_them_go_into_one_page_each_in_a_process_of_its_own(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--threads", "1", "--out", str(page)]
-    done = subprocess.run([*command, "--only", "gpu", "nap_overhead"], cwd=ROOT, capture_output=True, text=True)
+def run_all(page: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--threads", "1", "--out", str(page), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    text = page.read_text()
-    assert re.findall(r"^#+ .*", text, re.M) == ["# Benchmarks", "## GPU", "## Cost of the projection"]
-    assert f"torch {torch.__version__}" in text and "1 threads" in text
+    return page.read_text()
+
+
+@pytest.mark.slow
+def test_all_go_into_one_page_and_one_alone_leaves_the_others(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Benchmarks\n\nof another machine\n\n## Replay\n\nof before\n")
+    text = run_all(page, "--only", "gpu", "nap_overhead")
+    headings = ["# Benchmarks", "## Cost of the projection", "## GPU"]
+    assert re.findall(r"^#+ .*", text, re.M) == headings and "of before" not in text
+    words = " ".join(text.split())
+    assert f"torch {torch.__version__}" in words and "1 thread of torch" in words
+    page.write_text(text.replace("| Adam ", "| kept "))
+    text = run_all(page, "--only", "gpu")
+    assert re.findall(r"^#+ .*", text, re.M) == headings and "| kept " in text
