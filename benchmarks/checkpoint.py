@@ -88,13 +88,14 @@ def measure(transitions: int, folder: Path, updates: int, rate: float | None) ->
     trainer, checkpointer = assemble(config, folder)
     stream = Stream(config)
     stream.play(trainer, transitions + 8 * config.env.num_envs)
-    if rate is None:
-        rate = steps_per_second(trainer, updates)
+    measured = steps_per_second(trainer, updates)
+    rate = measured if rate is None else rate
     _, interval = build.parse_every(config.checkpoint.every)
     assert interval is not None
     new = int(rate * interval)
     print(
-        f"{transitions:,} transitions; training makes {rate:.0f} agent steps/s, {new:,} in {interval / 60:.0f} minutes"
+        f"{transitions:,} transitions; {rate:.0f} agent steps/s (measured {measured:.0f}), "
+        f"{new:,} in {interval / 60:.0f} minutes"
     )
     for number in range(4):
         stream.play(trainer, new if number else 0)
