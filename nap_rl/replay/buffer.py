@@ -61,7 +61,8 @@ class Replay:
     """Prioritised n-step replay over a ring of single frames.
 
     Args:
-        capacity: transitions that can be sampled once the ring is full, over all environments.
+        capacity: transitions of a full ring, over all environments. The newest n of each cannot be sampled yet, since
+            their windows are not complete, unless their episode ended.
         num_envs: columns of the ring; `capacity` is divided evenly among them (rounded up).
         frame_shape: shape of one frame, for example (84, 84).
         stack: C, frames in a state.
