@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from nap_rl import cli
-from nap_rl.conf import build, check, schema
+from nap_rl.conf import build, check
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.losses import Munchausen
@@ -19,15 +18,6 @@ from nap_rl.nap import scale_invariance
 AGENTS = sorted(path.stem for path in (Path(check.__file__).parent / "agent").glob("*.yaml"))
 
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _types() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cli, "CONF", "nap_rl.conf")
-        schema.register()
-        cli.register_resolvers()
-        yield
 
 
 def checked(*overrides: str) -> Config:

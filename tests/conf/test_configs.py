@@ -20,15 +20,6 @@ CONF = Path(check.__file__).parent
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]  # fits any machine that runs the tests
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _types() -> Iterator[None]:
-    schema.register()
-    cli.register_resolvers()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cli, "CONF", "nap_rl.conf")
-        yield
-
-
 def checked(*overrides: str) -> Config:
     return to_config(cli.compose("config", list(overrides)))
 

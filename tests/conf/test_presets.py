@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,15 +13,6 @@ from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _types() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cli, "CONF", "nap_rl.conf")
-        schema.register()
-        cli.register_resolvers()
-        yield
 
 
 def checked(*overrides: str) -> Config:

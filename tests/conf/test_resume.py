@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,6 @@ from nap_rl.conf.resume import plan
 from nap_rl.conf.schema import Config
 
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "schedule=linear", "frames=8000"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _types() -> Iterator[None]:
-    schema.register()
-    cli.register_resolvers()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cli, "CONF", "nap_rl.conf")
-        yield
 
 
 def configured(overrides: list[str]) -> Config:

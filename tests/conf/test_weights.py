@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from nap_rl import checkpoint, cli
-from nap_rl.conf import build, schema
+from nap_rl.conf import build
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 
@@ -18,15 +17,6 @@ TINY = [
     *("agent.torso=data_efficient", "agent.hidden=8", "replay.capacity=2000", "agent.min_replay_steps=1000"),
     "compile=off",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _types() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cli, "CONF", "nap_rl.conf")
-        schema.register()
-        cli.register_resolvers()
-        yield
 
 
 def checked(*overrides: str) -> Config:

@@ -1,0 +1,19 @@
+"""What composing a configuration needs: the training's types and resolvers, known to Hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nap_rl import cli
+from nap_rl.conf import schema
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _types() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cli, "CONF", "nap_rl.conf")
+        schema.register()
+        cli.register_resolvers()
+        yield
