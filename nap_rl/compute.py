@@ -28,8 +28,8 @@ def pick_precision(name: str) -> torch.dtype:
 def pick_compile(name: str, updates: float) -> bool:
     """Whether to compile: `on`, `off`, or `auto`, which compiles runs of `WORTH_COMPILING` updates or more.
 
-    Without a C++ compiler nothing is compiled; `on` warns of that. Compiled graphs are kept in the user's cache folder,
-    so that the next run of the same network starts at once.
+    Where it would compile and there is no C++ compiler, a warning says so and nothing is compiled. Compiled graphs are
+    kept in the user's cache folder, so that the next run of the same network starts at once.
 
     Raises:
         ValueError: another name.
