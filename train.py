@@ -35,7 +35,7 @@ from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
 from nap_rl.logging import Progress, RunLog
 from nap_rl.nap import weight_groups
-from nap_rl.runtime import StopSignals, keep_freed_memory, pick_device, sole_owner
+from nap_rl.runtime import StopSignals, flush_denormals, keep_freed_memory, pick_device, sole_owner
 
 DIVERGED, CANNOT_WRITE, EMULATOR_DIED = 3, 4, 5
 
@@ -76,6 +76,7 @@ def job(resume: Resume, node: DictConfig) -> int:
         print(f"{folder} is finished: {resume.meta['frames']:,} frames are played. frames= with more goes on.")
         return 0
     keep_freed_memory()
+    flush_denormals()
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         display = stack.enter_context(Progress(config.frames or 0))

@@ -37,6 +37,16 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
+def flush_denormals() -> None:
+    """Let this thread, and those it starts, take numbers below 1.2e-38 for zero, where the CPU can.
+
+    Adam's moments of a weight that gets no gradient (of a dead unit, say) halve every few updates until they are that
+    small, and then each operation on them takes a hundred times as long: the Adam step of a data-efficient Rainbow on
+    a game took 5.9 ms instead of 0.7, a third of all its training.
+    """
+    torch.set_flush_denormal(True)
+
+
 def available_memory() -> int | None:
     """Bytes that a new process can take without swapping, or None where the system does not tell."""
     limits = []
