@@ -7,6 +7,7 @@ whether two passes share a draw.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,10 +62,7 @@ class NoisyLinear(nn.Module):
 
     def sample_noise(self, generator: torch.Generator | None = None, rows: int | None = None) -> LayerNoise:
         """One draw shared by a whole batch or, given `rows`, an independent one for each row."""
-        size = self.in_features + self.out_features
-        shape = (size,) if rows is None else (rows, size)
-        eps = scale_noise(torch.randn(shape, generator=generator, device=self.weight_mu.device))
-        return eps[..., : self.in_features], eps[..., self.in_features :]
+        return sample_noise([self], generator, rows)[0]
 
     def forward(self, x: Tensor, noise: LayerNoise | None = None) -> Tensor:
         """x [B, in_features] -> [B, out_features]; without noise, the mean weights."""
@@ -83,3 +81,14 @@ class NoisyLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, sigma0={self.sigma0}"
+
+
+def sample_noise(
+    layers: Sequence[NoisyLinear], generator: torch.Generator | None = None, rows: int | None = None
+) -> list[LayerNoise]:
+    """An independent draw for each layer, all taken from one call: a network has many small ones."""
+    sizes = [size for layer in layers for size in (layer.in_features, layer.out_features)]
+    shape = (sum(sizes),) if rows is None else (rows, sum(sizes))
+    eps = scale_noise(torch.randn(shape, generator=generator, device=layers[0].weight_mu.device))
+    parts = torch.split(eps, sizes, dim=-1)
+    return list(zip(parts[::2], parts[1::2], strict=True))

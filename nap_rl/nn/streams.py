@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nap_rl.nn.noisy import LayerNoise, NoisyLinear
+from nap_rl.nn.noisy import LayerNoise, NoisyLinear, sample_noise
 
 Noise = Sequence[LayerNoise]
 """One (eps_in, eps_out) for every noisy layer of a network, in the order of `Streams.noisy_layers`."""
@@ -61,7 +61,8 @@ class Streams(nn.Module):
 
     def sample_noise(self, generator: torch.Generator | None = None, rows: int | None = None) -> Noise | None:
         """Independent noise for each noisy layer (and each of `rows`, if given); None where no layer is noisy."""
-        return [layer.sample_noise(generator, rows) for layer in self.noisy_layers()] or None
+        layers = self.noisy_layers()
+        return sample_noise(layers, generator, rows) if layers else None
 
     def forward(self, features: Tensor, noise: Noise | None = None) -> Tensor:
         """features [B, F] -> [B, A, N]."""
