@@ -69,7 +69,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, help="of training before anything is measured")
     arguments = parser.parse_args(argv)
     measure.prepare(1)  # the flag is a thread's own: a pool of threads would keep what it began with
-    torch.set_flush_denormal(False)
     updates = arguments.updates or (50 if arguments.quick else 4_000)
     repetitions = arguments.repetitions or (5 if arguments.quick else 30)
 

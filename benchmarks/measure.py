@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nap_rl.runtime import flush_denormals, keep_freed_memory
+from nap_rl.runtime import keep_freed_memory
 
 Times = dict[str, list[float]]
 """Milliseconds, or any figure, of each variant: the k-th of all were taken in the same turn."""
@@ -33,8 +33,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def prepare(threads: int) -> None:
-    """For all in this process alike, peers included: threads, freed memory that stays, tiny numbers that are zero."""
-    flush_denormals()  # first: threads that are there already keep what they began with
+    """For all in this process alike, peers included: threads, and freed memory stays with the process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     keep_freed_memory()
