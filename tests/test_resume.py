@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,21 @@ def test_kill_9_and_resume_is_the_run_that_was_never_killed(whole: Path, tmp_pat
     assert summary(folder)["visits"] == summary(whole)["visits"] and summary(folder)["status"] == "finished"
     code, out, _ = finish(start(f"resume={folder}"))
     assert code == 0 and f"is finished: {FRAMES:,} frames are played" in out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_too_a_killed_run_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    settings, folder = ("compile=on", "precision=bf16"), tmp_path / "killed"
+    code, _, err = finish(new(tmp_path / "whole", *settings))
+    assert code == 0 and "uncompiled" not in err, err
+    process = new(folder, *settings)
+    wait_for(folder / "checkpoints" / name(640), process)
+    process.kill()
+    process.communicate()
+    code, _, err = finish(start(f"resume={folder}"))
+    assert code == 0, err
+    assert fingerprint(folder) == fingerprint(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,6 +215,18 @@ def test_one_seed_gives_the_same_numbers_to_the_last_digit_evaluated_during_trai
     assert timeless(nap) == timeless(nap_again)
     assert nap.rows("episodes.csv") == nap_again.rows("episodes.csv")
     assert nap.summary["weights_sha256"] == nap_again.summary["weights_sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_too_one_seed_gives_the_same_numbers_to_the_last_digit(precision: str, tmp_path: Path) -> None:
+    settings = ("agent.nap=true", "compile=on", f"precision={precision}")
+    first, second = (trained(tmp_path / name, *settings) for name in ("first", "second"))
+    assert first.code == second.code == 0 and "uncompiled" not in first.err
+    assert timeless(first) == timeless(second)
+    assert first.rows("episodes.csv") == second.rows("episodes.csv")
+    assert first.summary["weights_sha256"] == second.summary["weights_sha256"]
 
 
 def test_evaluations_during_training_are_whole_episodes_of_the_game_at_hand_in_csv_and_tensorboard(
