@@ -26,6 +26,7 @@ from nap_rl.agents import FrameStack
 from nap_rl.conf import build
 from nap_rl.envs import AtariEnvs, Protocol
 from nap_rl.envs.atari import vector_env
+from nap_rl.envs.sequential import RESEED_STEPS
 from nap_rl.runtime import pick_device
 
 ACTIONS = 6  # of Pong
@@ -39,7 +40,8 @@ def actions(num_envs: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
 
 
 def ours(num_envs: int, threads: int) -> Runner:
-    env, drawn = AtariEnvs("pong", num_envs, threads=min(threads, num_envs)), actions(num_envs)
+    env = AtariEnvs("pong", num_envs, reseed_steps=RESEED_STEPS, threads=min(threads, num_envs))
+    drawn = actions(num_envs)
     env.reset()
     return partial(_repeat, env.step, drawn), env.close
 
@@ -111,7 +113,7 @@ def acting(threads: int, repetitions: int, num_envs: int = 8) -> list[list[objec
         "Rainbow": ["agent=rainbow"],
         "DQN": ["agent=dqn"],
     }.items():
-        env = AtariEnvs("pong", num_envs, threads=threads)
+        env = AtariEnvs("pong", num_envs, reseed_steps=RESEED_STEPS, threads=threads)
         config = compose(*overrides, "replay.capacity=50000", "device=cpu")
         agent, _ = build.build_agent(config, env.num_actions, pick_device("cpu"))
         stack, state = FrameStack(num_envs), [env.reset(), np.ones(num_envs, dtype=bool)]

@@ -1,7 +1,8 @@
 """One Atari game in N environments that step together, over ale-py's threaded C++ vector environment.
 
-Frames come single and unstacked, rewards raw, and every episode is a function of (game, seed, actions): each starts
-from a seed of its own, which fixes its no-op start and its sticky actions.
+Frames come single and unstacked, rewards raw, and an environment is a function of (game, seed, actions). A seed fixes
+no-op starts and sticky actions. Giving an emulator a new one takes 80 ms, a hundred steps' time: it is given one for
+each episode where episodes have to be played again singly, and else only now and then.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Protocol:
 
 
 class EmulatorError(RuntimeError):
-    """An emulator failed; names the game, and of each environment the seed and the agent steps of its episode."""
+    """An emulator failed; names the game, and of each environment its seed and the agent steps since it was seeded."""
 
 
 class Episode(NamedTuple):
@@ -75,7 +76,9 @@ class AtariEnvs:
         game: ale-py's name, for example "pong".
         num_envs: N.
         protocol: how the game is played.
-        seed: with the environment's index and the number of its episode, seeds each episode.
+        seed: with the environment's index and the number of its episode, seeds its emulator.
+        reseed_steps: agent steps that an emulator plays before the next episode is begun from a new seed; until then
+            episodes go on from where its random stream is. 0: each episode has a seed of its own.
         threads: of the emulators; by default as many as there are cores, N at most.
 
     Raises:
@@ -83,7 +86,14 @@ class AtariEnvs:
     """
 
     def __init__(
-        self, game: str, num_envs: int, protocol: Protocol | None = None, *, seed: int = 0, threads: int = 0
+        self,
+        game: str,
+        num_envs: int,
+        protocol: Protocol | None = None,
+        *,
+        seed: int = 0,
+        reseed_steps: int = 0,
+        threads: int = 0,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"env.num_envs is {num_envs}, expected 1 or more")
@@ -92,17 +102,19 @@ class AtariEnvs:
         self.num_envs = num_envs
         self.protocol = protocol
         self.seed = seed
+        self.reseed_steps = reseed_steps
         self._envs = vector_env(game, num_envs, protocol, threads=threads or min(num_envs, os.cpu_count() or 1))
         self.num_actions = len(self._envs.ale.get_action_set())
         self._episodes = np.zeros(num_envs, dtype=np.int64)  # begun in each environment
+        self._seeded = np.zeros(num_envs, dtype=np.int64)  # of these, up to the last one that was begun from a seed
         self._lives = np.zeros(num_envs, dtype=np.int64)
         self._scores = np.zeros(num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)
-        self._actions = [bytearray() for _ in range(num_envs)]  # of each environment's episode so far
+        self._actions = [bytearray() for _ in range(num_envs)]  # of each environment since it was seeded
 
     def reset(self) -> Frames:
-        """Begin an episode in every environment: [N, 84, 84] uint8."""
-        return self._begin(np.ones(self.num_envs, dtype=bool))
+        """Begin an episode in every environment, from a seed: [N, 84, 84] uint8."""
+        return self._begin(np.ones(self.num_envs, dtype=bool), seeded=True)
 
     def step(self, actions: npt.NDArray[np.int64]) -> Step:
         """One agent step (4 frames) with actions [N]; where an episode ends, the next begins at once."""
@@ -123,7 +135,7 @@ class AtariEnvs:
             for env in np.flatnonzero(ended)
         ]
         return Step(
-            frames=self._begin(ended) if ended.any() else last_frames,
+            frames=self._begin_after(ended) if ended.any() else last_frames,
             last_frames=last_frames,
             rewards=rewards.astype(np.float32),
             discounts=(~over).astype(np.float32),
@@ -133,17 +145,17 @@ class AtariEnvs:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of each environment's episode and the actions played in it: an episode is a function of these."""
+        """Of each environment the episode that began from a seed, and the actions since: it is a function of these."""
         return {
-            "episodes": self._episodes.tolist(),
+            "episodes": self._seeded.tolist(),
             "lengths": [len(played) for played in self._actions],
             "actions": np.frombuffer(b"".join(self._actions), dtype=np.uint8).copy(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Frames:
-        """Play the saved episodes again up to where they were: the frames [N, 84, 84] that they show there.
+        """Play again, from the seeds on, up to where it was: the frames [N, 84, 84] that are shown there.
 
-        All environments step together, so that a shorter episode begins later, after steps of no account:
+        All environments step together, so that one with fewer actions begins later, after steps of no account:
 
             env 0   * * * * * *          6 actions
             env 1   . . . . * *          2 actions: begun after 4 steps
@@ -158,7 +170,7 @@ class AtariEnvs:
             begins = longest - lengths == t
             if begins.any():
                 self._episodes[begins] = np.array(state["episodes"])[begins] - 1
-                frames = self._begin(begins)
+                frames = self._begin(begins, seeded=True)
             if t < longest:
                 actions = np.array([past[t - longest] if len(past) >= longest - t else 0 for past in played])
                 frames = self.step(actions).frames
@@ -174,18 +186,29 @@ class AtariEnvs:
         except Exception as error:
             playing = [
                 f"environment {env}: seed {episode_seed(self.seed, env, int(episode) - 1)}, step {len(played)}"
-                for env, (episode, played) in enumerate(zip(self._episodes, self._actions, strict=True))
+                for env, (episode, played) in enumerate(zip(self._seeded, self._actions, strict=True))
             ]
             raise EmulatorError(f"an emulator of {self.game} died ({'; '.join(playing)}): {error}") from error
 
-    def _begin(self, mask: Flags) -> Frames:
+    def _begin_after(self, ended: Flags) -> Frames:
+        """New episodes where one `ended`, from a seed where it is time for one; the others show what they showed."""
+        due = ended & np.array([len(played) >= self.reseed_steps for played in self._actions])
+        masks = ((due, True), (ended & ~due, False))
+        frames = [self._begin(mask, seeded) for mask, seeded in masks if mask.any()]
+        return frames[-1]
+
+    def _begin(self, mask: Flags, seeded: bool) -> Frames:
         """New episodes where `mask`; the other environments show what they showed."""
         envs = np.flatnonzero(mask)
         seeds = [episode_seed(self.seed, int(env), int(self._episodes[env])) for env in envs]
-        frames, info = self._guarded(self._envs.reset, seed=np.array(seeds), options={"reset_mask": mask})
+        frames, info = self._guarded(
+            self._envs.reset, seed=np.array(seeds) if seeded else None, options={"reset_mask": mask}
+        )
         self._episodes[envs] += 1
-        for env in envs:
-            self._actions[env].clear()
+        if seeded:
+            self._seeded[envs] = self._episodes[envs]
+            for env in envs:
+                self._actions[env].clear()
         self._lives[envs] = info["lives"][envs]
         self._scores[envs] = 0.0
         self._steps[envs] = 0

@@ -15,6 +15,9 @@ import numpy.typing as npt
 from nap_rl.envs.atari import FRAME_SKIP, AtariEnvs, Frames, Protocol, Step
 from nap_rl.envs.games import check_games
 
+RESEED_STEPS = 5_000
+"""Agent steps of an environment between two seeds of its emulator, which bounds what a resumed run plays again."""
+
 
 class Visit(NamedTuple):
     """One stay in one game."""
@@ -121,4 +124,11 @@ class SequentialAtari:
     def _open(self) -> AtariEnvs:
         # A visit has seeds of its own: coming back to a game does not replay the episodes of the first visit.
         seed = int(np.random.SeedSequence([self.seed, self.visit.number]).generate_state(1)[0])
-        return AtariEnvs(self.visit.game, self.num_envs, self.protocol, seed=seed, threads=self.threads)
+        return AtariEnvs(
+            self.visit.game,
+            self.num_envs,
+            self.protocol,
+            seed=seed,
+            reseed_steps=RESEED_STEPS,
+            threads=self.threads,
+        )

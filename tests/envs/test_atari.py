@@ -130,8 +130,9 @@ def test_environments_and_episodes_have_seeds_of_their_own() -> None:
     assert len({frame.tobytes() for frame in frames}) >= 4  # other no-op starts, other pictures
 
 
-def test_the_episodes_of_one_environment_do_not_repeat_each_other() -> None:
-    envs = AtariEnvs("asterix", 1, Protocol(max_episode_frames=160), seed=0)
+@pytest.mark.parametrize("reseed_steps", [0, 100])
+def test_the_episodes_of_one_environment_do_not_repeat_each_other(reseed_steps: int) -> None:
+    envs = AtariEnvs("asterix", 1, Protocol(max_episode_frames=160), seed=0, reseed_steps=reseed_steps)
     episodes, frames = [b""], envs.reset()
     for _ in range(200):
         step = envs.step(np.zeros(1, dtype=np.int64))
@@ -140,7 +141,7 @@ def test_the_episodes_of_one_environment_do_not_repeat_each_other() -> None:
         if step.ended[0]:
             episodes.append(b"")
     envs.close()
-    assert len(episodes) >= 5 and len(set(episodes)) == len(episodes)
+    assert len(episodes) >= 5 and len(set(episodes)) >= len(episodes) - 1  # two of five may have as many no-ops, of 30
 
 
 def test_the_first_frame_of_the_next_episode_is_not_the_last_one_of_the_old() -> None:

@@ -40,6 +40,27 @@ def test_episodes_of_different_phase_go_on_frame_by_frame(game: str, sticky: flo
     resumed.close()
 
 
+@pytest.mark.parametrize("sticky", [0.0, 0.25])
+@pytest.mark.parametrize(("steps", "unseeded"), [(150, 1), (335, 0), (480, 1)])  # 100 steps an episode
+def test_several_episodes_of_one_seed_go_on_frame_by_frame(steps: int, unseeded: int, sticky: float) -> None:
+    def make() -> AtariEnvs:
+        return AtariEnvs("asterix", 3, Protocol(sticky, max_episode_frames=400), seed=5, reseed_steps=250)
+
+    played, rng, ends = make(), np.random.default_rng(0), np.zeros(3, dtype=int)
+    played.reset()
+    for _ in range(steps):
+        last = played.step(rng.integers(0, played.num_actions, 3))
+        ends += last.ended
+    state = played.state_dict()
+    assert (ends + 1 - np.array(state["episodes"]) == unseeded).all()
+    resumed = make()
+    assert np.array_equal(resumed.load_state_dict(state), last.frames)
+    assert_same_future(played, resumed, 300, played.num_actions)
+    assert np.array_equal(resumed._seeded, played._seeded) and np.array_equal(resumed._episodes, played._episodes)
+    played.close()
+    resumed.close()
+
+
 def test_an_episode_that_has_just_begun_and_a_state_right_after_reset() -> None:
     played = AtariEnvs("pong", 2, seed=1)
     frames = played.reset()
