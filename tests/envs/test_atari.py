@@ -132,7 +132,8 @@ def test_environments_and_episodes_have_seeds_of_their_own() -> None:
 
 @pytest.mark.parametrize("reseed_steps", [0, 100])
 def test_the_episodes_of_one_environment_do_not_repeat_each_other(reseed_steps: int) -> None:
-    envs = AtariEnvs("asterix", 1, Protocol(max_episode_frames=160), seed=0, reseed_steps=reseed_steps)
+    # No-op starts are one of 30, so that two episodes of six agree now and then: under this seed none do.
+    envs = AtariEnvs("asterix", 1, Protocol(max_episode_frames=160), seed=3, reseed_steps=reseed_steps)
     episodes, frames = [b""], envs.reset()
     for _ in range(200):
         step = envs.step(np.zeros(1, dtype=np.int64))
@@ -141,7 +142,7 @@ def test_the_episodes_of_one_environment_do_not_repeat_each_other(reseed_steps: 
         if step.ended[0]:
             episodes.append(b"")
     envs.close()
-    assert len(episodes) >= 5 and len(set(episodes)) >= len(episodes) - 1  # two of five may have as many no-ops, of 30
+    assert len(episodes) >= 5 and len(set(episodes)) == len(episodes)
 
 
 def test_the_first_frame_of_the_next_episode_is_not_the_last_one_of_the_old() -> None:
