@@ -39,7 +39,8 @@ class Envs(Protocol):
     @property
     def switch_is_due(self) -> bool: ...
     def reset(self) -> npt.NDArray[np.uint8]: ...
-    def step(self, actions: npt.NDArray[np.int64]) -> Step: ...
+    def send(self, actions: npt.NDArray[np.int64]) -> None: ...
+    def recv(self) -> Step: ...
     def switch(self) -> npt.NDArray[np.uint8]: ...
     def close(self) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -84,6 +85,8 @@ class Trainer:
         self.log = log
         self.display = display
         self.evaluator = evaluator
+        # On a GPU the updates run while the emulators step; on a CPU the two would want the same cores.
+        self.overlap = agent.device.type != "cpu"
         self.monitor = LayerMonitor(agent.network, agent.optimizer)
         self.stack = FrameStack(env.num_envs, agent.replay.stack, tuple(agent.replay.frames.shape[1:]))
         self.agent_steps = 0
@@ -118,11 +121,15 @@ class Trainer:
         while self.frames < self.config.frames and not stop():
             stacks = self.stack.push(self._frames, self._first)
             actions = self.agent.act(stacks, self._epsilon())
-            step = self.env.step(actions)
+            self.env.send(actions)
+            self.agent_steps += self.env.num_envs
+            if self.overlap:
+                self._learn()
+            step = self.env.recv()
             self._store(self._frames, actions, step, self._first)
             self._record(step)
-            for _ in range(self._updates_due()):
-                self._update()
+            if not self.overlap:
+                self._learn()
             self._evaluate_if_due()
             if self.env.visit is not self._visit:
                 self._switch()
@@ -140,7 +147,10 @@ class Trainer:
         if step.ended.any():
             envs = np.flatnonzero(step.ended)
             replay.end_episode(step.last_frames[envs], envs)
-        self.agent_steps += self.env.num_envs
+
+    def _learn(self) -> None:
+        for _ in range(self._updates_due()):
+            self._update()
 
     def _updates_due(self) -> int:
         """So many that updates keep their ratio to transitions."""

@@ -4,15 +4,19 @@
 
 One update of 32 transitions to 4 agent steps for everybody (SB3's `train_freq` counts vector steps: it is set so that
 the ratio holds), 8 environments where nothing else is said. The replays are filled to where learning begins before
-anything is measured. `agent=dqn` has SB3's own network, batch and clipping.
+anything is measured. `agent=dqn` has SB3's own network, batch and clipping. SB3's DQN runs twice: in this process,
+where the C library keeps freed memory as it does for ours, and in one of its own, as whoever uses SB3 has it.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 
@@ -23,6 +27,13 @@ from nap_rl.agents import Trainer
 GAME, BATCH, CAPACITY = "pong", 32, 20_000
 RAINBOW, RAINBOW_NAP = ("agent=rainbow",), ("agent=rainbow", "agent.nap=true")
 DQN_AS_SB3 = ("agent=dqn", "agent.max_grad_norm=10", "agent.epsilon={start: 0.05, end: 0.05, over_frames: 1}")
+AGENTS = {
+    "Rainbow + NaP": RAINBOW_NAP,
+    "Rainbow": RAINBOW,
+    "DQN + NaP": (*DQN_AS_SB3, "agent.nap=true"),
+    "DQN": DQN_AS_SB3,
+}
+ALONE = "SB3 DQN, by itself"
 Run = Callable[[int], int]  # so many agent steps, and how many it was: a whole step of all environments
 
 
@@ -59,9 +70,32 @@ def theirs(kind: type[DQN] | type[QRDQN], num_envs: int, fill: int, subprocesses
     return run
 
 
+class Alone:
+    """SB3's DQN in a process of its own, which works when it is called."""
+
+    def __init__(self, fill: int, threads: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, remote = spawn.Pipe()
+        spawn.Process(target=_serve, args=(remote, fill, threads), daemon=True).start()
+        self.connection.recv()  # it is ready
+
+    def __call__(self, steps: int) -> int:
+        self.connection.send(steps)
+        return int(self.connection.recv())
+
+
+def _serve(connection: Connection, fill: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run = theirs(DQN, 8, fill)
+    connection.send(0)
+    while True:
+        connection.send(run(connection.recv()))
+
+
 def contenders(folder: Path, fill: int, compiled: bool) -> dict[str, Run]:
     """Everybody, ready to learn. Those with processes of their own first, which are forked before there are threads."""
     runs: dict[str, Run] = {
+        ALONE: Alone(fill, torch.get_num_threads()),
         "SB3 DQN, SubprocVecEnv": theirs(DQN, 8, fill, subprocesses=True),
         "SB3 DQN": theirs(DQN, 8, fill),
         "SB3 DQN, 1 environment": theirs(DQN, 1, fill),
@@ -69,7 +103,7 @@ def contenders(folder: Path, fill: int, compiled: bool) -> dict[str, Run]:
     }
     for precision, settings in PRECISIONS.items():
         if compiled or "compiled" not in precision:
-            for name, overrides in {"Rainbow + NaP": RAINBOW_NAP, "Rainbow": RAINBOW, "DQN": DQN_AS_SB3}.items():
+            for name, overrides in AGENTS.items():
                 where = folder / f"{name}-{precision}"
                 runs[f"nap_rl {name}, {precision}"] = ours(where, fill, *overrides, *settings)[0]
     return runs
@@ -90,7 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         "## End to end",
         "Agent steps a second of whole training on Pong (acting, stepping, storing, one update of 32 to 4 steps), "
         f"8 environments where nothing else is said, learning begun; medians of {turns} turns. `x` is the median over "
-        "SB3's DQN with 8 environments in the same turn; 200M frames are 50M agent steps.",
+        "SB3's DQN with 8 environments in the same turn, `x alone` over the same DQN in a process of its own, without "
+        "the memory setting that ours has; 200M frames are 50M agent steps.",
     )
     with tempfile.TemporaryDirectory() as folder:
         runs = contenders(Path(folder), arguments.fill, compiled)
@@ -98,15 +133,18 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     for name in runs:
         rate = measure.median(rates, name)
-        rows.append([name, rate, 1e3 / rate, measure.ratio(rates, name, "SB3 DQN"), 50e6 / rate / 86_400])
-    print(measure.table(["training", "agent steps/s", "ms a step", "x", "days for 200M frames"], rows), end="\n\n")
+        ratios = [measure.ratio(rates, name, sb3) for sb3 in ("SB3 DQN", ALONE)]
+        rows.append([name, rate, 1e3 / rate, *ratios, 50e6 / rate / 86_400])
+    header = ["training", "agent steps/s", "ms a step", "x", "x alone", "days for 200M frames"]
+    print(measure.table(header, rows), end="\n\n")
     pairs = []
     for precision in PRECISIONS:
-        on, off = (f"nap_rl {name}, {precision}" for name in ("Rainbow + NaP", "Rainbow"))
-        if on in runs:
-            pairs.append([precision, f"{measure.ratio(rates, off, on) - 1:+.1%}"])
+        for agent in ("Rainbow", "DQN"):
+            on, off = f"nap_rl {agent} + NaP, {precision}", f"nap_rl {agent}, {precision}"
+            if on in runs:
+                pairs.append([f"{agent}, {precision}", f"{measure.ratio(rates, off, on) - 1:+.1%}"])
     measure.say("What NaP (LayerNorm, and projection at every update) adds to the time of an agent step, within turns:")
-    print(measure.table(["Rainbow", "NaP on over off"], pairs))
+    print(measure.table(["agent", "NaP on over off"], pairs))
 
 
 if __name__ == "__main__":

@@ -118,11 +118,18 @@ class AtariEnvs:
 
     def step(self, actions: npt.NDArray[np.int64]) -> Step:
         """One agent step (4 frames) with actions [N]; where an episode ends, the next begins at once."""
-        frames, rewards, terminated, truncated, info = self._guarded(
-            self._envs.step, np.asarray(actions, dtype=np.int64)
-        )
+        self.send(actions)
+        return self.recv()
+
+    def send(self, actions: npt.NDArray[np.int64]) -> None:
+        """Begin a step: the emulators play in their own threads until `recv`, which has to come next."""
+        self._guarded(self._envs.send, np.asarray(actions, dtype=np.int64))
         for played, action in zip(self._actions, actions.tolist(), strict=True):
             played.append(action)
+
+    def recv(self) -> Step:
+        """What the step that `send` began led to."""
+        frames, rewards, terminated, truncated, info = self._guarded(self._envs.recv)
         last_frames = frames[:, 0]
         ended: Flags = terminated | truncated
         lost_life = info["lives"] < self._lives

@@ -85,7 +85,16 @@ class SequentialAtari:
 
     def step(self, actions: npt.NDArray[np.int64]) -> Step:
         """As `AtariEnvs.step`; at a switch every environment ends its episode, with its discount kept."""
-        step = self._envs.step(actions)
+        self.send(actions)
+        return self.recv()
+
+    def send(self, actions: npt.NDArray[np.int64]) -> None:
+        """The first half of `step`: see `AtariEnvs.send`."""
+        self._envs.send(actions)
+
+    def recv(self) -> Step:
+        """The second half of `step`."""
+        step = self._envs.recv()
         self.frames += self.num_envs * FRAME_SKIP
         if not self.switch_is_due:
             return step

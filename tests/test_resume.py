@@ -275,14 +275,14 @@ ValueAgent.update = poisoned"""
 def test_an_emulator_that_dies_ends_the_run_with_5_and_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     patch = """
-step, count = AtariEnvs.step, 0
-def dying(self, actions):
+recv, count = AtariEnvs.recv, 0
+def dying(self):
     global count
     count += 1
     if count == 30:
-        self._envs.step = lambda actions: (_ for _ in ()).throw(RuntimeError("worker gone"))
-    return step(self, actions)
-AtariEnvs.step = dying"""
+        self._envs.recv = lambda: (_ for _ in ()).throw(RuntimeError("worker gone"))
+    return recv(self)
+AtariEnvs.recv = dying"""
     code, _, err = finish(new(folder, code=BROKEN.format(patch=patch)))
     assert code == 5 and "Traceback" not in err
     assert "an emulator of pong died (environment 0: seed " in summary(folder)["reason"]

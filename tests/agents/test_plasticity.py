@@ -114,7 +114,10 @@ class Pictures:
     def reset(self) -> npt.NDArray[np.uint8]:
         return self.rng.integers(0, 256, (4, 2)).astype(np.uint8)
 
-    def step(self, actions: npt.NDArray[np.int64]) -> Step:
+    def send(self, actions: npt.NDArray[np.int64]) -> None:
+        pass
+
+    def recv(self) -> Step:
         no, frames = np.zeros(4, dtype=bool), self.reset()
         rewards = self.rng.normal(size=4).astype(np.float32)
         return Step(frames, frames, rewards, np.ones(4, dtype=np.float32), no, no, [])

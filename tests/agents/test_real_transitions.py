@@ -66,36 +66,44 @@ def transition(steps: list[Seen], t: int) -> tuple[list[Frame], int, float, floa
     return stacked(steps, t), steps[t].action, total, product, stacked(steps, t + N)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 def test_stored_transitions_of_two_games_with_lost_lives_caps_and_a_switch_are_those_that_happened(
-    tmp_path: Path,
+    tmp_path: Path, overlap: bool
 ) -> None:
     config = to_config(cli.compose("config", SETTINGS))
     env = build.build_env(config)
     agent, projector = build.build_agent(config, env.num_actions, torch.device("cpu"))
     steps: list[list[Seen]] = [[], []]
     shown = np.zeros((2, 84, 84), dtype=np.uint8)
-    reset, step = env.reset, env.step
+    reset, send, recv = env.reset, env.send, env.recv
+    sent = np.zeros(2, dtype=np.int64)
 
     def watched_reset() -> Frame:
         shown[:] = reset()
         return shown.copy()
 
-    def watched_step(actions: npt.NDArray[np.int64]) -> Step:
-        result = step(actions)
+    def watched_send(actions: npt.NDArray[np.int64]) -> None:
+        sent[:] = actions
+        send(actions)
+
+    def watched_recv() -> Step:
+        result = recv()
         for e in range(2):
             last = result.last_frames[e].copy() if result.ended[e] else None
-            seen = Seen(shown[e].copy(), int(actions[e]), float(result.rewards[e]), float(result.discounts[e]), last)
+            seen = Seen(shown[e].copy(), int(sent[e]), float(result.rewards[e]), float(result.discounts[e]), last)
             steps[e].append(seen)
         shown[:] = result.frames
         return result
 
-    watched: Any = {"reset": watched_reset, "step": watched_step}
+    watched: Any = {"reset": watched_reset, "send": watched_send, "recv": watched_recv}
     for name, method in watched.items():
         setattr(env, name, method)
     with RunLog(tmp_path, tensorboard=False) as log:
         display = Progress(config.frames or 0, stream=io.StringIO())
         settings = build.build_trainer_config(config)
-        Trainer(env, agent, settings, games=["x"], projector=projector, log=log, display=display).run()
+        trainer = Trainer(env, agent, settings, games=["x"], projector=projector, log=log, display=display)
+        trainer.overlap = overlap
+        trainer.run()
     env.close()
 
     everything = [seen for of_env in steps for seen in of_env]

@@ -39,7 +39,10 @@ class CountingEnvs:
     def reset(self) -> npt.NDArray[np.uint8]:
         return self.picture()
 
-    def step(self, actions: npt.NDArray[np.int64]) -> Step:
+    def send(self, actions: npt.NDArray[np.int64]) -> None:
+        pass
+
+    def recv(self) -> Step:
         self.frames += 4 * self.num_envs
         self.ages += 1
         over = self.ages == self.length
@@ -117,6 +120,28 @@ def test_updates_count_transitions_and_not_vector_steps(
     before = [sum(update["frames"] <= frames for update in run.updates) for frames in range(0, 961, 4 * num_envs)]
     steps = range(0, 241, num_envs)
     assert before == [max(math.floor((step - 40) / every), 0) for step in steps]
+
+
+def test_updates_that_overlap_the_emulators_are_as_many_at_the_same_frames_and_do_not_see_the_step_in_flight(
+    make_agent: Make, tmp_path: Path
+) -> None:
+    after, during = (Run(tmp_path / name, make_agent(num_envs=3), CONFIG) for name in ("after", "during"))
+    during.trainer.overlap = True  # as on a GPU
+    transitions: dict[str, list[int]] = {"after": [], "during": []}
+    for name, run in (("after", after), ("during", during)):
+        update, written, steps = run.agent.update, transitions[name], run.env.steps
+
+        def counted(importance: float, run: Run = run, update: Any = update, written: list[int] = written) -> Update:
+            written.append(int(run.agent.replay.counts[0]))
+            assert len(run.env.steps) * 12 == run.trainer.frames - (12 if run.trainer.overlap else 0)
+            return update(importance)  # type: ignore[no-any-return]
+
+        run.agent.update = counted  # type: ignore[method-assign]
+        run.trainer.run()
+        assert len(steps) * 12 == run.trainer.frames == 2_004
+    assert during.updates == after.updates and len(after.updates) > 100
+    # A column of the ring is a step behind, or a step and the last frame of an episode that the step ended.
+    assert {a - d for a, d in zip(transitions["after"], transitions["during"], strict=True)} == {1, 2}
 
 
 def test_a_run_ends_at_the_first_step_that_reaches_its_frames(make_agent: Make, tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ def test_a_seed_repeats_the_whole_run_and_another_does_not() -> None:
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
 
 
+def test_a_step_in_two_halves_is_the_same_step() -> None:
+    whole, halves = (AtariEnvs("breakout", 2, seed=3) for _ in range(2))
+    assert np.array_equal(whole.reset(), halves.reset())
+    for actions, step in play(whole, 200):
+        halves.send(actions)
+        for one, other in zip(halves.recv(), step, strict=True):
+            assert np.array_equal(one, other)
+    whole.close()
+    halves.close()
+
+
 def test_environments_and_episodes_have_seeds_of_their_own() -> None:
     seeds = {episode_seed(seed, env, episode) for seed in range(10) for env in range(10) for episode in range(10)}
     assert len(seeds) == 1_000

@@ -107,12 +107,12 @@ def test_an_emulator_that_dies_is_named_with_its_game_seed_and_step(monkeypatch:
     def died(*arguments: Any) -> None:
         raise RuntimeError("worker thread gone")
 
-    monkeypatch.setattr(envs._envs, "step", died)
+    monkeypatch.setattr(envs._envs, "recv", died)
     with pytest.raises(EmulatorError) as error:
         envs.step(np.array([0, 0]))
     monkeypatch.undo()
     envs.close()
     assert str(error.value) == (
-        f"an emulator of pong died (environment 0: seed {episode_seed(9, 0, 0)}, step 1; "
-        f"environment 1: seed {episode_seed(9, 1, 0)}, step 1): worker thread gone"
+        f"an emulator of pong died (environment 0: seed {episode_seed(9, 0, 0)}, step 2; "
+        f"environment 1: seed {episode_seed(9, 1, 0)}, step 2): worker thread gone"
     )
