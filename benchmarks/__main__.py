@@ -25,6 +25,7 @@ PARTS = {  # script: heading of what it prints
     "nap_overhead": "## Cost of the projection",
     "replay": "## Replay",
     "envs": "## Environments",
+    "growth": "## Memory",
     "gpu": "## GPU",
 }
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "sb3-contrib", "cpprb", "tianshou")

@@ -146,22 +146,9 @@ def kernels(precision: str, updates: int, top: int = 14) -> list[list[object]]:
     ]  # fmt: skip
 
 
-def growth(precision: str, updates: int) -> str:
-    """What the memory does, in a sentence."""
-    agent = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS[precision])
-    for _ in range(min(updates, 100)):
-        agent.update()
-    before = measure.resident()
-    for _ in range(updates):
-        agent.update()
-    grown = (measure.resident() - before) / 1e6
-    return f"Over {updates:,} updates (Rainbow + NaP, {precision}, batch 32) the process grew by {grown:.1f} MB."
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--batches", type=int, nargs="+")
-    parser.add_argument("--growth", type=int, help="updates over which to look at memory (default: 2,000)")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
     arguments = parser.parse_args(argv)
     measure.prepare(arguments.threads)
@@ -196,7 +183,6 @@ def main(argv: list[str] | None = None) -> None:
         )
         found_kernels = kernels(precision, 2 if quick else 20)
         print(measure.table(["operation", "calls", "ms", "share"], found_kernels), end="\n\n")
-    measure.say(growth(last, arguments.growth or (5 if quick else 2_000)))
 
 
 if __name__ == "__main__":
