@@ -9,7 +9,7 @@ from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
 from nap_rl.conf.schema import Config, Device, SequentialConfig
-from nap_rl.envs import Protocol, check_game
+from nap_rl.envs import Protocol, Resize, check_game
 from nap_rl.runtime import pick_device
 
 CONFIG_NAME = "evaluate"
@@ -26,6 +26,7 @@ class ProtocolOverrides:
     life_loss_ends_value: bool | None = None
     max_episode_frames: int | None = None
     fire_on_reset: bool | None = None
+    resize: Resize | None = None
 
 
 @dataclass

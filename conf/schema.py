@@ -13,6 +13,8 @@ from typing import Any, List  # noqa: UP035  (OmegaConf reads these at run time,
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from nap_rl.envs.atari import Resize
+
 
 class Device(Enum):
     auto = "auto"
@@ -165,6 +167,7 @@ class ProtocolConfig:
     life_loss_ends_value: bool = MISSING
     max_episode_frames: int = MISSING
     fire_on_reset: bool = MISSING
+    resize: Resize = MISSING
 
 
 @dataclass
@@ -389,6 +392,7 @@ def from_dict(plain: dict[str, Any]) -> Config:
     agent = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, **plain["agent"]}
     plain = {**older, "precision": "fp32", "compile": "off", **plain, "agent": agent}
     plain["replay"] = {"device": "auto", **plain["replay"]}
+    plain["env"] = {**plain["env"], "protocol": {"resize": "area", **plain["env"]["protocol"]}}
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)

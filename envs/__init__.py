@@ -1,6 +1,6 @@
 """What the agent acts in: real Atari games, one at a time or in sequence."""
 
-from nap_rl.envs.atari import AtariEnvs, EmulatorError, Episode, Protocol, Step
+from nap_rl.envs.atari import AtariEnvs, EmulatorError, Episode, Protocol, Resize, Step
 from nap_rl.envs.games import check_game, check_games
 from nap_rl.envs.sequential import SequentialAtari, Visit, visits
 
@@ -9,6 +9,7 @@ __all__ = [
     "EmulatorError",
     "Episode",
     "Protocol",
+    "Resize",
     "SequentialAtari",
     "Step",
     "Visit",

@@ -7,9 +7,12 @@ each episode where episodes have to be played again singly, and else only now an
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +22,18 @@ from ale_py.vector_env import AtariVectorEnv
 from nap_rl.envs.games import check_game
 
 FRAME_SKIP = 4  # emulator frames to an agent step; the last two are max-pooled
+SCREEN = (210, 160)
+FRAME = (84, 84)
 
 Frames = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
+
+
+class Resize(str, Enum):
+    """How a screen becomes a frame: each pixel the mean of what it covers, or interpolated between the nearest four."""
+
+    area = "area"
+    linear = "linear"
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Protocol:
         life_loss_ends_value: a lost life zeroes the discount; the game goes on.
         max_episode_frames: emulator frames after which an episode is truncated.
         fire_on_reset: press FIRE at the start where the game needs it.
+        resize: area as in ale-py, gymnasium, Stable-Baselines3 and Dopamine, or linear as in Kaixhin's Rainbow, which
+            keeps thin things sharp and may miss them. Needs OpenCV.
     """
 
     sticky_actions: float = 0.0
@@ -43,6 +57,7 @@ class Protocol:
     life_loss_ends_value: bool = True
     max_episode_frames: int = 108_000
     fire_on_reset: bool = False
+    resize: Resize = Resize.area
 
 
 class EmulatorError(RuntimeError):
@@ -82,7 +97,7 @@ class AtariEnvs:
         threads: of the emulators; by default as many as there are cores, N at most.
 
     Raises:
-        ValueError: the game is unknown, or num_envs < 1.
+        ValueError: the game is unknown, num_envs < 1, or OpenCV is needed and cannot be imported.
     """
 
     def __init__(
@@ -103,6 +118,7 @@ class AtariEnvs:
         self.protocol = protocol
         self.seed = seed
         self.reseed_steps = reseed_steps
+        self._cv2 = import_cv2("env.protocol.resize=linear") if protocol.resize is Resize.linear else None
         self._envs = vector_env(game, num_envs, protocol, threads=threads or min(num_envs, os.cpu_count() or 1))
         self.num_actions = len(self._envs.ale.get_action_set())
         self._episodes = np.zeros(num_envs, dtype=np.int64)  # begun in each environment
@@ -130,7 +146,7 @@ class AtariEnvs:
     def recv(self) -> Step:
         """What the step that `send` began led to."""
         frames, rewards, terminated, truncated, info = self._guarded(self._envs.recv)
-        last_frames = frames[:, 0]
+        last_frames = self._resized(frames[:, 0])
         ended: Flags = terminated | truncated
         lost_life = info["lives"] < self._lives
         over = terminated | lost_life if self.protocol.life_loss_ends_value else terminated
@@ -219,13 +235,21 @@ class AtariEnvs:
         self._lives[envs] = info["lives"][envs]
         self._scores[envs] = 0.0
         self._steps[envs] = 0
-        first: Frames = frames[:, 0]
-        return first
+        return self._resized(frames[:, 0])
+
+    def _resized(self, frames: Frames) -> Frames:
+        """[N, 84, 84], from [N, 210, 160] where ale-py has not made them smaller."""
+        if self._cv2 is None:
+            return frames
+        return np.stack([self._cv2.resize(frame, FRAME, interpolation=self._cv2.INTER_LINEAR) for frame in frames])
 
 
 def vector_env(game: str, num_envs: int, protocol: Protocol, *, threads: int, colour: bool = False) -> AtariVectorEnv:
-    """ale-py's environments, single frames a step: [N, 1, 84, 84], or with `colour` [N, 1, 210, 160, 3] uint8."""
-    height, width = (210, 160) if colour else (84, 84)
+    """ale-py's environments, single frames a step: [N, 1, 84, 84] uint8; [N, 1, 210, 160] for linear resizing.
+
+    With `colour`, [N, 1, 210, 160, 3].
+    """
+    height, width = FRAME if protocol.resize is Resize.area and not colour else SCREEN
     return AtariVectorEnv(
         game,
         num_envs,
@@ -242,6 +266,21 @@ def vector_env(game: str, num_envs: int, protocol: Protocol, *, threads: int, co
         full_action_space=protocol.full_action_set,
         max_num_frames_per_episode=protocol.max_episode_frames,
     )
+
+
+def import_cv2(setting: str) -> ModuleType:
+    """OpenCV, for what `setting` asks. Only where it is needed: without libGL, importing it fails on bare servers.
+
+    Raises:
+        ValueError: it cannot be imported; says what to install.
+    """
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise ValueError(
+            f"{setting} needs OpenCV, which cannot be imported here ({error}): install the system's libGL "
+            "(on Debian: libgl1), or opencv-python-headless in place of opencv-python"
+        ) from None
 
 
 def episode_seed(seed: int, env: int, episode: int) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from nap_rl.envs.atari import FRAME_SKIP, Protocol, vector_env
+from nap_rl.envs.atari import FRAME_SKIP, Protocol, import_cv2, vector_env
 
 FPS = 60 / FRAME_SKIP  # one picture an agent step, at the console's pace
 SCALE = 2
@@ -17,18 +16,8 @@ SIZE = (160 * SCALE, 210 * SCALE)  # width, height
 
 
 def check_video() -> ModuleType:
-    """OpenCV, which writes the file. It is imported only here: without libGL, importing it fails on bare servers.
-
-    Raises:
-        ValueError: it cannot be imported; says what to install.
-    """
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as error:
-        raise ValueError(
-            f"video=true needs OpenCV, which cannot be imported here ({error}): install the system's libGL "
-            "(on Debian: libgl1), or opencv-python-headless in place of opencv-python"
-        ) from None
+    """OpenCV, which writes the file. Raises ValueError where it cannot be imported."""
+    return import_cv2("video=true")
 
 
 def write_video(path: Path, game: str, protocol: Protocol, seed: int, actions: Sequence[int]) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import ale_py
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nap_rl.envs import AtariEnvs, Protocol, Step, check_game, check_games
+from nap_rl.envs import AtariEnvs, Protocol, Resize, Step, check_game, check_games
 from nap_rl.envs.atari import episode_seed
 
 
@@ -116,6 +117,28 @@ def test_a_seed_repeats_the_whole_run_and_another_does_not() -> None:
         envs.close()
         runs.append(np.stack(pictures))
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(("resize", "interpolation"), [("area", cv2.INTER_AREA), ("linear", cv2.INTER_LINEAR)])
+def test_a_frame_is_the_maximum_of_the_last_two_screens_made_smaller(resize: str, interpolation: int) -> None:
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.loadROM(str(ale_py.roms.get_rom_path("kung_fu_master")))
+    envs = AtariEnvs("kung_fu_master", 2, Protocol(noop_max=1, resize=Resize(resize)))  # no no-ops: all begin alike
+    first = envs.reset()
+    assert np.array_equal(first[0], cv2.resize(ale.getScreenGrayscale(), (84, 84), interpolation=interpolation))
+    legal = ale.getMinimalActionSet()
+    for actions, step in play(envs, 150):
+        screens = []
+        for _ in range(4):
+            ale.act(legal[actions[0]])
+            screens.append(ale.getScreenGrayscale())
+        smaller = cv2.resize(np.maximum(screens[2], screens[3]), (84, 84), interpolation=interpolation)
+        assert step.frames.shape == (2, 84, 84) and step.frames.dtype == np.uint8
+        assert np.array_equal(step.frames[0], smaller)
+        assert not step.ended.any()
+    envs.close()
 
 
 def test_a_step_in_two_halves_is_the_same_step() -> None:
