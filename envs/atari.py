@@ -48,7 +48,7 @@ class Protocol:
         max_episode_frames: emulator frames after which an episode is truncated.
         fire_on_reset: press FIRE at the start where the game needs it.
         resize: area as in ale-py, gymnasium, Stable-Baselines3 and Dopamine, or linear as in Kaixhin's Rainbow, which
-            keeps thin things sharp and may miss them. Needs OpenCV.
+            keeps thin things sharp, may miss them, and needs OpenCV.
     """
 
     sticky_actions: float = 0.0
@@ -126,6 +126,7 @@ class AtariEnvs:
         self._lives = np.zeros(num_envs, dtype=np.int64)
         self._scores = np.zeros(num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._sent: list[int] = []  # the step in flight
         self._actions = [bytearray() for _ in range(num_envs)]  # of each environment since it was seeded
 
     def reset(self) -> Frames:
@@ -140,12 +141,13 @@ class AtariEnvs:
     def send(self, actions: npt.NDArray[np.int64]) -> None:
         """Begin a step: the emulators play in their own threads until `recv`, which has to come next."""
         self._guarded(self._envs.send, np.asarray(actions, dtype=np.int64))
-        for played, action in zip(self._actions, actions.tolist(), strict=True):
-            played.append(action)
+        self._sent = actions.tolist()
 
     def recv(self) -> Step:
         """What the step that `send` began led to."""
         frames, rewards, terminated, truncated, info = self._guarded(self._envs.recv)
+        for played, action in zip(self._actions, self._sent, strict=True):
+            played.append(action)
         last_frames = self._resized(frames[:, 0])
         ended: Flags = terminated | truncated
         lost_life = info["lives"] < self._lives

@@ -113,6 +113,6 @@ def test_an_emulator_that_dies_is_named_with_its_game_seed_and_step(monkeypatch:
     monkeypatch.undo()
     envs.close()
     assert str(error.value) == (
-        f"an emulator of pong died (environment 0: seed {episode_seed(9, 0, 0)}, step 2; "
-        f"environment 1: seed {episode_seed(9, 1, 0)}, step 2): worker thread gone"
+        f"an emulator of pong died (environment 0: seed {episode_seed(9, 0, 0)}, step 1; "
+        f"environment 1: seed {episode_seed(9, 1, 0)}, step 1): worker thread gone"
     )
