@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nap_rl.nn.linear import linear
+
 LayerNoise = tuple[Tensor, Tensor]
 """(eps_in [in_features], eps_out [out_features]), float32, already passed through f(x) = sign(x) sqrt|x|: one draw for
 a whole batch; or ([B, in_features], [B, out_features]): one for each of its rows."""
@@ -76,8 +78,8 @@ class NoisyLinear(nn.Module):
             return y if self.bias_sigma is None else y + self.bias_sigma * eps_out
         weight = torch.addcmul(self.weight_mu, self.weight_sigma, torch.outer(eps_out, eps_in))
         if self.bias_mu is None or self.bias_sigma is None:
-            return F.linear(x, weight)
-        return F.linear(x, weight, torch.addcmul(self.bias_mu, self.bias_sigma, eps_out))
+            return linear(x, weight)
+        return linear(x, weight, torch.addcmul(self.bias_mu, self.bias_sigma, eps_out))
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, sigma0={self.sigma0}"

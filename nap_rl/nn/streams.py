@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nap_rl.nn.linear import Linear
 from nap_rl.nn.noisy import LayerNoise, NoisyLinear, sample_noise
 
 Noise = Sequence[LayerNoise]
@@ -20,7 +21,7 @@ class Stream(nn.Module):
         super().__init__()
 
         def linear(n_in: int, n_out: int) -> nn.Module:
-            return nn.Linear(n_in, n_out) if sigma0 is None else NoisyLinear(n_in, n_out, sigma0)
+            return Linear(n_in, n_out) if sigma0 is None else NoisyLinear(n_in, n_out, sigma0)
 
         self.hidden = linear(features, hidden)
         self.activation = nn.ReLU()

@@ -1,0 +1,49 @@
+"""Linear layers whose products, once compiled, are taken in the order that is fast for a small batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """nn.Linear by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, in_features] -> [B, out_features]."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear: x [B, in], weight [out, in], bias [out] -> [B, out].
+
+    Where torch.compile traces it, y^T = W x^T and dx^T = W^T dy^T stand for y = x W^T and dx = dy W: the same numbers up
+    to rounding. MKL cuts a product by the rows of its first matrix, of which a batch has few: for 32 rows and a weight
+    of 512 x 3136 the one takes 0.7 ms where the other takes 1.0, and for the gradients 0.7 where the other takes 1.3
+    (fp32, two cores of a Zen 4). Everywhere else it is F.linear itself.
+    """
+    if not torch.compiler.is_compiling() or x.dim() != 2:
+        return F.linear(x, weight, bias)
+    if torch.is_autocast_enabled(x.device.type):  # as autocast would: it does not reach into the backward of _Product
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    y: Tensor = _Product.apply(x, weight)
+    return y if bias is None else y + bias
+
+
+class _Product(torch.autograd.Function):
+    """x W^T, its first factor the large one, in both directions."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.mm(weight, x.t()).t()
+
+    @staticmethod
+    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.BackwardCFunction, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return torch.mm(weight.t(), dy.t()).t(), torch.mm(dy.t(), x)
