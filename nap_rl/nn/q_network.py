@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor, nn
 
@@ -32,9 +34,7 @@ class QNetwork(nn.Module):
 
         Without noise, noisy layers act at their mean; without taus [B, N], an embedding takes evenly spaced levels.
         """
-        x = stacks.float()
-        if stacks.dtype == torch.uint8:
-            x = x / 255.0
+        x = pixels(stacks) if stacks.dtype == torch.uint8 else stacks.float()
         features: Tensor = self.torso(x)
         if self.embedding is None:
             outputs: Tensor = self.streams(features, noise)
@@ -62,6 +62,23 @@ class QNetwork(nn.Module):
             return None
         device = next(self.parameters()).device
         return torch.rand(rows, counts[part], generator=generator, device=device)
+
+
+def pixels(stacks: Tensor) -> Tensor:
+    """stacks / 255: [B, C, *frame] uint8 -> float32, the same numbers in the memory layout that convolutions want.
+
+    On the CPU that is channels last: oneDNN takes the weight gradient of a first convolution in a third of the time of
+    the other layout. Compiled, a transposition of single bytes is slow; four channels are therefore put into one
+    integer a pixel, whose bytes in memory are those channels: f_0 | f_1 << 8 | f_2 << 16 | f_3 << 24.
+    """
+    if stacks.device.type != "cpu" or stacks.dim() != 4:
+        return stacks.float() / 255.0
+    if not torch.compiler.is_compiling() or stacks.shape[1] != 4 or sys.byteorder != "little":
+        return stacks.contiguous(memory_format=torch.channels_last).float() / 255.0
+    channels = [channel << 8 * place for place, channel in enumerate(stacks.to(torch.int32).unbind(1))]
+    packed = channels[0] | channels[1] | channels[2] | channels[3]  # [B, H, W]
+    by_pixel = packed.view(torch.uint8).view(*packed.shape, 4)
+    return (by_pixel.float() / 255.0).permute(0, 3, 1, 2)
 
 
 def _repeat(noise: Tensor, n: int) -> Tensor:

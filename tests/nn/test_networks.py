@@ -21,8 +21,25 @@ from nap_rl.nn import (
     QNetwork,
     Streams,
 )
+from nap_rl.nn.q_network import pixels
 
 TORSOS = [NatureTorso, DataEfficientTorso, ImpalaTorso]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("channels", [4, 3])
+def test_pixels_are_divided_by_255_whatever_their_layout(compiled: bool, channels: int) -> None:
+    stacks = torch.arange(2 * channels * 12 * 11).remainder(256).view(2, channels, 12, 11).to(torch.uint8)
+    torch._dynamo.reset()
+    divided = (torch.compile(pixels, dynamic=False, fullgraph=True) if compiled else pixels)(stacks)
+    assert divided.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(divided, stacks.float() / 255.0)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6), (2, 4, 3, 2, 2)])
+def test_observations_of_other_shapes_are_pixels_too(shape: tuple[int, ...]) -> None:
+    stacks = torch.randint(0, 256, shape, dtype=torch.uint8)
+    assert torch.equal(pixels(stacks), stacks.float() / 255.0)
 
 
 def noisy_streams(dueling: bool = True) -> Streams:

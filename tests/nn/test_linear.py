@@ -1,0 +1,45 @@
+"""Products in the order that is fast for a small batch, against F.linear."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nap_rl.nn.linear import Linear, linear
+
+
+def gradients(function: object, tensors: list[Tensor | None], dy: Tensor) -> list[Tensor]:
+    """Output and gradients of all that is there."""
+    leaves = [None if t is None else t.clone().requires_grad_() for t in tensors]
+    y = function(*leaves)  # type: ignore[operator]
+    y.backward(dy.to(y.dtype))
+    return [y.detach(), *(leaf.grad for leaf in leaves if leaf is not None and leaf.grad is not None)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_compiled_it_gives_the_output_and_gradients_of_f_linear(bias: bool, precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(5, 24), torch.randn(7, 24), torch.randn(7) if bias else None]
+    dy = torch.randn(5, 7)
+    torch._dynamo.reset()
+
+    def run(x: Tensor, weight: Tensor, b: Tensor | None) -> Tensor:
+        with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+            return linear(x, weight, b)
+
+    found = gradients(torch.compile(run, dynamic=False, fullgraph=True), tensors, dy)
+    exact = gradients(F.linear, [None if t is None else t.double() for t in tensors], dy.double())
+    assert len(found) == len(exact) == 3 + bias
+    assert found[0].dtype is precision and all(gradient.dtype is torch.float32 for gradient in found[1:])
+    tolerance = 1e-5 if precision is torch.float32 else 3e-2
+    for a, b in zip(found, exact, strict=True):
+        assert torch.allclose(a.double(), b, atol=tolerance * float(b.abs().max()), rtol=0)
+
+
+def test_uncompiled_it_is_f_linear() -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(24, 7), torch.randn(5, 24)
+    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
