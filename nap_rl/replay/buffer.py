@@ -126,6 +126,7 @@ class Replay:
         self.valid = np.zeros(slots, dtype=bool)
         self.size = 0
         self._offsets = torch.arange(-(stack - 1), n_steps + 1, device=device)  # see the picture above
+        self._stack_places = torch.arange(stack, device=device)
 
     @staticmethod
     def nbytes(capacity: int, frame_bytes: int = 84 * 84) -> int:
@@ -183,38 +184,38 @@ class Replay:
             raise ValueError("the replay holds no complete transition yet")
         slots, probabilities = self.priorities.sample(batch, self.generator)
         s_tm1, a_tm1, r_t, discount_t, s_t = self.gather(slots)
-        weights = (probabilities * self.priorities.valid_counts.sum()).pow(-importance_exponent)
-        weights = (weights / weights.max()).float()
-        return Transitions(s_tm1, a_tm1, r_t, discount_t, s_t, weights, slots, self.serials[slots])
+        weights = (probabilities * self.size).pow(-importance_exponent)
+        weights = weights / weights.max()
+        return Transitions(s_tm1, a_tm1, r_t, discount_t, s_t, weights, slots, self.serials.take(slots))
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(s_tm1, a_tm1, r_t, discount_t, s_t) of valid starts, slots [B] int64."""
-        column = (slots // self.length)[:, None] * self.length
-        index = column + (slots[:, None] % self.length + self._offsets) % self.length  # [B, C - 1 + 1 + n]
-        past, zero = index[:, : self.stack], self.stack - 1
-        forward = index[:, zero:]  # offsets 0 .. n
+        place = slots % self.length
+        index = (slots - place)[:, None] + (place[:, None] + self._offsets) % self.length  # [B, C - 1 + 1 + n]
+        zero = self.stack - 1
+        # The number of an offset's episode within the window: those of offset 0's episode have its number.
+        episode = self.first.take(index).cumsum(dim=1)
+        same = episode == episode[:, zero, None]
+        in_episode = same[:, self.stack :]  # [B, n]: the step from offset j - 1 to j is a transition
+        m = in_episode.sum(dim=1, keepdim=True)  # steps to the bootstrap state
 
-        # in_episode[:, j]: no episode began in offsets 1 .. j, so the step from offset j - 1 to j is a transition.
-        in_episode = ~self.first[forward[:, 1:]].cumsum(dim=1).bool()  # [B, n]
-        m = in_episode.sum(dim=1)  # steps to the bootstrap state
-
-        step_rewards = self.rewards[forward[:, :-1]]
+        steps = index[:, zero:-1]
+        step_rewards = self.rewards.take(steps)
         if self.reward_clip is not None:
-            step_rewards = step_rewards.clamp(-self.reward_clip, self.reward_clip)
-        step_discounts = torch.where(in_episode, self.discount * self.discounts[forward[:, :-1]], 1.0)
-        products = step_discounts.cumprod(dim=1)
-        before = torch.cat([torch.ones_like(products[:, :1]), products[:, :-1]], dim=1)
-        r_t = (before * step_rewards * in_episode).sum(dim=1)
+            step_rewards = step_rewards.clamp_(-self.reward_clip, self.reward_clip)
+        products = torch.ones(len(slots), 1 + self.n_steps, device=self.device)
+        products[:, 1:] = torch.where(in_episode, self.discount * self.discounts.take(steps), 1.0)
+        products = products.cumprod(dim=1)
+        r_t = (products[:, :-1] * step_rewards * in_episode).sum(dim=1)
 
-        # A frame at offset o <= 0 belongs to the stack if no episode began in o + 1 .. 0; else it is the zero frame.
-        began_after = self.first[past].flip(1).cumsum(dim=1).flip(1).bool()  # [:, k]: one began in k .. end
-        index[:, :zero] = index[:, :zero].where(~began_after[:, 1:], self.zero_slot)
-        later = index.gather(1, m[:, None] + torch.arange(self.stack, device=self.device))
+        # A frame at offset o <= 0 of another episode is the zero frame instead.
+        index[:, :zero] = index[:, :zero].where(same[:, :zero], self.zero_slot)
+        later = index.gather(1, m + self._stack_places)
         # Two stacks of C frames and not the window of C + n: 8 frames instead of 24 where n is 20. Whole frames are
         # copied by index_select, an order of magnitude faster on the CPU than indexing byte by byte.
         both = torch.cat([index[:, : self.stack], later]).view(-1)
         stacks = self.frames.index_select(0, both).view(2, len(slots), self.stack, *self.frames.shape[1:])
-        return stacks[0], self.actions[slots], r_t, products[:, -1], stacks[1]
+        return stacks[0], self.actions.take(slots), r_t, products[:, -1], stacks[1]
 
     def update(self, slots: Tensor, serials: Tensor, priorities: Tensor) -> None:
         """New raw priorities [B] of transitions sampled earlier; those overwritten or retired since are dropped.
@@ -222,7 +223,7 @@ class Replay:
         Priorities from another device are waited for.
         """
         priorities = priorities.to(self.device).clamp(0.0, self.max_priority)
-        keep = (self.serials[slots] == serials) & self.priorities.is_valid(slots)
+        keep = (self.serials.take(slots) == serials) & self.priorities.is_valid(slots)
         self.largest_priority = torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max())
         self.priorities.update(slots, priorities, keep)
 

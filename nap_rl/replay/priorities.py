@@ -73,7 +73,7 @@ class Priorities:
         self.valid.view(-1)[slots] = valid.to(self.valid.dtype)
         self.leaves.view(-1)[slots] = torch.where(valid, priorities.pow(self.exponent), 0.0)
         blocks = slots // BLOCK
-        self.valid_counts[blocks] = self.valid[blocks].sum(dim=1, dtype=torch.float64)
+        self.valid_counts[blocks] = self.valid.index_select(0, blocks).sum(dim=1, dtype=torch.float64)
         self._sum_leaves(blocks)
 
     def update(self, slots: Tensor, priorities: Tensor, keep: Tensor) -> None:
@@ -82,45 +82,42 @@ class Priorities:
         Where a slot stands several times, its largest kept entry counts, so the result does not depend on the order.
         """
         leaves = self.leaves.view(-1)
-        before = leaves[slots]
+        before = leaves.take(slots)
         entries = torch.where(keep, priorities.pow(self.exponent), -1.0)  # -1 loses to every real entry
         leaves.scatter_reduce_(0, slots, entries, reduce="amax", include_self=False)
-        largest = leaves[slots]
+        largest = leaves.take(slots)
         leaves[slots] = torch.where(largest < 0.0, before, largest)
         self._sum_leaves(slots // BLOCK)
 
     def _sum_leaves(self, blocks: Tensor) -> None:
-        self.leaf_sums[blocks] = self.leaves[blocks].sum(dim=1, dtype=torch.float64)
+        self.leaf_sums[blocks] = self.leaves.index_select(0, blocks).sum(dim=1, dtype=torch.float64)
 
     def is_valid(self, slots: Tensor) -> Tensor:
         """[K] int64 -> [K] bool."""
-        return self.valid.view(-1)[slots] > 0
+        return self.valid.take(slots) > 0
 
     def sample(self, batch: int, generator: torch.Generator | None = None) -> Draw:
-        """Draw `batch` slots independently, uniformly where every priority is zero. At least one slot must be valid."""
-        # Density of a block or a leaf under the mixture: a * (its p^alpha) + b * (its valid slots), which sums to 1.
-        total = self.leaf_sums.sum()
-        some = (total > 0.0).double()  # 0 where every priority is zero: sampling is uniform then
-        uniform = 1.0 - some * (1.0 - self.uniform_probability)
-        a = (1.0 - uniform) / total.clamp_min(1e-300)
-        b = uniform / self.valid_counts.sum()
+        """Draw `batch` slots independently, uniformly where every priority is zero. At least one slot must be valid.
+
+        Of the cumulative weights the first one *above* a target in [0, total) is taken, whose own weight is therefore
+        above zero: an item of weight zero is never drawn.
+        """
+        # Density of a block or a leaf under the mixture, of any scale: its p^alpha + c * its valid slots.
+        total, valid = self.leaf_sums.sum(), self.valid_counts.sum()
+        if self.uniform_probability < 1.0:
+            c = total * (self.uniform_probability / (1.0 - self.uniform_probability)) / valid
+            c = torch.where(total > 0.0, c, 1.0)  # where every priority is zero, sampling is uniform
+            mass, leaves = torch.addcmul(self.leaf_sums, c, self.valid_counts), self.leaves
+        else:
+            c, mass, leaves = torch.zeros_like(total), self.valid_counts, self.valid
         u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)
-        block = _search(a * self.leaf_sums + b * self.valid_counts, u[0])
-        density = a * self.leaves[block].double() + b * self.valid[block].double()  # [B, BLOCK]
-        leaf = _search(density, u[1])
-        probabilities = density.gather(1, leaf[:, None]).squeeze(1)
-        return Draw(block * BLOCK + leaf, probabilities.float())
-
-
-def _search(weights: Tensor, u: Tensor) -> Tensor:
-    """Index of the weight that u in [0, 1) falls on: weights [K] or [B, K] float64, u [B] float64 -> [B] int64.
-
-    The first index whose cumulative weight is *above* the target has a weight above zero: an item of weight zero is
-    never drawn. Keeping the target below the last cumulative weight holds this through rounding.
-    """
-    cumulative = weights.cumsum(dim=-1)
-    total = cumulative[..., -1]
-    target = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
-    if weights.dim() == 1:
-        return torch.searchsorted(cumulative, target, right=True)
-    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+        u.clamp_(max=1.0 - 2.0**-52)  # u times a total is below the total then, also after rounding
+        cumulative = mass.cumsum(0)
+        block = torch.searchsorted(cumulative, u[0] * cumulative[-1], right=True)
+        density = leaves.index_select(0, block).double()  # [B, BLOCK]
+        density = density.addcmul_(c, self.valid.index_select(0, block).double())
+        leaf_cumulative = density.cumsum(1)
+        targets = u[1, :, None] * leaf_cumulative[:, -1:]
+        leaf = torch.searchsorted(leaf_cumulative, targets, right=True)
+        probabilities = density.gather(1, leaf).squeeze(1) / cumulative[-1]
+        return Draw(torch.add(leaf.squeeze(1), block, alpha=BLOCK), probabilities.float())
