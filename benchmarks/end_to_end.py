@@ -3,16 +3,19 @@
     python -m benchmarks.end_to_end [--seconds 3] [--repetitions 5]
 
 One update of 32 transitions to 4 agent steps for everybody (SB3's `train_freq` counts vector steps: it is set so that
-the ratio holds), 8 environments where nothing else is said. The replays are filled to where learning begins before
-anything is measured. `agent=dqn` has SB3's own network, batch and clipping. SB3's DQN runs twice: in this process,
-where the C library keeps freed memory as it does for ours, and in one of its own, as whoever uses SB3 has it.
+the ratio holds), 8 environments where nothing else is said. Each has a process of its own, as whoever uses it has it,
+and only one of them works at a time. The replays are filled to where learning begins before anything is measured.
+`agent=dqn` has SB3's own network, batch and clipping. SB3's DQN runs twice: as it is, and with the C library keeping
+freed memory as `train.py` has it.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from stable_baselines3 import DQN
 from benchmarks import measure
 from benchmarks.contenders import PRECISIONS, sb3, sb3_env, trainer
 from nap_rl.agents import Trainer
+from nap_rl.runtime import keep_freed_memory
 
 GAME, BATCH, CAPACITY = "pong", 32, 20_000
 RAINBOW, RAINBOW_NAP = ("agent=rainbow",), ("agent=rainbow", "agent.nap=true")
@@ -33,7 +37,7 @@ AGENTS = {
     "DQN + NaP": (*DQN_AS_SB3, "agent.nap=true"),
     "DQN": DQN_AS_SB3,
 }
-ALONE = "SB3 DQN, by itself"
+PEER, PEER_KEPT = "SB3 DQN", "SB3 DQN, freed memory kept"
 Run = Callable[[int], int]  # so many agent steps, and how many it was: a whole step of all environments
 
 
@@ -70,43 +74,60 @@ def theirs(kind: type[DQN] | type[QRDQN], num_envs: int, fill: int, subprocesses
     return run
 
 
-class Alone:
-    """SB3's DQN in a process of its own, which works when it is called."""
+def _own(fill: int, overrides: Sequence[str]) -> Run:
+    return ours(Path(tempfile.mkdtemp()), fill, *overrides)[0]
 
-    def __init__(self, fill: int, threads: int) -> None:
+
+class Elsewhere:
+    """A contender in a process of its own, which works when it is called. `make` gives its `Run` from `fill`."""
+
+    def __init__(self, make: Callable[[int], Run], fill: int, threads: int, keep_freed_memory: bool) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.connection, remote = spawn.Pipe()
-        spawn.Process(target=_serve, args=(remote, fill, threads), daemon=True).start()
+        self.process = spawn.Process(target=_serve, args=(remote, make, fill, threads, keep_freed_memory))
+        self.process.start()
+        remote.close()
         self.connection.recv()  # it is ready
 
     def __call__(self, steps: int) -> int:
         self.connection.send(steps)
         return int(self.connection.recv())
 
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.join()
 
-def _serve(connection: Connection, fill: int, threads: int) -> None:
+
+def _serve(connection: Connection, make: Callable[[int], Run], fill: int, threads: int, keep: bool) -> None:
+    folder = tempfile.TemporaryDirectory()
+    tempfile.tempdir = folder.name
     torch.set_num_threads(threads)
-    run = theirs(DQN, 8, fill)
+    torch.manual_seed(0)
+    if keep:
+        keep_freed_memory()
+    run = make(fill)
     connection.send(0)
-    while True:
-        connection.send(run(connection.recv()))
+    try:
+        while True:
+            connection.send(run(connection.recv()))
+    except EOFError:  # nobody wants more
+        folder.cleanup()
 
 
-def contenders(folder: Path, fill: int, compiled: bool) -> dict[str, Run]:
-    """Everybody, ready to learn. Those with processes of their own first, which are forked before there are threads."""
-    runs: dict[str, Run] = {
-        ALONE: Alone(fill, torch.get_num_threads()),
-        "SB3 DQN, SubprocVecEnv": theirs(DQN, 8, fill, subprocesses=True),
-        "SB3 DQN": theirs(DQN, 8, fill),
-        "SB3 DQN, 1 environment": theirs(DQN, 1, fill),
-        "SB3 QR-DQN": theirs(QRDQN, 8, fill),
+def contenders(compiled: bool) -> dict[str, Callable[[int], Run]]:
+    """How each is made."""
+    made: dict[str, Callable[[int], Run]] = {
+        PEER: partial(theirs, DQN, 8),
+        PEER_KEPT: partial(theirs, DQN, 8),
+        "SB3 DQN, SubprocVecEnv": partial(theirs, DQN, 8, subprocesses=True),
+        "SB3 DQN, 1 environment": partial(theirs, DQN, 1),
+        "SB3 QR-DQN": partial(theirs, QRDQN, 8),
     }
     for precision, settings in PRECISIONS.items():
         if compiled or "compiled" not in precision:
             for name, overrides in AGENTS.items():
-                where = folder / f"{name}-{precision}"
-                runs[f"nap_rl {name}, {precision}"] = ours(where, fill, *overrides, *settings)[0]
-    return runs
+                made[f"nap_rl {name}, {precision}"] = partial(_own, overrides=(*overrides, *settings))
+    return made
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -123,19 +144,26 @@ def main(argv: list[str] | None = None) -> None:
     measure.say(
         "## End to end",
         "Agent steps a second of whole training on Pong (acting, stepping, storing, one update of 32 to 4 steps), "
-        f"8 environments where nothing else is said, learning begun; medians of {turns} turns. `x` is the median over "
-        "SB3's DQN with 8 environments in the same turn, `x alone` over the same DQN in a process of its own, without "
-        "the memory setting that ours has; 200M frames are 50M agent steps.",
+        "8 environments where nothing else is said, learning begun; each training in a process of its own, in turns; "
+        f"medians of {turns} turns. `x` is the median over SB3's DQN with 8 environments in the same turn, `x kept` "
+        "over the same DQN with the memory setting that ours has; 200M frames are 50M agent steps.",
     )
-    with tempfile.TemporaryDirectory() as folder:
-        runs = contenders(Path(folder), arguments.fill, compiled)
+    runs: dict[str, Elsewhere] = {}
+    try:
+        for name, make in contenders(compiled).items():
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            keep = name == PEER_KEPT or name.startswith("nap_rl")
+            runs[name] = Elsewhere(make, arguments.fill, arguments.threads, keep)
         rates = measure.rates(runs, seconds, turns)
+    finally:
+        for run in runs.values():
+            run.stop()
     rows = []
     for name in runs:
         rate = measure.median(rates, name)
-        ratios = [measure.ratio(rates, name, sb3) for sb3 in ("SB3 DQN", ALONE)]
+        ratios = [measure.ratio(rates, name, peer) for peer in (PEER, PEER_KEPT)]
         rows.append([name, rate, 1e3 / rate, *ratios, 50e6 / rate / 86_400])
-    header = ["training", "agent steps/s", "ms a step", "x", "x alone", "days for 200M frames"]
+    header = ["training", "agent steps/s", "ms a step", "x", "x kept", "days for 200M frames"]
     print(measure.table(header, rows), end="\n\n")
     pairs = []
     for precision in PRECISIONS:
