@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from nap_rl.nap import normalize
 from nap_rl.nn.linear import Linear, linear
 
 
@@ -20,17 +21,21 @@ def gradients(function: object, tensors: list[Tensor | None], dy: Tensor) -> lis
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_compiled_it_gives_the_output_and_gradients_of_f_linear(bias: bool, precision: torch.dtype) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("rows", [5, 9])
+def test_it_gives_the_output_and_gradients_of_f_linear(
+    bias: bool, precision: torch.dtype, compiled: bool, rows: int
+) -> None:
     torch.manual_seed(0)
-    tensors = [torch.randn(5, 24), torch.randn(7, 24), torch.randn(7) if bias else None]
-    dy = torch.randn(5, 7)
-    torch._dynamo.reset()
+    tensors = [torch.randn(rows, 24), torch.randn(7, 24), torch.randn(7) if bias else None]
+    dy = torch.randn(rows, 7)
 
     def run(x: Tensor, weight: Tensor, b: Tensor | None) -> Tensor:
         with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
             return linear(x, weight, b)
 
-    found = gradients(torch.compile(run, dynamic=False, fullgraph=True), tensors, dy)
+    torch._dynamo.reset()
+    found = gradients(torch.compile(run, dynamic=False, fullgraph=True) if compiled else run, tensors, dy)
     exact = gradients(F.linear, [None if t is None else t.double() for t in tensors], dy.double())
     assert len(found) == len(exact) == 3 + bias
     assert found[0].dtype is precision and all(gradient.dtype is torch.float32 for gradient in found[1:])
@@ -39,7 +44,17 @@ def test_compiled_it_gives_the_output_and_gradients_of_f_linear(bias: bool, prec
         assert torch.allclose(a.double(), b, atol=tolerance * float(b.abs().max()), rtol=0)
 
 
-def test_uncompiled_it_is_f_linear() -> None:
+def test_a_large_batch_is_left_to_f_linear() -> None:
     torch.manual_seed(0)
-    layer, x = Linear(24, 7), torch.randn(5, 24)
+    layer, x = Linear(24, 7), torch.randn(9, 24)
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_a_projection_sees_through_it_as_through_nn_linear() -> None:
+    def roles(kind: type[nn.Linear]) -> list[str]:
+        torch.manual_seed(0)
+        module = nn.Sequential(kind(24, 16), nn.ReLU(), kind(16, 12), nn.ReLU(), kind(12, 8))
+        normalize(module, torch.randn(3, 24))
+        return [layer.nap_role for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+    assert roles(Linear) == roles(nn.Linear) == ["invariant", "invariant", "output"]
