@@ -32,8 +32,8 @@ PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "sb3-c
 HEAD = (
     "# Benchmarks",
     "Written by `{command}` on {machine}, with {threads} of torch: {versions}.",
-    "What is compared runs in turns, one run of each, again and again, so that a drift of the machine's speed meets all "
-    "alike: end to end each in a process of its own, elsewhere all in one process, where the C library keeps freed "
+    "What is compared runs in turns, one run of each, again and again, so that a drift of the machine's speed meets "
+    "all alike: end to end each in a process of its own, elsewhere all in one process, where the C library keeps freed "
     "memory for the peers as it does for ours (`nap_rl.runtime.keep_freed_memory`), which makes them faster than they "
     "are by themselves. Figures are medians, ratios medians of ratios within a turn.",
     "Peers that are not installed are left out, and the page says so. `pip install -e .[bench] -c constraints.txt` "
