@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,23 +30,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):  # as autocast would: it does not reach into the backward of _Product
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    y: Tensor = _Product.apply(x, weight)  # type: ignore[no-untyped-call]
+    product = _Product if torch.compiler.is_compiling() else _UncompiledProduct
+    y: Tensor = product.apply(x, weight).t()  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
 
 
 class _Product(torch.autograd.Function):
-    """x W^T, its first factor the large one, in both directions."""
+    """W x^T, [out, B], with W the first factor also of the gradient to x."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
-        return torch.mm(weight, x.t()).t()
+        return torch.mm(weight, x.t())
 
     @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.BackwardCFunction, dy: Tensor) -> tuple[Tensor, Tensor]:
-        saved: tuple[Tensor, ...] = ctx.saved_tensors
-        x, weight = saved[0], saved[1]
-        return torch.mm(weight.t(), dy.t()).t(), torch.mm(dy.t(), x)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return torch.mm(weight.t(), dy).t(), torch.mm(dy, x)
+
+
+class _UncompiledProduct(torch.autograd.Function):
+    """The same for torch.func's transforms too: torch.compile traces no function that has a forward mode."""
+
+    generate_vmap_rule = True
+    forward, backward = staticmethod(_Product.forward), staticmethod(_Product.backward)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, weight_tangent: Tensor) -> Tensor:
+        x, weight = ctx.saved_tensors
+        return torch.mm(weight, x_tangent.t()) + torch.mm(weight_tangent, x.t())

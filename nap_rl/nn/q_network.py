@@ -73,12 +73,13 @@ def pixels(stacks: Tensor) -> Tensor:
     """
     if stacks.device.type != "cpu" or stacks.dim() != 4:
         return stacks.float() / 255.0
-    if not torch.compiler.is_compiling() or stacks.shape[1] != 4 or sys.byteorder != "little":
-        return stacks.contiguous(memory_format=torch.channels_last).float() / 255.0
-    channels = [channel << 8 * place for place, channel in enumerate(stacks.to(torch.int32).unbind(1))]
-    packed = channels[0] | channels[1] | channels[2] | channels[3]  # [B, H, W]
-    by_pixel = packed.view(torch.uint8).view(*packed.shape, 4)
-    return (by_pixel.float() / 255.0).permute(0, 3, 1, 2)
+    if torch.compiler.is_compiling() and stacks.shape[1] == 4 and sys.byteorder == "little":
+        channels = [channel << 8 * place for place, channel in enumerate(stacks.to(torch.int32).unbind(1))]
+        packed = channels[0] | channels[1] | channels[2] | channels[3]
+        by_pixel = packed.view(torch.uint8).view(*packed.shape, 4)
+    else:
+        by_pixel = stacks.permute(0, 2, 3, 1).contiguous()
+    return (by_pixel.float() / 255.0).permute(0, 3, 1, 2)  # from [B, H, W, C]
 
 
 def _repeat(noise: Tensor, n: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nap_rl.diagnostics import jvp, ntk
 from nap_rl.nap import normalize
 from nap_rl.nn.linear import Linear, linear
 
@@ -48,6 +49,16 @@ def test_a_large_batch_is_left_to_f_linear() -> None:
     torch.manual_seed(0)
     layer, x = Linear(24, 7), torch.randn(9, 24)
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_diagnostics_go_through_it_as_through_nn_linear() -> None:
+    def measured(kind: type[nn.Linear]) -> list[Tensor]:
+        torch.manual_seed(0)
+        module, x = nn.Sequential(kind(24, 16), nn.ReLU(), kind(16, 8)), torch.randn(5, 24)
+        return [ntk(module, x), *jvp(module, x, torch.randn(5, 24))]
+
+    for a, b in zip(measured(Linear), measured(nn.Linear), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_a_projection_sees_through_it_as_through_nn_linear() -> None:
