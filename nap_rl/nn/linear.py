@@ -20,16 +20,14 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear: x [B, in], weight [out, in], bias [out] -> [B, out].
 
-    On the CPU, for a batch smaller than the layer, y^T = W x^T and dx^T = W^T dy^T stand for y = x W^T and dx = dy W:
-    the same numbers up to rounding. Two threads share a product better by the rows of W, of which there are many, than
-    by those of a batch: with 32 rows and a weight of 512 x 3136 the output takes 0.7 ms for 1.0, its gradient to x 0.8
-    ms for 1.4 (fp32, two cores of a Zen 4). Everywhere else it is F.linear itself.
+    On the CPU and in float32, for a batch smaller than the layer, y^T = W x^T and dx^T = W^T dy^T stand for y = x W^T
+    and dx = dy W: the same numbers up to rounding. Two threads share a product better by the rows of W, of which there
+    are many, than by those of a batch: with 32 rows and a weight of 512 x 3136 the output takes 0.7 ms for 1.0, its
+    gradient to x 0.8 for 1.4 (two cores of a Zen 4; nothing is won in bfloat16). Elsewhere it is F.linear itself.
     """
-    if x.device.type != "cpu" or x.dim() != 2 or len(x) >= len(weight):
+    device = x.device.type
+    if device != "cpu" or x.dim() != 2 or len(x) >= len(weight) or torch.is_autocast_enabled(device):
         return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled(x.device.type):  # as autocast would: it does not reach into the backward of _Product
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     product = _Product if torch.compiler.is_compiling() else _UncompiledProduct
     y: Tensor = product.apply(x, weight).t()  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
