@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from nap_rl.losses import Munchausen
-from nap_rl.nn import QNetwork
+from nap_rl.native import Adam, Outer
+from nap_rl.nn import NoisyLinear, QNetwork
 from nap_rl.nn.heads import Part
 from nap_rl.nn.streams import Noise
 from nap_rl.plasticity import Method
@@ -96,6 +97,7 @@ class ValueAgent:
         self.method = Method(network, optimizer) if method is None else method
         self.precision = precision
         self.compiled = compiled
+        self._noisy = {name: m for name, m in network.named_modules() if isinstance(m, NoisyLinear)}
         self._passes = torch.compile(self._run_passes, dynamic=False) if compiled else self._run_passes
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update, for whoever has to explain it
@@ -117,9 +119,9 @@ class ValueAgent:
     def update(self, importance_exponent: float = 1.0) -> Update:
         """One optimiser step on a batch from the replay; no host sync in it."""
         batch = self.batch = self.replay.sample(self.batch_size, importance_exponent).to(self.device)
-        losses, priorities = self.losses(batch)
-        loss = (batch.weights * losses).mean()  # the weights scale the gradient and never the priorities
         penalty = self.method.penalty()
+        losses, priorities = self.losses(batch, sigma_apart=penalty is None)
+        loss = (batch.weights * losses).mean()  # the weights scale the gradient and never the priorities
         self.optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
         grad_norm = self._clip_gradients()
@@ -139,22 +141,38 @@ class ValueAgent:
             self.updates, lambda: self.replay.sample(STATISTICS_BATCH).to(self.device).s_tm1
         )
 
-    def losses(self, batch: Transitions) -> tuple[Tensor, Tensor]:
-        """(loss, priority), [B] each, under independent draws of noise and levels for every pass."""
+    def losses(self, batch: Transitions, sigma_apart: bool = False) -> tuple[Tensor, Tensor]:
+        """(loss, priority), [B] each, under independent draws of noise and levels for every pass.
+
+        Args:
+            sigma_apart: a native optimiser works out the gradients of the noisy layers' sigma from those of mu. Right
+                where nothing but the losses is differentiated.
+        """
         implicit = self.network.head.levels is not None  # drawn levels that value an action have no part in choosing it
         online = self._draw("online", batch)
         chooser = self._draw("acting", batch) if self.double or implicit else None
         target = self._draw("target", batch)
         policy = self._draw("acting", batch) if self.munchausen is not None else None
-        losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy)
+        constant = self._leave_sigma(online.noise if sigma_apart else None)
+        losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy, constant)
         return losses
 
     def _run_passes(
-        self, batch: Transitions, online: Draw, chooser: Draw | None, target: Draw, policy: Draw | None
+        self,
+        batch: Transitions,
+        online: Draw,
+        chooser: Draw | None,
+        target: Draw,
+        policy: Draw | None,
+        constant: tuple[str, ...],
     ) -> tuple[Tensor, Tensor]:
-        """`losses` under given draws; a pure function of tensors, which compiles as a whole."""
+        """`losses` under given draws; a pure function of tensors, which compiles as a whole.
+
+        Args:
+            constant: names of parameters that get no gradient.
+        """
         head = self.network.head
-        outputs_tm1 = self._outputs(self.network, batch.s_tm1, online)
+        outputs_tm1 = self._outputs(self.network, batch.s_tm1, online, constant)
         with torch.no_grad():
             q_t = None
             if chooser is not None:
@@ -172,10 +190,29 @@ class ValueAgent:
         loss, priority = head.loss(outputs_tm1, batch.a_tm1, r_t, batch.discount_t, outputs_t, a_t, online.taus)
         return loss, priority
 
-    def _outputs(self, network: QNetwork, stacks: Tensor, draw: Draw) -> Tensor:
+    def _leave_sigma(self, noise: Noise | None) -> tuple[str, ...]:
+        """Leave the gradients of sigma under `noise` to a native optimiser; the names of those that are left to it."""
+        if not isinstance(self.optimizer, Adam):
+            return ()
+        self.optimizer.outer = {}
+        if noise is None:
+            return ()
+        left = []
+        for (name, layer), (eps_in, eps_out) in zip(self._noisy.items(), noise, strict=True):
+            if layer.weight_mu.requires_grad and layer.weight_sigma.requires_grad:
+                self.optimizer.outer[layer.weight_sigma] = Outer(layer.weight_mu, rows=eps_out, columns=eps_in)
+                left.append(f"{name}.weight_sigma")
+        return tuple(left)
+
+    def _outputs(self, network: QNetwork, stacks: Tensor, draw: Draw, constant: tuple[str, ...] = ()) -> Tensor:
         """A pass in the agent's precision, [B, A, N] float32; what is computed from it is computed in float32."""
+        arguments = (stacks, draw.noise, draw.taus)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            outputs: Tensor = network(stacks, draw.noise, draw.taus)
+            if constant:
+                constants = {name: network.get_parameter(name).detach() for name in constant}
+                outputs: Tensor = torch.func.functional_call(network, constants, arguments)
+            else:
+                outputs = network(*arguments)
         return outputs.float()
 
     def _draw(self, part: Part, batch: Transitions) -> Draw:
@@ -184,6 +221,10 @@ class ValueAgent:
 
     def _clip_gradients(self) -> Tensor:
         """Scale the gradients down to `max_grad_norm` where their global norm is larger; returns the norm before."""
+        if isinstance(self.optimizer, Adam):
+            norm, limit = self.optimizer.gradient_norm(), self.max_grad_norm
+            self.optimizer.scale = 1.0 if limit is None or norm <= limit else limit / (norm + 1e-6)  # torch's formula
+            return torch.tensor(norm)
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.max_grad_norm is None:
@@ -192,6 +233,11 @@ class ValueAgent:
         if self.device.type != "cpu" or not grad_norm <= self.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
         return grad_norm
+
+    def complete_gradients(self) -> None:
+        """After an update: put its gradients into `.grad`, for whoever looks at them, where they are not there yet."""
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.complete_gradients()
 
     def state_dict(self) -> dict[str, Any]:
         """All but the replay: networks, the optimiser's moments, the method's, random streams, the count of updates."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nap_rl import native
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compute import pick_compile, pick_precision
@@ -121,7 +122,8 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
     network = build_network(config, num_actions)
     initialize(config, network)
     network = network.to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps, fused=True)
+    compiled = pick_compile(config.compile.name, updates)
+    optimizer = _optimizer(agent, network, native_code=compiled and device.type == "cpu")
     replay = Replay(
         config.replay.capacity,
         config.env.num_envs,
@@ -146,11 +148,18 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         munchausen=_munchausen(agent),
         method=_method(config, network, optimizer),
         precision=pick_precision(config.precision.name),
-        compiled=pick_compile(config.compile.name, updates),
+        compiled=compiled,
     )
     if agent.init_from is not None and Path(agent.init_from).is_file():
         zips.continue_learning(agent.init_from, built)
     return built, _projector(config, network, optimizer)
+
+
+def _optimizer(agent: AgentConfig, network: QNetwork, native_code: bool) -> torch.optim.Adam:
+    """Adam, as one pass of native code where that is wanted and can be had."""
+    if native_code and native.library() is not None:
+        return native.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps)
+    return torch.optim.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps, fused=True)
 
 
 def replay_device(config: Config, learner: torch.device) -> torch.device:

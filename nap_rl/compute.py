@@ -38,15 +38,23 @@ def pick_compile(name: str, updates: float) -> bool:
         raise ValueError(f"compile is '{name}', expected auto, on or off")
     if name == "off" or (name == "auto" and updates < WORTH_COMPILING):
         return False
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # what torch takes
-    if shutil.which(compiler) is None:
+    if shutil.which(compiler()) is None:
         warnings.warn(
-            f"compile={name}, but there is no C++ compiler '{compiler}': install one, or name one in CXX. Updates run "
-            "uncompiled, more slowly",
+            f"compile={name}, but there is no C++ compiler '{compiler()}': install one, or name one in CXX. Updates "
+            "run uncompiled, more slowly",
             stacklevel=2,
         )
         return False
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "nap_rl" / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
     torch._dynamo.config.suppress_errors = True  # a compiler that fails is a warning too; updates run uncompiled then
     return True
+
+
+def compiler() -> str:
+    """The C++ compiler that torch takes too."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nap_rl" / "compiled"

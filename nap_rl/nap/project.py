@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from nap_rl.nap.groups import GroupNorms, Weights, unwrap, weight_groups, weight
 from nap_rl.nap.layers import Axes, NormKind, is_norm
 from nap_rl.nap.normalize import Role, assign_roles, check_choice, check_paths, normalize, within
 from nap_rl.nap.trace import Example
+from nap_rl.native import Adam
 
 Affine = Literal["project", "regularize", "free"]
 
@@ -176,13 +178,20 @@ class Projector:
         if self.affine == "regularize":
             self._regularize()
         if self.updates % self.every == 0:
-            self.project()
+            self.project(optimizer.squares if isinstance(optimizer, Adam) else {})
 
     @torch.no_grad()
-    def project(self) -> None:
-        """Project now. One read and one write of the weights, no host sync."""
+    def project(self, squares: Mapping[Tensor, float] = MappingProxyType({})) -> None:
+        """Project now. One read and one write of the weights, no host sync.
+
+        Args:
+            squares: for each weight the sum of its squares, where somebody has it; saves the read.
+        """
         if self._norms is not None:
-            factors = self._whole_targets / self._norms().clamp_min(1e-30)
+            known = [squares[tensor] for tensor in self._norms.tensors if tensor in squares]
+            all_known = len(known) == len(self._norms.tensors)
+            norms = self._norms.from_squares(known) if all_known else self._norms()
+            factors = self._whole_targets / norms.clamp_min(1e-30)
             _scale(self._norms.tensors, factors.to(self._norms.dtype)[self._norms.owner].unbind())
         for name, tensors in self._by_unit.items():
             factors = self._targets[name] / unit_norms(tensors).clamp_min(1e-30)

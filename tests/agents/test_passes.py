@@ -12,13 +12,14 @@ import torch
 
 from nap_rl.agents import ValueAgent
 from nap_rl.nap import Projector, normalize
+from nap_rl.native import Adam, library
 from nap_rl.nn import Categorical, DataEfficientTorso, QNetwork, Streams
 from nap_rl.replay import Replay
 
 Make = Callable[..., ValueAgent]
 
 
-def rainbow(precision: torch.dtype = torch.float32, compiled: bool = False) -> ValueAgent:
+def rainbow(precision: torch.dtype = torch.float32, compiled: bool = False, native: bool = False) -> ValueAgent:
     """A small noisy, dueling, categorical network with NaP over real convolutions, and a replay of noise pictures."""
     torch.manual_seed(0)
     head = Categorical()
@@ -26,7 +27,11 @@ def rainbow(precision: torch.dtype = torch.float32, compiled: bool = False) -> V
     normalize(network, torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8))
     with torch.no_grad():  # one action is clearly the best: of two that are nearly equal, rounding would choose
         network.streams.advantage.output.bias_mu[: head.outputs] += torch.linspace(0, 2, head.outputs)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, eps=1.5e-4, fused=True)
+    optimizer: torch.optim.Adam
+    if native:
+        optimizer = Adam(network.parameters(), lr=1e-4, eps=1.5e-4)
+    else:
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, eps=1.5e-4, fused=True)
     replay = Replay(200, 2)
     rng = np.random.default_rng(0)
     for k in range(90):
@@ -63,6 +68,42 @@ def test_compiled_updates_are_the_same_every_time() -> None:
         first.update(0.5), second.update(0.5)
     for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+needs_native = pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
+
+
+@needs_native
+@pytest.mark.parametrize("max_grad_norm", [1e-2, 10.0, None])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_updates_of_the_native_optimiser_are_the_plain_ones(compiled: bool, max_grad_norm: float | None) -> None:
+    """Though it works out the gradients of sigma, clips in its step, and tells the projector the norms."""
+    plain, native = rainbow(), rainbow(compiled=compiled, native=True)
+    plain.max_grad_norm = native.max_grad_norm = max_grad_norm
+    for _ in range(4):
+        a, b = plain.update(0.5), native.update(0.5)
+        torch.testing.assert_close(b.loss, a.loss, rtol=1e-4, atol=0.0)
+        torch.testing.assert_close(b.grad_norm, a.grad_norm, rtol=1e-4, atol=0.0, check_dtype=False)
+    sigmas = [layer.weight_sigma for layer in native.network.streams.noisy_layers()]
+    assert len(sigmas) == 4 and all(sigma.grad is None for sigma in sigmas)
+    native.complete_gradients()
+    for (name, p), (_, q) in zip(plain.network.named_parameters(), native.network.named_parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-4 * float(p.grad.abs().max()), msg=name)
+        torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@needs_native
+def test_the_native_optimiser_leaves_frozen_sigma_alone_and_takes_a_penalty_on_sigma_from_its_gradient() -> None:
+    agent = rainbow(native=True)
+    frozen, penalised = agent.network.streams.noisy_layers()[:2]
+    frozen.weight_sigma.requires_grad_(False)
+    before = frozen.weight_sigma.clone()
+    agent.update(0.5)
+    assert torch.equal(frozen.weight_sigma, before) and penalised.weight_sigma.grad is None
+    agent.method.penalty = lambda: penalised.weight_sigma.sum()  # type: ignore[method-assign]
+    agent.update(0.5)
+    assert penalised.weight_sigma.grad is not None and torch.equal(frozen.weight_sigma, before)
 
 
 def test_half_precision_keeps_weights_gradients_and_moments_in_float32_and_its_losses_and_gradients_agree() -> None:

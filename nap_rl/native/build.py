@@ -1,0 +1,69 @@
+"""kernels.cpp as a shared library: compiled once a machine, kept in the user's cache folder, loaded by ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from nap_rl.compute import cache_folder, compiler
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+if platform.machine() in ("x86_64", "AMD64"):
+    FLAGS.append("-mprefer-vector-width=512")  # as wide as the CPU has them
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels, or None where they cannot be had: a failure is a warning, and whoever asks does without.
+
+    Only Linux is tried. The OpenMP functions that the library calls are those of the runtime that torch has loaded, so
+    both use the same threads.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(str(compiled(cache_folder())))
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        warnings.warn(f"{SOURCE.name} was not compiled; updates run without it, more slowly: {reason}", stacklevel=2)
+        return None
+
+
+def compiled(folder: Path) -> Path:
+    """Compile into `folder` unless it is there already, for the same source, compiler and CPU.
+
+    Raises:
+        OSError: there is no compiler, or the folder cannot be written.
+        subprocess.CalledProcessError: the compiler failed; `stderr` says why.
+    """
+    name = compiler()
+    version = subprocess.run([name, "--version"], capture_output=True, check=True, text=True).stdout
+    identity = "\n".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, name, version, _cpu()])
+    path = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as own:  # two processes may compile at once
+            made = Path(own) / path.name
+            subprocess.run([name, *FLAGS, "-o", str(made), str(SOURCE)], capture_output=True, check=True, text=True)
+            os.replace(made, path)
+    return path
+
+
+def _cpu() -> str:
+    """What -march=native depends on: a home folder may be shared by machines."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = {line.split(":")[0].strip(): line for line in file if ":" in line}
+    except OSError:
+        lines = {}
+    kept = [lines.get(key, "") for key in ("vendor_id", "cpu family", "model", "stepping", "flags", "Features")]
+    return "".join([platform.machine(), *kept])

@@ -1,0 +1,179 @@
+"""The native Adam against torch's, in double precision where numbers are compared."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nap_rl.nap import Projector, normalize
+from nap_rl.native import Adam, Outer, library
+
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
+SHAPES = [(300, 70), (300, 70), (9_001,), (4, 3, 5, 5), (1, 1), (3, 5), (3, 5)]
+OUTER = {1: 0, 6: 5}  # tensor: whose gradient times an outer product is its own
+
+
+def weights(seed: int = 0) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def doubles() -> list[nn.Parameter]:
+    return [nn.Parameter(p.detach().double()) for p in weights()]
+
+
+def give_gradients(native: Adam, mine: list[nn.Parameter], exact: list[nn.Parameter], seed: int) -> None:
+    """The same gradients to both, those of OUTER as factors to `mine`."""
+    generator = torch.Generator().manual_seed(seed)
+    native.outer = {}
+    for i, (p, q) in enumerate(zip(mine, exact, strict=True)):
+        p.grad = torch.randn(p.shape, generator=generator)
+        if i in OUTER:
+            of = mine[OUTER[i]]
+            rows, columns = (torch.randn(size, generator=generator) for size in p.shape)
+            native.outer[p] = Outer(of, rows, columns)
+            assert of.grad is not None
+            q.grad = of.grad.double() * torch.outer(rows.double(), columns.double())
+            p.grad = None
+        else:
+            q.grad = p.grad.double()
+
+
+def close(mine: Tensor, exact: Tensor) -> None:
+    torch.testing.assert_close(mine.detach().double(), exact.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_steps_are_those_of_torch_and_so_are_norms_and_moments() -> None:
+    mine, exact = weights(), doubles()
+    native, plain = Adam(mine, lr=3e-3, eps=1e-4), torch.optim.Adam(exact, lr=3e-3, eps=1e-4)
+    for step in range(6):
+        native.param_groups[0]["lr"] = plain.param_groups[0]["lr"] = 3e-3 / (step + 1)
+        give_gradients(native, mine, exact, step)
+        norm = torch.nn.utils.get_total_norm([q.grad for q in exact if q.grad is not None])
+        assert native.gradient_norm() == pytest.approx(float(norm), rel=1e-6)
+        native.step(), plain.step()
+        for p, q in zip(mine, exact, strict=True):
+            close(p, q)
+            close(native.state[p]["exp_avg"], plain.state[q]["exp_avg"])
+            close(native.state[p]["exp_avg_sq"], plain.state[q]["exp_avg_sq"])
+            assert float(native.state[p]["step"]) == step + 1
+            assert native.squares[p] == pytest.approx(float(p.detach().double().square().sum()), rel=1e-12)
+
+
+def test_gradients_are_scaled_in_the_step_and_completed_for_whoever_looks() -> None:
+    mine, exact = weights(), doubles()
+    native, plain = Adam(mine, lr=1e-2, eps=1e-2), torch.optim.Adam(exact, lr=1e-2, eps=1e-2)
+    give_gradients(native, mine, exact, 0)
+    native.scale = 0.03
+    for q in exact:
+        assert q.grad is not None
+        q.grad *= 0.03
+    native.step(), plain.step()
+    for p, q in zip(mine, exact, strict=True):
+        close(p, q)
+    native.complete_gradients()
+    native.complete_gradients()  # twice changes nothing
+    for p, q in zip(mine, exact, strict=True):
+        assert p.grad is not None and q.grad is not None
+        close(p.grad, q.grad)
+
+
+def test_any_count_of_threads_gives_the_same_bits() -> None:
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            mine = weights()
+            native = Adam(mine, lr=1e-2, eps=1e-8)
+            give_gradients(native, mine, doubles(), 1)
+            norm = native.gradient_norm()
+            native.step()
+            results.append((norm, [native.squares[p] for p in mine], mine))
+    finally:
+        torch.set_num_threads(threads)
+    for norm, squares, mine in results[1:]:
+        assert norm == results[0][0] and squares == results[0][1]
+        assert all(torch.equal(p, q) for p, q in zip(mine, results[0][2], strict=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 40), columns=st.integers(1, 5_000), seed=st.integers(0, 2**16))
+def test_every_element_of_every_shape_is_reached_once(rows: int, columns: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p = nn.Parameter(torch.randn(rows, columns, generator=generator))
+    before, p.grad = p.detach().clone(), torch.randn(rows, columns, generator=generator)
+    native = Adam([p], lr=0.5, eps=0.0)
+    native.step()  # the first step of Adam is lr * sign(g)
+    torch.testing.assert_close(p.detach(), before - 0.5 * p.grad.sign(), rtol=1e-4, atol=1e-4)
+    assert native.gradient_norm() == pytest.approx(math.sqrt(float(p.grad.double().square().sum())), rel=1e-9)
+
+
+def test_state_goes_over_to_torch_and_back_and_a_cleared_one_begins_anew() -> None:
+    mine, exact, theirs = weights(), doubles(), weights()
+    native, plain = Adam(mine, lr=1e-3, eps=1e-5), torch.optim.Adam(theirs, lr=1e-3, eps=1e-5)
+    give_gradients(native, mine, exact, 3)
+    for p, q in zip(theirs, exact, strict=True):
+        assert q.grad is not None
+        p.grad = q.grad.float()
+    native.step(), plain.step()
+    swapped = native.state_dict()["state"], plain.state_dict()["state"]
+    native.load_state_dict({**native.state_dict(), "state": swapped[1]})
+    plain.load_state_dict({**plain.state_dict(), "state": swapped[0]})
+    native.step(), plain.step()
+    for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    native.state.clear()
+    native.step()
+    assert {float(native.state[p]["step"]) for p in mine} == {1.0}
+
+
+def test_parameters_without_a_gradient_stay_and_have_no_moments() -> None:
+    mine = weights()
+    native = Adam(mine, lr=1e-2, eps=1e-8)
+    mine[0].grad = torch.ones_like(mine[0])
+    native.outer = {mine[6]: Outer(mine[5], torch.ones(3), torch.ones(5))}  # of one that has none
+    native.step()
+    assert set(native.state) == set(native.squares) == {mine[0]}
+    for p, q in zip(mine[1:], weights()[1:], strict=True):
+        assert torch.equal(p, q)
+
+
+def test_not_a_number_stays_one() -> None:
+    p = nn.Parameter(torch.ones(3))
+    native, p.grad = Adam([p], lr=1e-2, eps=1e-8), torch.tensor([0.0, torch.nan, 1.0])
+    assert math.isnan(native.gradient_norm())
+    native.step()
+    assert p.isnan().tolist() == [False, True, False]
+
+
+def test_weights_of_another_kind_are_refused() -> None:
+    p = nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+    p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match=r"a weight \[2, 3\] is torch.float64, expected contiguous float32 on the CPU"):
+        Adam([p], lr=1e-2, eps=1e-8).step()
+
+
+def test_the_projector_takes_its_norms_and_arrives_at_the_same_weights() -> None:
+    def trained(native: bool) -> tuple[nn.Module, Projector]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 70), nn.ReLU(), nn.Linear(70, 2))
+        x = torch.randn(16, 20)
+        normalize(net, x)
+        kind = Adam if native else torch.optim.Adam
+        optimizer = kind(net.parameters(), lr=1e-2, eps=1e-5)
+        projector = Projector(net, optimizer)
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+        return net, projector
+
+    (mine, projector), (plain, _) = trained(native=True), trained(native=False)
+    assert projector.max_relative_drift() < 1e-6
+    for p, q in zip(mine.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
