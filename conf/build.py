@@ -123,7 +123,8 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
     initialize(config, network)
     network = network.to(device)
     compiled = pick_compile(config.compile.name, updates)
-    optimizer = _optimizer(agent, network, native_code=compiled and device.type == "cpu")
+    native_code = compiled and device.type == "cpu" and native.library() is not None
+    optimizer = _optimizer(agent, network, native_code)
     replay = Replay(
         config.replay.capacity,
         config.env.num_envs,
@@ -135,6 +136,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         uniform_probability=agent.uniform_probability,
         seed=seed.replay,
         device=replay_device(config, device),
+        native_code=native_code,
     )
     built = ValueAgent(
         network,
@@ -156,8 +158,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
 
 
 def _optimizer(agent: AgentConfig, network: QNetwork, native_code: bool) -> torch.optim.Adam:
-    """Adam, as one pass of native code where that is wanted and can be had."""
-    if native_code and native.library() is not None:
+    if native_code:
         return native.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps)
     return torch.optim.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps, fused=True)
 

@@ -1,4 +1,4 @@
-"""kernels.cpp as a shared library: compiled once a machine, kept in the user's cache folder, loaded by ctypes."""
+"""The C++ files beside this one as a shared library: compiled once a machine, kept in a cache, loaded by ctypes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nap_rl.compute import cache_folder, compiler
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")  # as wide as the CPU has them
@@ -23,7 +23,7 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they cannot be had: a failure is a warning, and whoever asks does without.
+    """The functions, or None where they cannot be had: a failure is a warning, and whoever asks does without.
 
     Only Linux is tried. The OpenMP functions that the library calls are those of the runtime that torch has loaded, so
     both use the same threads.
@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(compiled(cache_folder())))
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
-        warnings.warn(f"{SOURCE.name} was not compiled; updates run without it, more slowly: {reason}", stacklevel=2)
+        warnings.warn(f"native code was not compiled; updates run without it, more slowly: {reason}", stacklevel=2)
         return None
 
 
@@ -47,13 +47,15 @@ def compiled(folder: Path) -> Path:
     """
     name = compiler()
     version = subprocess.run([name, "--version"], capture_output=True, check=True, text=True).stdout
-    identity = "\n".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, name, version, _cpu()])
-    path = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    identity = "\n".join([*(source.read_text(encoding="utf-8") for source in SOURCES), *FLAGS, name, version, _cpu()])
+    path = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as own:  # two processes may compile at once
             made = Path(own) / path.name
-            subprocess.run([name, *FLAGS, "-o", str(made), str(SOURCE)], capture_output=True, check=True, text=True)
+            subprocess.run(
+                [name, *FLAGS, "-o", str(made), *map(str, SOURCES)], capture_output=True, check=True, text=True
+            )
             os.replace(made, path)
     return path
 

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nap_rl.native import replay as native
 from nap_rl.replay.priorities import Priorities
 
 Array = npt.NDArray[np.generic]
@@ -72,6 +73,7 @@ class Replay:
         exponent, uniform_probability: see `Priorities`. A new transition gets the largest priority seen (1 at first).
         max_priority: raw priorities are clipped to [0, max_priority] (dqn_zoo: 100).
         seed: of the sampling generator.
+        native_code: sample by `nap_rl.native`, on the CPU only; the same transitions, returns up to rounding.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Replay:
         max_priority: float = 100.0,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        native_code: bool = False,
     ) -> None:
         if n_steps < 1 or stack < 1 or num_envs < 1:
             raise ValueError(f"n_steps, stack and num_envs must be 1 or more, got {n_steps}, {stack} and {num_envs}")
@@ -98,6 +101,7 @@ class Replay:
         self.discount = discount
         self.reward_clip = reward_clip
         self.max_priority = max_priority
+        self.native_code = native_code
         self.window = -(-capacity // num_envs)  # sampleable slots of a column
         if self.window <= n_steps:
             raise ValueError(
@@ -117,7 +121,13 @@ class Replay:
         self.discounts = torch.zeros(slots, device=device)
         self.first = torch.ones(slots, dtype=torch.bool, device=device)
         self.serials = torch.full((slots,), -1, dtype=torch.int64, device=device)
-        self.priorities = Priorities(slots, exponent=exponent, uniform_probability=uniform_probability, device=device)
+        self.priorities = Priorities(
+            slots,
+            exponent=exponent,
+            uniform_probability=uniform_probability,
+            device=device,
+            native_code=native_code,
+        )
         self.largest_priority = torch.ones((), device=device)
         self.generator = torch.Generator(device=device).manual_seed(seed)
         # Host side: per column, slots ever written and steps since the episode's first frame; valid starts.
@@ -190,6 +200,21 @@ class Replay:
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(s_tm1, a_tm1, r_t, discount_t, s_t) of valid starts, slots [B] int64."""
+        if self.native_code:
+            r_t, discount_t, frames = native.windows(
+                slots,
+                length=self.length,
+                stack=self.stack,
+                n_steps=self.n_steps,
+                zero_slot=self.zero_slot,
+                first=self.first,
+                rewards=self.rewards,
+                discounts=self.discounts,
+                discount=self.discount,
+                reward_clip=self.reward_clip,
+            )
+            stacks = self.frames.index_select(0, frames.view(-1)).view(*frames.shape, *self.frames.shape[1:])
+            return stacks[0], self.actions.take(slots), r_t, discount_t, stacks[1]
         place = slots % self.length
         index = (slots - place)[:, None] + (place[:, None] + self._offsets) % self.length  # [B, C - 1 + 1 + n]
         zero = self.stack - 1

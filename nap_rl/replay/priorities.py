@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nap_rl.native import replay as native
+
 BLOCK = 128
 """Leaves to a block. A batch of B from N slots reads N / BLOCK + B BLOCK numbers: least near 64 to 180 for 1M slots."""
 
@@ -35,6 +37,7 @@ class Priorities:
         capacity: number of slots.
         exponent: alpha, applied once, when a priority is written. 0 makes sampling uniform.
         uniform_probability: u in [0, 1].
+        native_code: sample and update by `nap_rl.native`, on the CPU; the same numbers, up to rounding.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Priorities:
         exponent: float = 0.5,
         uniform_probability: float = 1e-3,
         device: torch.device | str = "cpu",
+        native_code: bool = False,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}, expected 1 slot or more")
@@ -54,6 +58,7 @@ class Priorities:
         blocks = -(-capacity // BLOCK)
         self.exponent = exponent
         self.uniform_probability = uniform_probability
+        self.native_code = native_code
         self.leaves = torch.zeros(blocks, BLOCK, device=device)  # p^alpha
         self.valid = torch.zeros(blocks, BLOCK, device=device)  # 1 where the slot can be drawn
         self.leaf_sums = torch.zeros(blocks, dtype=torch.float64, device=device)
@@ -81,6 +86,9 @@ class Priorities:
 
         Where a slot stands several times, its largest kept entry counts, so the result does not depend on the order.
         """
+        if self.native_code:
+            native.update(slots, priorities.pow(self.exponent), keep, self.leaves, self.leaf_sums)
+            return
         leaves = self.leaves.view(-1)
         before = leaves.take(slots)
         entries = torch.where(keep, priorities.pow(self.exponent), -1.0)  # -1 loses to every real entry
@@ -112,6 +120,8 @@ class Priorities:
             c, mass, leaves = torch.zeros_like(total), self.valid_counts, self.valid
         u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)
         u.clamp_(max=1.0 - 2.0**-52)  # u times a total is below the total then, also after rounding
+        if self.native_code:
+            return Draw(*native.draw(mass, leaves, self.valid, float(c), u))
         cumulative = mass.cumsum(0)
         block = torch.searchsorted(cumulative, u[0] * cumulative[-1], right=True)
         density = leaves.index_select(0, block).double()  # [B, BLOCK]

@@ -1,4 +1,4 @@
-"""Compiling the kernels: once, and never a failure."""
+"""Compiling native code: once, and never a failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nap_rl.native import library
-from nap_rl.native.build import SOURCE, compiled
+from nap_rl.native.build import SOURCES, compiled
 
 needs_compiler = pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
 
@@ -23,8 +23,8 @@ def test_it_is_compiled_once_for_a_source_and_again_for_another(
     made = first.stat().st_mtime_ns
     assert compiled(tmp_path) == first and first.stat().st_mtime_ns == made
     changed = tmp_path / "changed.cpp"
-    changed.write_text(SOURCE.read_text() + "\n// changed\n")
-    monkeypatch.setattr("nap_rl.native.build.SOURCE", changed)
+    changed.write_text(SOURCES[0].read_text() + "\n// changed\n")
+    monkeypatch.setattr("nap_rl.native.build.SOURCES", [changed, *SOURCES[1:]])
     assert compiled(tmp_path) != first
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".cpp", ".so", ".so"]  # nothing half made
 
@@ -38,7 +38,7 @@ def test_a_compiler_that_fails_is_a_warning(broken: str, tmp_path: Path, monkeyp
         if not sys.platform.startswith("linux"):
             assert library() is None
             return
-        with pytest.warns(UserWarning, match="kernels.cpp was not compiled; updates run without it, more slowly: "):
+        with pytest.warns(UserWarning, match="native code was not compiled; updates run without it, more slowly: "):
             assert library() is None
     finally:
         library.cache_clear()
