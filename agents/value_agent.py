@@ -124,8 +124,13 @@ class ValueAgent:
         loss = (batch.weights * losses).mean()  # the weights scale the gradient and never the priorities
         self.optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
-        grad_norm = self._clip_gradients()
-        self.optimizer.step()  # a projector's hook acts here
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.max_norm = self.max_grad_norm
+            self.optimizer.step()  # clips and projects as well
+            grad_norm = torch.tensor(self.optimizer.gradient_norm)
+        else:
+            grad_norm = self._clip_gradients()
+            self.optimizer.step()  # a projector's hook acts here
         self.replay.update(batch.slots, batch.serials, priorities)
         self.updates += 1
         if self.updates % self.target_every_updates == 0:
@@ -221,10 +226,6 @@ class ValueAgent:
 
     def _clip_gradients(self) -> Tensor:
         """Scale the gradients down to `max_grad_norm` where their global norm is larger; returns the norm before."""
-        if isinstance(self.optimizer, Adam):
-            norm, limit = self.optimizer.gradient_norm(), self.max_grad_norm
-            self.optimizer.scale = 1.0 if limit is None or norm <= limit else limit / (norm + 1e-6)  # torch's formula
-            return torch.tensor(norm)
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.max_grad_norm is None:

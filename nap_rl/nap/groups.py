@@ -116,11 +116,6 @@ class GroupNorms:
         squares = torch.segment_reduce(parts.double().square(), "sum", lengths=self._segments, unsafe=True)
         return squares.sqrt()
 
-    def from_squares(self, squares: Sequence[float]) -> Tensor:
-        """[groups] float64: the norms, from the sum of squares of each of `self.tensors`."""
-        sums = torch.tensor(squares, dtype=torch.float64, device=self.owner.device)
-        return sums.new_zeros(len(self._segments)).index_add_(0, self.owner, sums).sqrt()
-
 
 def _row_length(tensor: Tensor) -> int:
     """How long the rows are into which a tensor is cut for its norm; 1 if it is taken element by element."""

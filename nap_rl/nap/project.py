@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,7 @@ from nap_rl.nap.groups import GroupNorms, Weights, unwrap, weight_groups, weight
 from nap_rl.nap.layers import Axes, NormKind, is_norm
 from nap_rl.nap.normalize import Role, assign_roles, check_choice, check_paths, normalize, within
 from nap_rl.nap.trace import Example
-from nap_rl.native import Adam
+from nap_rl.native import Adam, Groups
 
 Affine = Literal["project", "regularize", "free"]
 
@@ -96,7 +95,9 @@ class Projector:
         self._projected_tensors = [tensor for tensors in self._projected.values() for tensor in tensors]
         self._watched: list[int] = []
         self._update_active()
-        self._hook = optimizer.register_step_post_hook(self._after_step)
+        self._hooks = [optimizer.register_step_post_hook(self._after_step)]
+        if isinstance(optimizer, Adam):
+            self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
 
     @property
     def groups(self) -> dict[str, Tensor]:
@@ -169,30 +170,43 @@ class Projector:
         whole = {n: ts for n, ts in active.items() if n not in self._by_unit}
         self._norms = GroupNorms(list(whole.values())) if whole else None
         self._whole_targets = torch.stack([self._targets[n] for n in whole]) if whole else torch.empty(0)
+        self._group_of: dict[Tensor, int] = {
+            tensor: i for i, tensors in enumerate(whole.values()) for tensor in tensors
+        }
 
     # Projection.
+
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        """Let the native Adam project in its own pass, where that is due and whole tensors are projected."""
+        assert isinstance(optimizer, Adam)
+        self._update_active()
+        if self._norms is not None and (self.updates + 1) % self.every == 0:
+            optimizer.projected = Groups(self._group_of, self._whole_targets.tolist())
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         self.updates += 1
         self._update_active()
         if self.affine == "regularize":
             self._regularize()
-        if self.updates % self.every == 0:
-            self.project(optimizer.squares if isinstance(optimizer, Adam) else {})
+        if self.updates % self.every != 0:
+            return
+        if not isinstance(optimizer, Adam) or optimizer.projected is not None:
+            self._project_whole()
+        self._project_by_unit()
+
+    def project(self) -> None:
+        """Project now. One read and one write of the weights, no host sync."""
+        self._project_whole()
+        self._project_by_unit()
 
     @torch.no_grad()
-    def project(self, squares: Mapping[Tensor, float] = MappingProxyType({})) -> None:
-        """Project now. One read and one write of the weights, no host sync.
-
-        Args:
-            squares: for each weight the sum of its squares, where somebody has it; saves the read.
-        """
+    def _project_whole(self) -> None:
         if self._norms is not None:
-            known = [squares[tensor] for tensor in self._norms.tensors if tensor in squares]
-            all_known = len(known) == len(self._norms.tensors)
-            norms = self._norms.from_squares(known) if all_known else self._norms()
-            factors = self._whole_targets / norms.clamp_min(1e-30)
+            factors = self._whole_targets / self._norms().clamp_min(1e-30)
             _scale(self._norms.tensors, factors.to(self._norms.dtype)[self._norms.owner].unbind())
+
+    @torch.no_grad()
+    def _project_by_unit(self) -> None:
         for name, tensors in self._by_unit.items():
             factors = self._targets[name] / unit_norms(tensors).clamp_min(1e-30)
             _scale(tensors, [factors.view(-1, *[1] * (tensor.ndim - 1)) for tensor in tensors])
@@ -218,7 +232,8 @@ class Projector:
 
     def remove(self) -> None:
         """Unhook from the optimiser: from now on nothing is projected, unless by `project()`."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     # State.
 

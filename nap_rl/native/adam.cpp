@@ -1,4 +1,4 @@
-// Passes over all weights of a network at once, where torch makes several. Each is tested against plain torch.
+// One update of all weights of a network, where torch makes many passes over them.
 //
 // A tensor is taken as rows of `length` floats, and cut into pieces of whole rows. Sums are in double within a piece, and
 // pieces are added in their order: the same numbers for any count of threads. Nothing here is compiled with -ffast-math,
@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 namespace {
@@ -41,11 +42,6 @@ std::vector<Piece> pieces(int64_t tensors, const int64_t* sizes, const int64_t* 
     return found;
 }
 
-void add_up(const std::vector<Piece>& found, const std::vector<double>& sums, int64_t tensors, double* squares) {
-    std::fill(squares, squares + tensors, 0.0);
-    for (size_t i = 0; i < found.size(); i++) squares[found[i].tensor] += sums[i];
-}
-
 // `each(j, gradient)` for the elements of one piece, in order.
 template <typename Each>
 inline double over(const Piece& piece, int64_t length, const float* g, const float* rows, const float* columns,
@@ -69,37 +65,39 @@ inline double over(const Piece& piece, int64_t length, const float* g, const flo
 
 extern "C" {
 
-// squares[t] = sum of the squares of gradient t.
-void gradient_squares(int64_t tensors, const int64_t* sizes, const int64_t* lengths, const int64_t* base,
-                      const float* const* g, const float* const* rows, const float* const* columns, int threads,
-                      double* squares) {
+// One update of all tensors: clips, steps, projects. Returns the global norm of the gradients before clipping.
+//
+// Clipping: the gradients are scaled by max_norm / (norm + 1e-6) where their norm is larger, as torch does it.
+//
+// Adam (Kingma & Ba 2015, algorithm 1), as torch.optim.Adam does it; *counts[i] is the t of tensor i:
+//     t <- t + 1    m <- m + (1 - b1) (g - m)    v <- b2 v + (1 - b2) g^2    p <- p - step m / (root sqrt(v) + eps)
+// with step = lr / (1 - b1^t) and root = 1 / sqrt(1 - b2^t).
+//
+// Projection: tensors of one group, if group[i] >= 0, are scaled together so that their norm is targets[group[i]].
+double adam_update(int64_t tensors, const int64_t* sizes, const int64_t* lengths, const int64_t* base,
+                   const float* const* g, const float* const* rows, const float* const* columns, float* const* p,
+                   float* const* m, float* const* v, float* const* counts, const int64_t* group, int64_t groups,
+                   const double* targets, double lr, double beta1, double beta2, double eps, double max_norm,
+                   int threads) {
     const std::vector<Piece> found = pieces(tensors, sizes, lengths, base);
     std::vector<double> sums(found.size());
+
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (size_t i = 0; i < found.size(); i++) {
         const int64_t t = found[i].tensor;
         sums[i] = over(found[i], lengths[t], g[t], rows[t], columns[t], 1.0f,
                        [](int64_t, float gradient) { return double(gradient) * double(gradient); });
     }
-    add_up(found, sums, tensors, squares);
-}
+    const double norm = std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
+    const float scale = std::isinf(max_norm) || norm <= max_norm ? 1.0f : float(max_norm / (norm + 1e-6));
 
-// Adam (Kingma & Ba 2015, algorithm 1) on every tensor, as torch.optim.Adam does it:
-//     t <- t + 1    m <- m + (1 - b1) (g - m)    v <- b2 v + (1 - b2) g^2    p <- p - step m / (root sqrt(v) + eps)
-// with step = lr / (1 - b1^t) and root = 1 / sqrt(1 - b2^t); *counts[i] is t of tensor i. squares[i] = sum of the new p_i^2.
-void adam(int64_t tensors, const int64_t* sizes, const int64_t* lengths, const int64_t* base, const float* const* g,
-          const float* const* rows, const float* const* columns, int threads, double* squares, float* const* p,
-          float* const* m, float* const* v, float* const* counts, double lr, double beta1, double beta2, float eps,
-          float scale) {
-    const std::vector<Piece> found = pieces(tensors, sizes, lengths, base);
-    std::vector<double> sums(found.size());
     std::vector<float> steps(tensors), roots(tensors);
     for (int64_t t = 0; t < tensors; t++) {
         const double count = *counts[t] += 1.0f;
         steps[t] = float(lr / (1.0 - std::pow(beta1, count)));
         roots[t] = float(1.0 / std::sqrt(1.0 - std::pow(beta2, count)));
     }
-    const float rest1 = float(1.0 - beta1), rest2 = float(1.0 - beta2), keep2 = float(beta2);
+    const float rest1 = float(1.0 - beta1), rest2 = float(1.0 - beta2), keep2 = float(beta2), small = float(eps);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (size_t i = 0; i < found.size(); i++) {
         const int64_t t = found[i].tensor;
@@ -110,13 +108,25 @@ void adam(int64_t tensors, const int64_t* sizes, const int64_t* lengths, const i
         sums[i] = over(found[i], lengths[t], g[t], rows[t], columns[t], scale, [=](int64_t j, float gradient) {
             const float mean = first[j] + rest1 * (gradient - first[j]);
             const float square = keep2 * second[j] + rest2 * gradient * gradient;
-            const float weight = weights[j] - step * mean / (std::sqrt(square) * root + eps);
+            const float weight = weights[j] - step * mean / (std::sqrt(square) * root + small);
             first[j] = mean;
             second[j] = square;
             weights[j] = weight;
             return double(weight) * double(weight);
         });
     }
-    add_up(found, sums, tensors, squares);
+
+    std::vector<double> squares(groups);
+    for (size_t i = 0; i < found.size(); i++)
+        if (group[found[i].tensor] >= 0) squares[group[found[i].tensor]] += sums[i];
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (size_t k = 0; k < found.size(); k++) {
+        const size_t i = found.size() - 1 - k;  // backwards: what was written last is in the cache yet
+        const int64_t t = found[i].tensor;
+        if (group[t] < 0) continue;
+        const float factor = float(targets[group[t]] / std::max(std::sqrt(squares[group[t]]), 1e-30));
+        for (int64_t j = found[i].begin * lengths[t]; j < found[i].end * lengths[t]; j++) p[t][j] *= factor;
+    }
+    return norm;
 }
 }

@@ -1,9 +1,8 @@
-"""Adam in one pass over the CPU's memory, with what an update wants beside it: norms, clipping, sigma's gradients."""
+"""Clipping, Adam and the projection as one native call over float32 weights in the CPU's memory."""
 
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,69 +23,97 @@ class Outer(NamedTuple):
     columns: Tensor  # [columns of `of`] float32; both contiguous
 
 
-class Adam(torch.optim.Adam):
-    """torch.optim.Adam with the same state, whose step is one pass over float32 weights on the CPU.
+class Groups(NamedTuple):
+    """Weights that are scaled to a norm after the step: those of one group together."""
 
-    The pass sums the squares of the new weights too, so that a `Projector` need not read them for their norms.
-    `library()` must not be None.
+    of: Mapping[Tensor, int]  # the group of each weight that has one
+    norms: Sequence[float]
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam with the same state. `library()` must not be None.
+
+    Args:
+        parameters: one group of them, contiguous float32.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, eps: float) -> None:
         super().__init__(parameters, lr=lr, eps=eps, fused=True)
         self.outer: dict[Tensor, Outer] = {}
         """Parameters whose gradient is not in their `.grad`, but given so; for whoever computes gradients to set."""
-        self.scale = 1.0
-        """What the next steps multiply the gradients by: the factor of a clipping."""
-        self.squares: dict[Tensor, float] = {}
-        """Of each weight that the last step changed, the sum of its squares."""
+        self.max_norm: float | None = None
+        """The global norm that a step clips the gradients to."""
+        self.projected: Groups | None = None
+        """What the next step is to project, None again once it has; a `Projector` says so before each."""
+        self.gradient_norm = 0.0
+        """The global norm of the last step's gradients, before clipping."""
+        self._scale = 1.0
 
-    @torch.no_grad()
-    def gradient_norm(self) -> float:
-        """Global norm of the gradients, those in `outer` included, before `scale`."""
-        call = _Call(self._trained(), self.outer)
-        assert (kernels := library()) is not None
-        kernels.gradient_squares(*call.arguments)
-        return math.sqrt(sum(call.squares))
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """ValueError: it is the second one."""
+        if self.param_groups:
+            raise ValueError("the native Adam has one group of parameters: use torch.optim.Adam, or compile=off")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step on all parameters that have a gradient. ValueError: a parameter is not contiguous float32."""
+        """One step on all parameters that have a gradient. ValueError: one is not contiguous float32 on the CPU."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        (group,) = self.param_groups
+        outer = {p: found for p, found in self.outer.items() if found.of.grad is not None}
+        parameters = [p for p in group["params"] if p.grad is not None or p in outer]
+        if not parameters:
+            return loss
+        factors = [outer.get(p) for p in parameters] if outer else [None] * len(parameters)
+        gradients = [p.grad if f is None else f.of.grad for p, f in zip(parameters, factors, strict=True)]
+        for p, gradient in zip(parameters, gradients, strict=True):
+            assert gradient is not None
+            if p.dtype is not torch.float32 or not p.is_contiguous() or not gradient.is_contiguous():
+                raise ValueError(f"a weight {list(p.shape)} is {p.dtype}, expected contiguous float32 on the CPU")
+        index = {p: i for i, p in enumerate(parameters)} if outer else {}
+        states = [self._state_of(p) for p in parameters]
+        projected, norms = self._take_projected(parameters)
+        beta1, beta2 = group["betas"]
+        limit = float("inf") if self.max_norm is None else self.max_norm
         assert (kernels := library()) is not None
-        self.squares = {}
-        for group in self.param_groups:
-            parameters = self._trained(group["params"])
-            call = _Call(parameters, self.outer)
-            states = [self._state_of(p) for p in parameters]
-            beta1, beta2 = group["betas"]
-            kernels.adam(
-                *call.arguments,
-                _pointers(parameters),
-                *(_pointers([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq", "step")),
-                *(ctypes.c_double(value) for value in (group["lr"], beta1, beta2)),
-                *(ctypes.c_float(value) for value in (group["eps"], self.scale)),
-            )
-            self.squares.update(zip(parameters, call.squares, strict=True))
+        self.gradient_norm = norm = kernels.adam_update(
+            ctypes.c_int64(len(parameters)),
+            _integers([p.numel() for p in parameters]),
+            _integers([p.shape[1] if p.dim() == 2 else 1 for p in parameters]),
+            _integers([-1 if f is None else index[f.of] for f in factors]),
+            _pointers(gradients),
+            _pointers([None if f is None else f.rows for f in factors]),
+            _pointers([None if f is None else f.columns for f in factors]),
+            _pointers(parameters),
+            *(_pointers([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq", "step")),
+            _integers([projected.get(p, -1) for p in parameters]),
+            ctypes.c_int64(len(norms)),
+            (ctypes.c_double * len(norms))(*norms),
+            *map(ctypes.c_double, (group["lr"], beta1, beta2, group["eps"], limit)),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        self._scale = 1.0 if self.max_norm is None or norm <= limit else limit / (norm + 1e-6)
         return loss
 
     @torch.no_grad()
     def complete_gradients(self) -> None:
-        """Put into every `.grad` what a step takes: those of `outer`, and all scaled. For whoever looks at them."""
+        """Put into every `.grad` what the last step took: those of `outer`, and all clipped. For whoever looks."""
         for parameter, (of, rows, columns) in self.outer.items():
             if of.grad is not None:
                 parameter.grad = of.grad * torch.outer(rows, columns)
-        if self.scale != 1.0:
-            torch._foreach_mul_([p.grad for p in self._trained() if p.grad is not None], self.scale)
-        self.outer, self.scale = {}, 1.0
+        if self._scale != 1.0:
+            torch._foreach_mul_([p.grad for p in self.param_groups[0]["params"] if p.grad is not None], self._scale)
+        self.outer, self._scale = {}, 1.0
 
-    def _trained(self, parameters: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Those with a gradient, in order; of all groups unless told otherwise."""
-        if parameters is None:
-            parameters = [p for group in self.param_groups for p in group["params"]]
-        return [p for p in parameters if p.grad is not None or (p in self.outer and self.outer[p].of.grad is not None)]
+    def _take_projected(self, parameters: Sequence[Tensor]) -> Groups:
+        """None of it where a weight of it gets no gradient: norms are summed over the weights that are stepped."""
+        if self.projected is None or not self.projected.of.keys() <= set(parameters):
+            return Groups({}, ())
+        projected, self.projected = self.projected, None
+        return projected
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -95,34 +122,6 @@ class Adam(torch.optim.Adam):
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         return state
-
-
-class _Call:
-    """The arguments that both kernels begin with, and the sums of squares that they fill in."""
-
-    def __init__(self, parameters: Sequence[Tensor], outer: Mapping[Tensor, Outer]) -> None:
-        factors = [outer.get(p) for p in parameters]
-        gradients = [p.grad if f is None else f.of.grad for p, f in zip(parameters, factors, strict=True)]
-        for p, gradient in zip(parameters, gradients, strict=True):
-            assert gradient is not None
-            if p.dtype is not torch.float32 or not p.is_contiguous() or not gradient.is_contiguous():
-                raise ValueError(f"a weight {list(p.shape)} is {p.dtype}, expected contiguous float32 on the CPU")
-        self.squares = (ctypes.c_double * len(parameters))()
-        base = [-1] * len(parameters)
-        if outer:
-            index = {p: i for i, p in enumerate(parameters)}
-            base = [-1 if f is None else index[f.of] for f in factors]
-        self.arguments = (
-            ctypes.c_int64(len(parameters)),
-            _integers([p.numel() for p in parameters]),
-            _integers([p.shape[1] if p.dim() == 2 else 1 for p in parameters]),
-            _integers(base),
-            _pointers(gradients),
-            _pointers([None if f is None else f.rows for f in factors]),
-            _pointers([None if f is None else f.columns for f in factors]),
-            ctypes.c_int(torch.get_num_threads()),
-            self.squares,
-        )
 
 
 def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:

@@ -31,7 +31,9 @@ def library() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
-        return ctypes.CDLL(str(compiled(cache_folder())))
+        loaded = ctypes.CDLL(str(compiled(cache_folder())))
+        loaded.adam_update.restype = ctypes.c_double
+        return loaded
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         warnings.warn(f"native code was not compiled; updates run without it, more slowly: {reason}", stacklevel=2)

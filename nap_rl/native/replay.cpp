@@ -8,7 +8,7 @@ extern "C" {
 
 // Slots [batch] and their probabilities. An item weighs leaf + c * valid, both [blocks, length], and `mass` [blocks] are
 // the sums of these. u [2, batch] in [0, 1) choose the block and the leaf.
-void draw(int64_t blocks, int64_t length, const double* mass, const float* leaves, const float* valid, double c,
+void replay_draw(int64_t blocks, int64_t length, const double* mass, const float* leaves, const float* valid, double c,
           int64_t batch, const double* u, int64_t* slots, float* probabilities) {
     std::vector<double> cumulative(blocks), within(length);
     double total = 0.0;
@@ -34,7 +34,7 @@ void draw(int64_t blocks, int64_t length, const double* mass, const float* leave
 
 // Of valid starts, slots [batch]: the n-step return r_t, its discount_t, and which frames its two stacks are made of,
 // frames [2, batch, stack]. A column of the ring has `length` slots; see the picture at the head of buffer.py.
-void windows(int64_t batch, const int64_t* slots, int64_t length, int64_t stack, int64_t n_steps, int64_t zero_slot,
+void replay_windows(int64_t batch, const int64_t* slots, int64_t length, int64_t stack, int64_t n_steps, int64_t zero_slot,
              const bool* first, const float* rewards, const float* discounts, float discount, float reward_clip,
              float* r_t, float* discount_t, int64_t* frames) {
     for (int64_t b = 0; b < batch; b++) {
@@ -66,7 +66,7 @@ void windows(int64_t batch, const int64_t* slots, int64_t length, int64_t stack,
 
 // New leaves of slots [batch], and the sums of their blocks anew. Entries that are not kept change nothing; of several
 // for one slot the largest counts.
-void update(int64_t batch, const int64_t* slots, const float* entries, const bool* keep, int64_t length, float* leaves,
+void replay_update(int64_t batch, const int64_t* slots, const float* entries, const bool* keep, int64_t length, float* leaves,
             double* leaf_sums) {
     for (int64_t i = 0; i < batch; i++)
         if (keep[i]) leaves[slots[i]] = -1.0f;  // loses to every entry

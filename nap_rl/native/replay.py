@@ -25,7 +25,7 @@ def draw(mass: Tensor, leaves: Tensor, valid: Tensor, c: float, u: Tensor) -> tu
     u = u.contiguous()
     slots = torch.empty(u.shape[1], dtype=torch.int64)
     probabilities = torch.empty(u.shape[1])
-    kernels.draw(
+    kernels.replay_draw(
         ctypes.c_int64(leaves.shape[0]),
         ctypes.c_int64(leaves.shape[1]),
         *map(_pointer, (mass, leaves, valid)),
@@ -61,7 +61,7 @@ def windows(
     assert (kernels := library()) is not None
     batch = len(slots)
     found = Windows(torch.empty(batch), torch.empty(batch), torch.empty(2, batch, stack, dtype=torch.int64))
-    kernels.windows(
+    kernels.replay_windows(
         ctypes.c_int64(batch),
         _pointer(slots),
         *map(ctypes.c_int64, (length, stack, n_steps, zero_slot)),
@@ -77,7 +77,7 @@ def update(slots: Tensor, entries: Tensor, keep: Tensor, leaves: Tensor, leaf_su
     """Write entries [K] float32 into leaves [blocks, BLOCK] at slots [K] where keep [K]; see `Priorities.update`."""
     assert (kernels := library()) is not None
     slots, entries, keep = slots.contiguous(), entries.contiguous(), keep.contiguous()
-    kernels.update(
+    kernels.replay_update(
         ctypes.c_int64(len(slots)),
         *map(_pointer, (slots, entries, keep)),
         ctypes.c_int64(leaves.shape[1]),

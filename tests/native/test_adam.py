@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nap_rl.nap import Projector, normalize
-from nap_rl.native import Adam, Outer, library
+from nap_rl.native import Adam, Groups, Outer, library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
 SHAPES = [(300, 70), (300, 70), (9_001,), (4, 3, 5, 5), (1, 1), (3, 5), (3, 5)]
@@ -55,25 +56,24 @@ def test_steps_are_those_of_torch_and_so_are_norms_and_moments() -> None:
         native.param_groups[0]["lr"] = plain.param_groups[0]["lr"] = 3e-3 / (step + 1)
         give_gradients(native, mine, exact, step)
         norm = torch.nn.utils.get_total_norm([q.grad for q in exact if q.grad is not None])
-        assert native.gradient_norm() == pytest.approx(float(norm), rel=1e-6)
         native.step(), plain.step()
+        assert native.gradient_norm == pytest.approx(float(norm), rel=1e-6)
         for p, q in zip(mine, exact, strict=True):
             close(p, q)
             close(native.state[p]["exp_avg"], plain.state[q]["exp_avg"])
             close(native.state[p]["exp_avg_sq"], plain.state[q]["exp_avg_sq"])
             assert float(native.state[p]["step"]) == step + 1
-            assert native.squares[p] == pytest.approx(float(p.detach().double().square().sum()), rel=1e-12)
 
 
-def test_gradients_are_scaled_in_the_step_and_completed_for_whoever_looks() -> None:
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_gradients_are_clipped_in_the_step_and_completed_for_whoever_looks(max_norm: float) -> None:
     mine, exact = weights(), doubles()
     native, plain = Adam(mine, lr=1e-2, eps=1e-2), torch.optim.Adam(exact, lr=1e-2, eps=1e-2)
     give_gradients(native, mine, exact, 0)
-    native.scale = 0.03
-    for q in exact:
-        assert q.grad is not None
-        q.grad *= 0.03
+    native.max_norm = max_norm
+    norm = torch.nn.utils.clip_grad_norm_(exact, max_norm)
     native.step(), plain.step()
+    assert native.gradient_norm == pytest.approx(float(norm), rel=1e-6)
     for p, q in zip(mine, exact, strict=True):
         close(p, q)
     native.complete_gradients()
@@ -81,6 +81,31 @@ def test_gradients_are_scaled_in_the_step_and_completed_for_whoever_looks() -> N
     for p, q in zip(mine, exact, strict=True):
         assert p.grad is not None and q.grad is not None
         close(p.grad, q.grad)
+
+
+def test_groups_are_brought_to_their_norms_after_the_step() -> None:
+    mine, exact = weights(), doubles()
+    native, plain = Adam(mine, lr=1e-2, eps=1e-2), torch.optim.Adam(exact, lr=1e-2, eps=1e-2)
+    give_gradients(native, mine, exact, 0)
+    native.projected = Groups({mine[0]: 1, mine[1]: 1, mine[2]: 0}, [3.0, 7.0])
+    native.step(), plain.step()
+    assert native.projected is None
+    with torch.no_grad():
+        exact[2] *= 3.0 / exact[2].norm()
+        factor = 7.0 / (exact[0].square().sum() + exact[1].square().sum()).sqrt()
+        exact[0] *= factor
+        exact[1] *= factor
+    for p, q in zip(mine, exact, strict=True):
+        close(p, q)
+
+
+def test_a_group_of_which_a_weight_gets_no_gradient_is_left_to_the_projector() -> None:
+    mine = weights()
+    native = Adam(mine, lr=1e-2, eps=1e-2)
+    mine[0].grad = torch.ones_like(mine[0])
+    asked = native.projected = Groups({mine[0]: 0, mine[1]: 0}, [3.0])
+    native.step()
+    assert native.projected is asked and mine[0].norm() > 3.0
 
 
 def test_any_count_of_threads_gives_the_same_bits() -> None:
@@ -91,14 +116,14 @@ def test_any_count_of_threads_gives_the_same_bits() -> None:
             mine = weights()
             native = Adam(mine, lr=1e-2, eps=1e-8)
             give_gradients(native, mine, doubles(), 1)
-            norm = native.gradient_norm()
+            native.projected = Groups({mine[0]: 0, mine[1]: 0, mine[2]: 1}, [3.0, 7.0])
             native.step()
-            results.append((norm, [native.squares[p] for p in mine], mine))
+            results.append((native.gradient_norm, mine))
     finally:
         torch.set_num_threads(threads)
-    for norm, squares, mine in results[1:]:
-        assert norm == results[0][0] and squares == results[0][1]
-        assert all(torch.equal(p, q) for p, q in zip(mine, results[0][2], strict=True))
+    for norm, mine in results[1:]:
+        assert norm == results[0][0]
+        assert all(torch.equal(p, q) for p, q in zip(mine, results[0][1], strict=True))
 
 
 @settings(max_examples=30, deadline=None)
@@ -110,7 +135,7 @@ def test_every_element_of_every_shape_is_reached_once(rows: int, columns: int, s
     native = Adam([p], lr=0.5, eps=0.0)
     native.step()  # the first step of Adam is lr * sign(g)
     torch.testing.assert_close(p.detach(), before - 0.5 * p.grad.sign(), rtol=1e-4, atol=1e-4)
-    assert native.gradient_norm() == pytest.approx(math.sqrt(float(p.grad.double().square().sum())), rel=1e-9)
+    assert native.gradient_norm == pytest.approx(math.sqrt(float(p.grad.double().square().sum())), rel=1e-9)
 
 
 def test_state_goes_over_to_torch_and_back_and_a_cleared_one_begins_anew() -> None:
@@ -138,7 +163,7 @@ def test_parameters_without_a_gradient_stay_and_have_no_moments() -> None:
     mine[0].grad = torch.ones_like(mine[0])
     native.outer = {mine[6]: Outer(mine[5], torch.ones(3), torch.ones(5))}  # of one that has none
     native.step()
-    assert set(native.state) == set(native.squares) == {mine[0]}
+    assert set(native.state) == {mine[0]}
     for p, q in zip(mine[1:], weights()[1:], strict=True):
         assert torch.equal(p, q)
 
@@ -146,8 +171,8 @@ def test_parameters_without_a_gradient_stay_and_have_no_moments() -> None:
 def test_not_a_number_stays_one() -> None:
     p = nn.Parameter(torch.ones(3))
     native, p.grad = Adam([p], lr=1e-2, eps=1e-8), torch.tensor([0.0, torch.nan, 1.0])
-    assert math.isnan(native.gradient_norm())
     native.step()
+    assert math.isnan(native.gradient_norm)
     assert p.isnan().tolist() == [False, True, False]
 
 
@@ -158,7 +183,17 @@ def test_weights_of_another_kind_are_refused() -> None:
         Adam([p], lr=1e-2, eps=1e-8).step()
 
 
-def test_the_projector_takes_its_norms_and_arrives_at_the_same_weights() -> None:
+def test_a_second_group_of_parameters_is_refused() -> None:
+    with pytest.raises(ValueError, match="the native Adam has one group of parameters"):
+        Adam(weights(), lr=1e-2, eps=1e-8).add_param_group({"params": weights()})
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("scope", ["tensor", "unit"])
+@pytest.mark.parametrize("affine", ["project", "regularize"])
+def test_the_projector_lets_it_project_and_arrives_at_the_same_weights(
+    every: int, scope: Literal["tensor", "unit"], affine: Literal["project", "regularize"]
+) -> None:
     def trained(native: bool) -> tuple[nn.Module, Projector]:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 70), nn.ReLU(), nn.Linear(70, 2))
@@ -166,8 +201,8 @@ def test_the_projector_takes_its_norms_and_arrives_at_the_same_weights() -> None
         normalize(net, x)
         kind = Adam if native else torch.optim.Adam
         optimizer = kind(net.parameters(), lr=1e-2, eps=1e-5)
-        projector = Projector(net, optimizer)
-        for _ in range(5):
+        projector = Projector(net, optimizer, every=every, scope=scope, affine=affine)
+        for _ in range(6):
             optimizer.zero_grad()
             net(x).square().mean().backward()
             optimizer.step()
