@@ -102,7 +102,7 @@ class ValueAgent:
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update, for whoever has to explain it
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(
         self, stacks: npt.NDArray[np.uint8 | np.float32], epsilon: float = 0.0, noisy: bool = True
     ) -> npt.NDArray[np.int64]:

@@ -45,11 +45,13 @@ from nap_rl.nn import (
     ImpalaTorso,
     ImplicitQuantile,
     NatureTorso,
+    NoisyLinear,
     QNetwork,
     Quantile,
     QuantileEmbedding,
     Streams,
 )
+from nap_rl.nn.linear import Linear as LinearLayer
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
 from nap_rl.runtime import free_device_memory
@@ -124,6 +126,9 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
     network = network.to(device)
     compiled = pick_compile(config.compile.name, updates)
     native_code = compiled and device.type == "cpu" and native.library() is not None
+    for layer in network.modules():
+        if isinstance(layer, (LinearLayer, NoisyLinear)):
+            layer.native_code = native_code
     optimizer = _optimizer(agent, network, native_code)
     replay = Replay(
         config.replay.capacity,

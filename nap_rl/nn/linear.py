@@ -8,28 +8,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nap_rl.native.linear import few_rows
+
+FEW, LARGE = 16, 1 << 18
+"""Rows and elements of a weight for which native code is faster: acting in a few environments, with a hidden layer."""
+
 
 class Linear(nn.Linear):
     """nn.Linear by `linear`."""
 
+    native_code = False
+
     def forward(self, x: Tensor) -> Tensor:
         """x [B, in_features] -> [B, out_features]."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self.native_code)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, native_code: bool = False) -> Tensor:
     """F.linear: x [B, in], weight [out, in], bias [out] -> [B, out].
 
     On the CPU and in float32, for a batch smaller than the layer, y^T = W x^T and dx^T = W^T dy^T stand for y = x W^T
     and dx = dy W: the same numbers up to rounding. Two threads share a product better by the rows of W, of which there
     are many, than by those of a batch: with 32 rows and a weight of 512 x 3136 the output takes 0.7 ms for 1.0, its
     gradient to x 0.8 for 1.4 (two cores of a Zen 4; nothing is won in bfloat16). Elsewhere it is F.linear itself.
+
+    Args:
+        native_code: few rows in inference mode, which is how an agent acts, by `nap_rl.native`.
     """
     device = x.device.type
     if device != "cpu" or x.dim() != 2 or len(x) >= len(weight) or torch.is_autocast_enabled(device):
         return F.linear(x, weight, bias)
-    product = _Product if torch.compiler.is_compiling() else _UncompiledProduct
-    y: Tensor = product.apply(x, weight).t()  # type: ignore[no-untyped-call]
+    if native_code and torch.is_inference_mode_enabled() and len(x) <= FEW and weight.numel() >= LARGE:
+        y = few_rows(x, weight)
+    else:
+        product = _Product if torch.compiler.is_compiling() else _UncompiledProduct
+        y = product.apply(x, weight).t()  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias
 
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nap_rl.nn.linear import linear
@@ -36,6 +35,7 @@ class NoisyLinear(nn.Module):
 
     # One common factor on all of these scales the output, so a projection must treat them as one vector.
     joint_scale = ("weight_mu", "weight_sigma", "bias_mu", "bias_sigma")
+    native_code = False
 
     def __init__(self, in_features: int, out_features: int, sigma0: float = 0.1, bias: bool = True) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class NoisyLinear(nn.Module):
     def forward(self, x: Tensor, noise: LayerNoise | None = None) -> Tensor:
         """x [B, in_features] -> [B, out_features]; without noise, the mean weights."""
         if noise is None:
-            return F.linear(x, self.weight_mu, self.bias_mu)
+            return linear(x, self.weight_mu, self.bias_mu, self.native_code)
         eps_in, eps_out = noise
-        if (
-            eps_in.dim() == 2
-        ):  # a weight matrix for each row is never built: sigma * (eps_out eps_in^T) x, factor by factor
-            y = F.linear(x, self.weight_mu, self.bias_mu) + F.linear(x * eps_in, self.weight_sigma) * eps_out
+        if eps_in.dim() == 2:
+            # A weight matrix for each row is never built: sigma * (eps_out eps_in^T) x, factor by factor.
+            y = linear(x, self.weight_mu, self.bias_mu, self.native_code)
+            y = y + linear(x * eps_in, self.weight_sigma, None, self.native_code) * eps_out
             return y if self.bias_sigma is None else y + self.bias_sigma * eps_out
         weight = torch.addcmul(self.weight_mu, self.weight_sigma, torch.outer(eps_out, eps_in))
         if self.bias_mu is None or self.bias_sigma is None:
