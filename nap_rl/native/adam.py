@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nap_rl.native.build import library
+from nap_rl.native.build import kernels
 
 
 class Outer(NamedTuple):
@@ -78,8 +78,7 @@ class Adam(torch.optim.Adam):
         projected, norms = self._take_projected(parameters)
         beta1, beta2 = group["betas"]
         limit = float("inf") if self.max_norm is None else self.max_norm
-        assert (kernels := library()) is not None
-        self.gradient_norm = norm = kernels.adam_update(
+        self.gradient_norm = norm = kernels().adam_update(
             ctypes.c_int64(len(parameters)),
             _integers([p.numel() for p in parameters]),
             _integers([p.shape[1] if p.dim() == 2 else 1 for p in parameters]),

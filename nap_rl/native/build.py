@@ -13,6 +13,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from torch import Tensor
+
 from nap_rl.compute import cache_folder, compiler
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
@@ -38,6 +40,19 @@ def library() -> ctypes.CDLL | None:
         reason = getattr(error, "stderr", None) or str(error)
         warnings.warn(f"native code was not compiled; updates run without it, more slowly: {reason}", stacklevel=2)
         return None
+
+
+def kernels() -> ctypes.CDLL:
+    """The functions, for those who were told that `library()` has them."""
+    found = library()
+    assert found is not None
+    return found
+
+
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
+    """Where a contiguous tensor lies in the CPU's memory; it must be kept alive while that is used."""
+    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def compiled(folder: Path) -> Path:

@@ -7,18 +7,17 @@ import ctypes
 import torch
 from torch import Tensor
 
-from nap_rl.native.build import library
+from nap_rl.native.build import kernels, pointer
 
 
 def few_rows(x: Tensor, weight: Tensor) -> Tensor:
     """x [B, in], weight [out, in] -> x weight^T [B, out]; without a gradient. Fastest for B of 8 or a little less."""
-    assert (kernels := library()) is not None
     assert x.dtype is weight.dtype is torch.float32
     x, weight = x.contiguous(), weight.contiguous()
     y = torch.empty(len(x), len(weight))
-    kernels.few_rows(
+    kernels().few_rows(
         *map(ctypes.c_int64, (len(x), x.shape[1], len(weight))),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, weight, y)),
+        *map(pointer, (x, weight, y)),
         ctypes.c_int(torch.get_num_threads()),
     )
     return y

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nap_rl.native.build import library
+from nap_rl.native.build import kernels, pointer
 
 _INFINITY = float("inf")
 
@@ -21,17 +21,16 @@ def draw(mass: Tensor, leaves: Tensor, valid: Tensor, c: float, u: Tensor) -> tu
         leaves, valid: [blocks, BLOCK] float32; a slot weighs leaf + c * valid.
         u: [2, B] float64 in [0, 1): for the block and for the leaf.
     """
-    assert (kernels := library()) is not None
     u = u.contiguous()
     slots = torch.empty(u.shape[1], dtype=torch.int64)
     probabilities = torch.empty(u.shape[1])
-    kernels.replay_draw(
+    kernels().replay_draw(
         ctypes.c_int64(leaves.shape[0]),
         ctypes.c_int64(leaves.shape[1]),
-        *map(_pointer, (mass, leaves, valid)),
+        *map(pointer, (mass, leaves, valid)),
         ctypes.c_double(c),
         ctypes.c_int64(len(slots)),
-        *map(_pointer, (u, slots, probabilities)),
+        *map(pointer, (u, slots, probabilities)),
     )
     return slots, probabilities
 
@@ -58,33 +57,26 @@ def windows(
     reward_clip: float | None,
 ) -> Windows:
     """The n-step returns of valid starts, slots [B] int64, and where their frames are; names as in `Replay`."""
-    assert (kernels := library()) is not None
     batch = len(slots)
     found = Windows(torch.empty(batch), torch.empty(batch), torch.empty(2, batch, stack, dtype=torch.int64))
-    kernels.replay_windows(
+    kernels().replay_windows(
         ctypes.c_int64(batch),
-        _pointer(slots),
+        pointer(slots),
         *map(ctypes.c_int64, (length, stack, n_steps, zero_slot)),
-        *map(_pointer, (first, rewards, discounts)),
+        *map(pointer, (first, rewards, discounts)),
         ctypes.c_float(discount),
         ctypes.c_float(_INFINITY if reward_clip is None else reward_clip),
-        *map(_pointer, found),
+        *map(pointer, found),
     )
     return found
 
 
 def update(slots: Tensor, entries: Tensor, keep: Tensor, leaves: Tensor, leaf_sums: Tensor) -> None:
     """Write entries [K] float32 into leaves [blocks, BLOCK] at slots [K] where keep [K]; see `Priorities.update`."""
-    assert (kernels := library()) is not None
     slots, entries, keep = slots.contiguous(), entries.contiguous(), keep.contiguous()
-    kernels.replay_update(
+    kernels().replay_update(
         ctypes.c_int64(len(slots)),
-        *map(_pointer, (slots, entries, keep)),
+        *map(pointer, (slots, entries, keep)),
         ctypes.c_int64(leaves.shape[1]),
-        *map(_pointer, (leaves, leaf_sums)),
+        *map(pointer, (leaves, leaf_sums)),
     )
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous() and tensor.device.type == "cpu"
-    return ctypes.c_void_p(tensor.data_ptr())
