@@ -167,7 +167,7 @@ def inside(capacity: int, batches: list[int], repetitions: int, cycles: int) -> 
     buffer, replay = _ours(capacity)
     full = measure.resident()
     rows: list[list[object]] = []
-    codes = ["torch", "native"] if replay.native_code else ["torch"]
+    codes = ["torch", "native"] if replay.priorities.native_code else ["torch"]
     for batch in batches:
         slots = replay.priorities.sample(batch).slots
         parts = {
@@ -178,7 +178,7 @@ def inside(capacity: int, batches: list[int], repetitions: int, cycles: int) -> 
         }
 
         def by(code: str, part: Callable[[], Any]) -> Any:
-            replay.native_code = replay.priorities.native_code = code == "native"
+            replay.priorities.native_code = code == "native"
             return part()
 
         times = measure.interleaved(

@@ -170,9 +170,8 @@ class Projector:
         whole = {n: ts for n, ts in active.items() if n not in self._by_unit}
         self._norms = GroupNorms(list(whole.values())) if whole else None
         self._whole_targets = torch.stack([self._targets[n] for n in whole]) if whole else torch.empty(0)
-        self._group_of: dict[Tensor, int] = {
-            tensor: i for i, tensors in enumerate(whole.values()) for tensor in tensors
-        }
+        group_of: dict[Tensor, int] = {tensor: i for i, tensors in enumerate(whole.values()) for tensor in tensors}
+        self._groups = Groups(group_of, self._whole_targets.tolist())
 
     # Projection.
 
@@ -181,11 +180,12 @@ class Projector:
         assert isinstance(optimizer, Adam)
         self._update_active()
         if self._norms is not None and (self.updates + 1) % self.every == 0:
-            optimizer.projected = Groups(self._group_of, self._whole_targets.tolist())
+            optimizer.projected = self._groups
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         self.updates += 1
-        self._update_active()
+        if not isinstance(optimizer, Adam):  # for which it was done before the step
+            self._update_active()
         if self.affine == "regularize":
             self._regularize()
         if self.updates % self.every != 0:

@@ -101,7 +101,6 @@ class Replay:
         self.discount = discount
         self.reward_clip = reward_clip
         self.max_priority = max_priority
-        self.native_code = native_code
         self.window = -(-capacity // num_envs)  # sampleable slots of a column
         if self.window <= n_steps:
             raise ValueError(
@@ -200,7 +199,7 @@ class Replay:
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(s_tm1, a_tm1, r_t, discount_t, s_t) of valid starts, slots [B] int64."""
-        if self.native_code:
+        if self.priorities.native_code:
             r_t, discount_t, frames = native.windows(
                 slots,
                 length=self.length,
