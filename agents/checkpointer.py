@@ -190,7 +190,7 @@ def report_divergence(folder: Path, trainer: Trainer, reason: str) -> Path:
             "reason": reason,
             "frames": trainer.frames,
             "updates": agent.updates,
-            "learning_rate": agent.optimizer.param_groups[0]["lr"],
+            "learning_rate": float(agent.optimizer.param_groups[0]["lr"]),
             "batch": {key: _described(value) for key, value in batch.items()},
             "layers": layers,
         },

@@ -162,8 +162,7 @@ class Trainer:
 
     def _update(self) -> None:
         agent, config = self.agent, self.config
-        for group in agent.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+        agent.set_learning_rate(self._learning_rate())
         # The first update has a row of its own: norms as they were initialised, to compare the others with.
         logging = agent.updates == 0 or (agent.updates + 1) % config.log_every_updates == 0
         if logging:
@@ -226,7 +225,7 @@ class Trainer:
             self.agent.replay.clear()
             self._learning_since = (self.agent_steps + self.config.min_replay_steps, self.agent.updates)
         if on_switch.reset_optimizer:
-            self.agent.optimizer.state.clear()
+            self.agent.reset_optimizer()
         if on_switch.reset_target:
             self.agent.copy_to_target()
         if on_switch.restart_schedule:

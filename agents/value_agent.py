@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nap_rl.agents.captured import Captured
 from nap_rl.losses import Munchausen
 from nap_rl.native import Adam, Outer
 from nap_rl.nn import NoisyLinear, QNetwork
@@ -61,6 +62,8 @@ class ValueAgent:
             (autocast), over float32 weights, gradients and moments, and the target network is kept in it. Acting is
             float32.
         compiled: the passes of an update run as the graph that torch.compile makes of them at the first one.
+        captured: an update on a GPU runs as one CUDA graph. Needs the replay on that GPU, an optimiser that is
+            `capturable` with a tensor as learning rate, no plasticity method, and a projection at every update or none.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class ValueAgent:
         method: Method | None = None,
         precision: torch.dtype = torch.float32,
         compiled: bool = False,
+        captured: bool = False,
     ) -> None:
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
@@ -99,6 +103,7 @@ class ValueAgent:
         self.compiled = compiled
         self._noisy = {name: m for name, m in network.named_modules() if isinstance(m, NoisyLinear)}
         self._passes = torch.compile(self._run_passes, dynamic=False) if compiled else self._run_passes
+        self._captured = Captured(self._learn, self.device, [self.generator, replay.generator]) if captured else None
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update, for whoever has to explain it
 
@@ -118,6 +123,15 @@ class ValueAgent:
 
     def update(self, importance_exponent: float = 1.0) -> Update:
         """One optimiser step on a batch from the replay; no host sync in it."""
+        learn = self._learn if self._captured is None else self._captured
+        update = Update(*learn(importance_exponent))
+        self.updates += 1
+        if self.updates % self.target_every_updates == 0:
+            self.copy_to_target()
+        return update
+
+    def _learn(self, importance_exponent: float | Tensor) -> tuple[Tensor, Tensor]:
+        """All of an update that happens in the learner's memory: (loss, gradient's norm)."""
         batch = self.batch = self.replay.sample(self.batch_size, importance_exponent).to(self.device)
         penalty = self.method.penalty()
         losses, priorities = self.losses(batch, sigma_apart=penalty is None)
@@ -132,10 +146,21 @@ class ValueAgent:
             grad_norm = self._clip_gradients()
             self.optimizer.step()  # a projector's hook acts here
         self.replay.update(batch.slots, batch.serials, priorities)
-        self.updates += 1
-        if self.updates % self.target_every_updates == 0:
-            self.copy_to_target()
-        return Update(loss.detach(), grad_norm)
+        return loss.detach(), grad_norm
+
+    def set_learning_rate(self, rate: float) -> None:
+        """For the next updates."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # which a captured update reads
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def reset_optimizer(self) -> None:
+        """Forget the moments, and the updates that they count."""
+        self.optimizer.state.clear()
+        if self._captured is not None:
+            self._captured.forget()
 
     def intervene(self) -> bool:
         """What the plasticity method does to the weights, once after each update; whether it changed any.
@@ -263,6 +288,8 @@ class ValueAgent:
         optimizer: dict[str, Any] = self.optimizer.state_dict()
         optimizer["state"] = {int(index): moments for index, moments in state["optimizer"].items()}
         self.optimizer.load_state_dict(optimizer)
+        if self._captured is not None:
+            self._captured.forget()
         self.method.load_state_dict(state["method"])
         self.generator.set_state(state["generator"])
         self.exploration.bit_generator.state = state["exploration"]

@@ -129,7 +129,14 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
     for layer in network.modules():
         if isinstance(layer, (LinearLayer, NoisyLinear)):
             layer.native_code = native_code
-    optimizer = _optimizer(agent, network, native_code)
+    memory = replay_device(config, device)
+    captured = (
+        compiled
+        and device.type == memory.type == "cuda"
+        and method_named(config.plasticity.name) is Method
+        and config.nap.every == 1
+    )
+    optimizer = _optimizer(agent, network, native_code, captured)
     replay = Replay(
         config.replay.capacity,
         config.env.num_envs,
@@ -140,7 +147,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         exponent=agent.priority_exponent,
         uniform_probability=agent.uniform_probability,
         seed=seed.replay,
-        device=replay_device(config, device),
+        device=memory,
         native_code=native_code,
     )
     built = ValueAgent(
@@ -156,16 +163,20 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         method=_method(config, network, optimizer),
         precision=pick_precision(config.precision.name),
         compiled=compiled,
+        captured=captured,
     )
     if agent.init_from is not None and Path(agent.init_from).is_file():
         zips.continue_learning(agent.init_from, built)
     return built, _projector(config, network, optimizer)
 
 
-def _optimizer(agent: AgentConfig, network: QNetwork, native_code: bool) -> torch.optim.Adam:
+def _optimizer(agent: AgentConfig, network: QNetwork, native_code: bool, captured: bool) -> torch.optim.Adam:
     if native_code:
         return native.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps)
-    return torch.optim.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps, fused=True)
+    rate: float | torch.Tensor = agent.learning_rate
+    if captured:  # a number would stay what it was when captured
+        rate = torch.tensor(rate, device=next(network.parameters()).device)
+    return torch.optim.Adam(network.parameters(), lr=rate, eps=agent.adam_eps, fused=True, capturable=captured)
 
 
 def replay_device(config: Config, learner: torch.device) -> torch.device:

@@ -220,7 +220,8 @@ class Projector:
             if pairs:
                 pull = group["lr"] * self.regularize_coefficient
                 torch._foreach_mul_([tensor for pair in pairs for tensor in pair], 1 - pull)
-                torch._foreach_add_([gain for gain, *_ in pairs], pull)
+                for gain, *_ in pairs:
+                    gain.add_(pull)  # _foreach_add_ would read a learning rate that is a tensor
 
     @torch.no_grad()
     def max_relative_drift(self) -> Tensor:

@@ -183,8 +183,10 @@ class Replay:
             starts.append((old_enough, self.counts[old_enough] - 1 - j))
         self._open_and_retire(envs, starts)
 
-    def sample(self, batch: int, importance_exponent: float = 1.0) -> Transitions:
+    def sample(self, batch: int, importance_exponent: float | Tensor = 1.0) -> Transitions:
         """Draw a batch; weights are (V P(i))^-importance_exponent over the V valid starts, divided by the largest.
+
+        In a captured update V stays what it was when captured, and is divided out.
 
         Raises:
             ValueError: nothing can be sampled yet.
@@ -248,7 +250,8 @@ class Replay:
         """
         priorities = priorities.to(self.device).clamp(0.0, self.max_priority)
         keep = (self.serials.take(slots) == serials) & self.priorities.is_valid(slots)
-        self.largest_priority = torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max())
+        largest = torch.where(keep, priorities, 0.0).max()
+        torch.maximum(self.largest_priority, largest, out=self.largest_priority)
         self.priorities.update(slots, priorities, keep)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The same numbers on a GPU as on the CPU, to rounding: replay, update and projector."""
+"""The same numbers on a GPU as on the CPU, to rounding: replay, update and projector. And captured as not."""
 
 from __future__ import annotations
 
@@ -144,3 +144,22 @@ def test_projected_norms_are_those_of_the_cpu() -> None:
     for a, b in zip(gpu.network.parameters(), cpu.network.parameters(), strict=True):
         close(a.detach(), b.detach())
     assert on_gpu.max_relative_drift() < 1e-6
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_captured_updates_are_the_uncaptured_ones(precision: str) -> None:
+    """The same draws of transitions and noise too: a replayed graph advances the generators."""
+    overrides = ("agent.nap=true", "compile=on", f"precision={precision}", "agent.target_every_updates=6")
+    (_, (captured, _)), (_, (plain, _)) = agents(*overrides), agents(*overrides)
+    assert captured._captured is not None
+    plain._captured = None
+    for k in range(12):
+        for agent in (captured, plain):
+            agent.set_learning_rate(1e-4 * (k + 1))
+        found, expected = captured.update(0.4 + 0.05 * k), plain.update(0.4 + 0.05 * k)
+        close(found.loss, expected.loss.cpu(), 1e-3)
+    assert captured._captured._graph is not None
+    assert torch.equal(captured.generator.get_state(), plain.generator.get_state())
+    assert torch.equal(captured.replay.generator.get_state(), plain.replay.generator.get_state())
+    for a, b in zip(captured.network.parameters(), plain.network.parameters(), strict=True):
+        close(a.detach(), b.detach().cpu(), 1e-3)
