@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     compiled = "off" if arguments.quick else "on"
     measure.say(
         "## Memory",
-        "A whole training run of a small Rainbow + NaP on Pong, 8 environments, one thread of torch, an update an agent "
-        f"step, from where its replay of {CAPACITY:,} is full: memory of the process.",
+        "A whole training run of a small Rainbow + NaP on Pong, 8 environments, one thread of torch, an update an "
+        f"agent step, from where its replay of {CAPACITY:,} is full: memory of the process.",
     )
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(Path(folder), *SMALL, *SETTINGS, f"compile={compiled}")
