@@ -82,7 +82,10 @@ class Captured:
                 self._results = self._function(*self._arguments)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            warnings.warn(f"an update was not captured as a CUDA graph and runs without: {reason}", stacklevel=4)
+            warnings.warn(
+                f"an update was not captured as a CUDA graph and runs without: {reason}. With compile=off none is tried",
+                stacklevel=4,
+            )
             self._failed = True
             return
         self._graph = graph
