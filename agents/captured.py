@@ -83,7 +83,7 @@ class Captured:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             warnings.warn(
-                f"an update was not captured as a CUDA graph and runs without: {reason}. With compile=off none is tried",
+                f"an update was not captured as a CUDA graph and runs without: {reason}; compile=off tries none",
                 stacklevel=4,
             )
             self._failed = True
