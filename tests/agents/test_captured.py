@@ -66,12 +66,19 @@ class Recording(TorchDispatchMode):
                     old.copy_(new)
 
 
+@contextlib.contextmanager
+def capturing(graph: Recording, stream: object) -> Iterator[None]:
+    """A tensor that does not say where it is to be made would be the host's: here it has no memory, and no use."""
+    with graph, torch.device("meta"):
+        yield
+
+
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.cuda as far as `Captured` uses it."""
     stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: graph)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -170,8 +177,9 @@ def test_every_agent_can_be_captured(overrides: list[str]) -> None:
             step(agent.replay, rng, k % 30 == 0)
         if captured:
             agent._captured = Captured(agent._learn, agent.device, [agent.generator, agent.replay.generator])
-        agent._clip_gradients = lambda: torch.zeros(())  # type: ignore[method-assign]  # which reads the norm on a CPU
+        agent._clip_gradients = lambda: torch.zeros((), device="cpu")  # type: ignore[method-assign]  # which reads the norm on a CPU
         found.append(train(agent, 7))
+        assert not captured or (agent._captured is not None and agent._captured._graph is not None)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
