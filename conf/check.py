@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -51,6 +52,7 @@ def to_config(config: DictConfig) -> Config:
         plain: Config = OmegaConf.to_object(node)  # type: ignore[assignment]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    _check_groups(plain)
     _check_env(plain)
     if plain.frames is None:
         plain.frames = sequence_frames(plain) if isinstance(plain.env, SequentialConfig) else SINGLE_GAME_FRAMES
@@ -63,6 +65,17 @@ def to_config(config: DictConfig) -> Config:
     _check_init_from(plain)
     _check_checkpoint(plain)
     return plain
+
+
+def _check_groups(settings: Any, path: str = "") -> None:
+    """An interpolation may put anything in the place of a group of settings, and OmegaConf does not look."""
+    for name, kind in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if not is_dataclass(kind):
+            continue
+        if not isinstance(value, kind):  # type: ignore[arg-type]
+            raise ValueError(f"{path}{name}={value}, expected a group of settings and not one value or another group")
+        _check_groups(value, f"{path}{name}.")
 
 
 def sequence_frames(config: Config) -> int:

@@ -360,6 +360,13 @@ def try_overrides(count: int, seed: int) -> tuple[int, int]:
     return valid, refused
 
 
+@pytest.mark.parametrize("key", ["agent.epsilon", "agent.head", "env.protocol", "agent.munchausen"])
+@pytest.mark.parametrize("value", ["${seed}", "${name}", "${replay}"])
+def test_an_interpolation_in_the_place_of_a_group_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"^{key}=.*expected"):
+        checked(*SMALL, f"{key}={value}")
+
+
 def test_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
     valid, refused = try_overrides(90, seed=0)
     assert valid > 5 and refused > 20
