@@ -276,7 +276,7 @@ class Replay:
         self.ages[:] = state["ages"].numpy()
         self.valid[:] = state["valid"].numpy()
         self.size = int(self.valid.sum())
-        self.largest_priority = state["largest_priority"].to(self.device)
+        self.largest_priority = state["largest_priority"].to(self.device, copy=True)
         self.generator.set_state(state["generator"])
         self.priorities.load_state_dict(
             {n.removeprefix("priorities."): t for n, t in state.items() if "priorities." in n}

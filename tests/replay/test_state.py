@@ -54,6 +54,21 @@ def test_it_goes_on_as_if_nothing_had_happened(steps: int) -> None:
     assert all(torch.equal(t, restored.state_dict()[name]) for name, t in original.state_dict().items())
 
 
+def test_a_state_is_left_as_it_is_by_the_replay_that_goes_on_from_it() -> None:
+    original, restored = make(), make()
+    play(original, 40, seed=1)
+    state = original.state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    restored.load_state_dict(state)
+    restored.load_records(all_records(original))
+    for replay in (original, restored):
+        slots = torch.from_numpy(np.flatnonzero(replay.valid)[:4])
+        replay.update(slots, replay.serials[slots], torch.full((4,), 50.0))
+        play(replay, 20, seed=2)
+    assert float(restored.largest_priority) == 50.0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.items())
+
+
 def test_every_slot_that_can_be_sampled_is_among_the_records_with_its_stack() -> None:
     replay = make()
     play(replay, 150, seed=1)
