@@ -64,6 +64,7 @@ def to_config(config: DictConfig) -> Config:
     _check_replay(plain)
     _check_init_from(plain)
     _check_checkpoint(plain)
+    _check_nan(plain)
     return plain
 
 
@@ -76,6 +77,16 @@ def _check_groups(settings: Any, path: str = "") -> None:
         if not isinstance(value, kind):  # type: ignore[arg-type]
             raise ValueError(f"{path}{name}={value}, expected a group of settings and not one value or another group")
         _check_groups(value, f"{path}{name}.")
+
+
+def _check_nan(settings: Any, path: str = "") -> None:
+    """Also of settings that nothing reads: a configuration equals itself."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{path}{field.name}=nan, expected a number")
+        if is_dataclass(value):
+            _check_nan(value, f"{path}{field.name}.")
 
 
 def sequence_frames(config: Config) -> int:

@@ -367,6 +367,12 @@ def test_an_interpolation_in_the_place_of_a_group_is_refused(key: str, value: st
         checked(*SMALL, f"{key}={value}")
 
 
+@pytest.mark.parametrize("key", ["agent.munchausen.clip", "agent.munchausen.temperature", "agent.learning_rate"])
+def test_nan_is_no_number_also_where_nothing_reads_it(key: str) -> None:
+    with pytest.raises(ValueError, match=f"^{key}=nan, expected"):
+        checked(*SMALL, f"{key}=nan")
+
+
 def test_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
     valid, refused = try_overrides(90, seed=0)
     assert valid > 5 and refused > 20
