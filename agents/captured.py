@@ -45,12 +45,10 @@ class Captured:
     def __call__(self, *numbers: float) -> tuple[Tensor, ...]:
         """What `function` returns for the numbers, as tensors that the next call leaves alone. No host sync."""
         self._fill(numbers)
-        if self._failed:
-            return self._function(*self._arguments)
-        if self._graph is None:
-            if self._calls < WARM_UP:
-                self._calls += 1
-                return self._run_aside()
+        if self._calls < WARM_UP:
+            self._calls += 1
+            return self._run_aside()
+        if self._graph is None and not self._failed:
             self._capture()  # records and runs nothing
         if self._graph is None:
             return self._function(*self._arguments)

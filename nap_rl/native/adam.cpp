@@ -19,7 +19,7 @@
 
 namespace {
 
-constexpr int64_t PIECE = 32768;  // floats of one tensor; those of weight, gradient and two moments fit a core's cache
+constexpr int64_t PIECE = 32768;  // floats of one tensor: long enough to stream; of weight, gradient and moments half a MB
 
 struct Piece {
     int64_t tensor, begin, end;  // rows [begin, end)
