@@ -27,7 +27,10 @@ class HeadLoss(NamedTuple):
 
 def select(outputs: Tensor, actions: Tensor) -> Tensor:
     """outputs [B, A, N], actions [B] int64 -> the outputs of those actions, [B, N]."""
-    return outputs[torch.arange(outputs.shape[0], device=outputs.device), actions]
+    b, a, n = outputs.shape
+    rows = torch.arange(b, device=outputs.device) * a + actions
+    # Not outputs[arange, actions], for which torch 2.11 generates C++ that does not compile where there is AVX-512.
+    return outputs.reshape(b * a, n).index_select(0, rows)
 
 
 class Head(nn.Module):
