@@ -1,4 +1,4 @@
-"""An update as one CUDA graph: a GPU runs its hundreds of small kernels faster than Python can ask for them."""
+"""An update, or acting, as one CUDA graph: a GPU runs hundreds of small kernels faster than Python can ask for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Captured:
     says so and `function` is run as it is from then on.
 
     Args:
-        function: takes tensors of no dimension, float32, and returns tensors.
+        function: takes tensors on the GPU, float32 of no dimension where a number was given, and returns tensors.
         device: the GPU.
         generators: all that it draws from.
     """
@@ -42,9 +42,12 @@ class Captured:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._results: tuple[Tensor, ...] = ()
 
-    def __call__(self, *numbers: float) -> tuple[Tensor, ...]:
-        """What `function` returns for the numbers, as tensors that the next call leaves alone. No host sync."""
-        self._fill(numbers)
+    def __call__(self, *inputs: float | Tensor) -> tuple[Tensor, ...]:
+        """What `function` returns for them, as tensors that the next call leaves alone.
+
+        Without a host sync, but for tensors of the host. Tensors of another shape than before are captured anew.
+        """
+        self._fill(inputs)
         if self._calls < WARM_UP:
             self._calls += 1
             return self._run_aside()
@@ -55,11 +58,19 @@ class Captured:
         self._graph.replay()
         return tuple(result.clone() for result in self._results)
 
-    def _fill(self, numbers: tuple[float, ...]) -> None:
-        if not self._arguments:
-            self._arguments = tuple(torch.empty((), device=self._device) for _ in numbers)
-        for argument, number in zip(self._arguments, numbers, strict=True):
-            argument.fill_(number)
+    def _fill(self, inputs: tuple[float | Tensor, ...]) -> None:
+        if [argument.shape for argument in self._arguments] != [_shape(each) for each in inputs]:
+            self._arguments = tuple(self._buffer(each) for each in inputs)
+            self.forget()
+        for argument, given in zip(self._arguments, inputs, strict=True):
+            if isinstance(given, Tensor):
+                argument.copy_(given)
+            else:
+                argument.fill_(given)
+
+    def _buffer(self, given: float | Tensor) -> Tensor:
+        dtype = given.dtype if isinstance(given, Tensor) else torch.float32
+        return torch.empty(_shape(given), dtype=dtype, device=self._device)
 
     def _run_aside(self) -> tuple[Tensor, ...]:
         """On the stream that will capture: cuBLAS and others keep a workspace for each stream."""
@@ -81,9 +92,14 @@ class Captured:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             warnings.warn(
-                f"an update was not captured as a CUDA graph and runs without: {reason}; compile=off tries none",
+                f"an update, or acting, was not captured as a CUDA graph and runs without: {reason}; compile=off tries "
+                "none",
                 stacklevel=4,
             )
             self._failed = True
             return
         self._graph = graph
+
+
+def _shape(given: float | Tensor) -> torch.Size:
+    return given.shape if isinstance(given, Tensor) else torch.Size()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +63,9 @@ class ValueAgent:
             (autocast), over float32 weights, gradients and moments, and the target network is kept in it. Acting is
             float32.
         compiled: the passes of an update run as the graph that torch.compile makes of them at the first one.
-        captured: an update on a GPU runs as one CUDA graph. Needs the replay on that GPU, an optimiser that is
-            `capturable` with a tensor as learning rate, no plasticity method, and a projection at every update or none.
+        captured: on a GPU an update runs as one CUDA graph, and so does acting under noise. Needs the replay on that
+            GPU, an optimiser that is `capturable` with a tensor as learning rate, no plasticity method, and a
+            projection at every update or none.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class ValueAgent:
         self._noisy = {name: m for name, m in network.named_modules() if isinstance(m, NoisyLinear)}
         self._passes = torch.compile(self._run_passes, dynamic=False) if compiled else self._run_passes
         self._captured = Captured(self._learn, self.device, [self.generator, replay.generator]) if captured else None
+        self._choice = Captured(self._choose, self.device, [self.generator]) if captured else None
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update, for whoever has to explain it
 
@@ -112,14 +115,18 @@ class ValueAgent:
         self, stacks: npt.NDArray[np.uint8 | np.float32], epsilon: float = 0.0, noisy: bool = True
     ) -> npt.NDArray[np.int64]:
         """Greedy actions [N] for stacks [N, C, *frame], each under its own noise; uniform with probability epsilon."""
-        noise = self.network.sample_noise(self.generator, rows=len(stacks)) if noisy else None
-        taus = self.network.sample_taus("acting", len(stacks), self.generator)
-        q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise, taus)
+        choose = self._choice if noisy and self._choice is not None else partial(self._choose, noisy=noisy)
+        (q,) = choose(torch.as_tensor(stacks))
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
         if epsilon > 0.0:
             explore = self.exploration.random(len(stacks)) < epsilon
             actions[explore] = self.exploration.integers(0, q.shape[1], int(explore.sum()))
         return actions
+
+    def _choose(self, stacks: Tensor, noisy: bool = True) -> tuple[Tensor]:
+        noise = self.network.sample_noise(self.generator, rows=len(stacks)) if noisy else None
+        taus = self.network.sample_taus("acting", len(stacks), self.generator)
+        return (self.network.q_values(stacks.to(self.device), noise, taus),)
 
     def update(self, importance_exponent: float = 1.0) -> Update:
         """One optimiser step on a batch from the replay; no host sync in it."""

@@ -77,7 +77,15 @@ def sb3_env(game: str, num_envs: int, subprocesses: bool = False) -> VecEnv:
     return VecFrameStack(make_atari_env(env_id, num_envs, seed=0, vec_env_cls=kind, vec_env_kwargs=kwargs), 4)
 
 
-def sb3(kind: type[DQN] | type[QRDQN], env: VecEnv, *, capacity: int, batch: int, learning_starts: int) -> Any:
+def sb3(
+    kind: type[DQN] | type[QRDQN],
+    env: VecEnv,
+    *,
+    capacity: int,
+    batch: int,
+    learning_starts: int,
+    device: str = "cpu",
+) -> Any:
     """SB3's agent with its own network, at one update for 4 transitions: its `train_freq` counts vector steps."""
     n = env.num_envs
     if n > 4 and n % 4:
@@ -95,5 +103,5 @@ def sb3(kind: type[DQN] | type[QRDQN], env: VecEnv, *, capacity: int, batch: int
         exploration_initial_eps=0.05,  # acting goes through the network, as later in a run
         exploration_final_eps=0.05,
         seed=0,
-        device="cpu",
+        device=device,
     )

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from sb3_contrib import QRDQN
@@ -64,6 +65,11 @@ def ours(folder: Path, fill: int, *overrides: str) -> tuple[Run, Trainer]:
 def theirs(kind: type[DQN] | type[QRDQN], num_envs: int, fill: int, subprocesses: bool = False) -> Run:
     """The same of SB3."""
     model = sb3(kind, sb3_env(GAME, num_envs, subprocesses), capacity=CAPACITY, batch=BATCH, learning_starts=fill)
+    return training(model, fill)
+
+
+def training(model: Any, fill: int) -> Run:
+    """SB3's own loop, with `fill` steps done."""
 
     def run(steps: int) -> int:
         begin: int = model.num_timesteps

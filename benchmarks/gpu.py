@@ -1,31 +1,37 @@
-"""On a GPU: frames and updates a second of whole training, updates alone, and the time of 200M frames.
+"""On a GPU: what an update, acting, stepping and storing take, and frames a second of whole training.
 
-    python -m benchmarks.gpu [--seconds 10]
+    python -m benchmarks.gpu [--seconds 10] [--envs 8 64]
 
 The standard ratio, one update of 32 to 4 agent steps (16 frames), Pong, and replay on the GPU where it fits. Compiled
-updates are captured as CUDA graphs.
+updates are captured as CUDA graphs. SB3's DQN stands beside them with its own network, its replay in the host's memory.
 """
 
 from __future__ import annotations
 
+import gc
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from stable_baselines3 import DQN
 
 from benchmarks import measure
-from benchmarks.contenders import PRECISIONS
-from benchmarks.end_to_end import DQN_AS_SB3, RAINBOW, RAINBOW_NAP, Run, ours
-from nap_rl.agents import ValueAgent
+from benchmarks.contenders import PRECISIONS, sb3, sb3_env
+from benchmarks.end_to_end import BATCH, CAPACITY, DQN_AS_SB3, GAME, RAINBOW, RAINBOW_NAP, Run, ours, training
+from nap_rl.agents import Trainer
 from nap_rl.envs.atari import FRAME_SKIP
 
-FRAMES = 200_000_000
+FRAMES, FILL = 200_000_000, 4_000
+AGENTS = {"Rainbow + NaP": RAINBOW_NAP, "Rainbow": RAINBOW, "DQN": DQN_AS_SB3}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--seconds", type=float, help="of each turn")
-    parser.add_argument("--envs", type=int, default=64, help="environments (default: 64)")
+    parser.add_argument("--envs", type=int, nargs="+", default=[8, 64], help="environments (default: 8 64)")
     arguments = parser.parse_args(argv)
     measure.prepare(arguments.threads)
     measure.say("## GPU")
@@ -34,33 +40,94 @@ def main(argv: list[str] | None = None) -> None:
         return
     turns = arguments.repetitions or (2 if arguments.quick else 5)
     seconds = arguments.seconds or (1.0 if arguments.quick else 10.0)
-    rows: list[list[object]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    measure.say(
+        f"{torch.cuda.get_device_name()}, medians of {turns} turns of {seconds:g} s. Milliseconds of the parts:"
+    )
+    header = ["Rainbow + NaP, bf16", "environments", "update", "acting", "stepping", "storing"]
+    print(measure.table(header, _told(_parts(arguments.envs, seconds, turns))), end="\n\n")
+    header = ["training", "precision", "environments", "replay", "frames/s", "updates/s alone", "hours for 200M frames"]
+    print(measure.table(header, _told(_trainings(arguments.envs, seconds, turns))))
+
+
+def _told(rows: Iterator[list[object]]) -> Iterator[list[object]]:
+    """Each row also as soon as it is there, for whoever stops in the middle."""
+    for row in rows:
+        print(*row, sep=" | ", file=sys.stderr, flush=True)
+        yield row
+        gc.collect()  # a replay and its agent, which refer to each other
+        torch.cuda.empty_cache()
+
+
+def _parts(counts: list[int], seconds: float, turns: int) -> Iterator[list[object]]:
+    for envs in counts:
+        for name, settings in {"uncompiled": "compile=off", "compiled": "compile=on", "captured": "compile=on"}.items():
+            with tempfile.TemporaryDirectory() as folder:
+                _, trainer = _ours(Path(folder), envs, *RAINBOW_NAP, "precision=bf16", settings)
+                if name == "compiled":
+                    trainer.agent._captured = trainer.agent._choice = None
+                rates = measure.rates(_pieces(trainer, envs), seconds, turns)
+            yield [name, envs, *(1e3 / measure.median(rates, piece) for piece in rates)]
+
+
+def _pieces(trainer: Trainer, envs: int) -> dict[str, Run]:
+    agent, random = trainer.agent, np.random.default_rng(0)
+    stacks = random.integers(0, 256, (envs, 4, 84, 84), dtype=np.uint8)
+    actions, ones, first = random.integers(0, 6, envs), np.ones(envs, dtype=np.float32), np.zeros(envs, dtype=bool)
+
+    def step() -> None:
+        trainer.env.send(actions)
+        trainer.env.recv()
+
+    return {
+        "update": _repeated(agent.update),
+        "acting": _repeated(lambda: agent.act(stacks)),
+        "stepping": _repeated(step),
+        "storing": _repeated(lambda: agent.replay.add(stacks[:, -1], actions, ones, ones, first)),
+    }
+
+
+def _trainings(counts: list[int], seconds: float, turns: int) -> Iterator[list[object]]:
+    for envs in counts:
+        model = sb3(DQN, sb3_env(GAME, envs), capacity=CAPACITY, batch=BATCH, learning_starts=FILL, device="cuda")
+        update = _repeated(lambda model=model: model.train(1, BATCH))  # type: ignore[misc]
+        yield ["SB3 DQN", "fp32", envs, "cpu", *_speed(training(model, FILL), update, seconds, turns)]
         for precision, settings in PRECISIONS.items():
-            for name, overrides in {"Rainbow + NaP": RAINBOW_NAP, "Rainbow": RAINBOW, "DQN": DQN_AS_SB3}.items():
-                where = Path(folder) / f"{name}-{precision}"
-                on_gpu = ("device=cuda", f"env.num_envs={arguments.envs}", "replay.capacity=1000000")
-                run, trainer = ours(where, 4_000, *on_gpu, *overrides, *settings)
+            for name, overrides in AGENTS.items():
+                if name == "Rainbow + NaP" or "compiled" in precision:
+                    with tempfile.TemporaryDirectory() as folder:
+                        run, trainer = _ours(Path(folder), envs, *overrides, *settings)
+                        speed = _speed(run, _repeated(trainer.agent.update), seconds, turns)
+                        yield [name, precision, envs, trainer.agent.replay.device.type, *speed]
 
-                def steps(count: int, run: Run = run) -> int:
-                    done = run(count)
-                    torch.cuda.synchronize()
-                    return done
 
-                def updates(count: int, agent: ValueAgent = trainer.agent) -> int:
-                    for _ in range(count):
-                        agent.update()
-                    torch.cuda.synchronize()
-                    return count
+def _ours(folder: Path, envs: int, *overrides: str) -> tuple[Run, Trainer]:
+    return ours(folder, FILL, "device=cuda", f"env.num_envs={envs}", "replay.capacity=1000000", *overrides)
 
-                rates = measure.rates({"steps": steps, "updates": updates}, seconds, turns)
-                frames = measure.median(rates, "steps") * FRAME_SKIP
-                alone = measure.median(rates, "updates")
-                at = trainer.agent.replay.device.type
-                rows.append([name, precision, at, frames, frames / 16, alone, FRAMES / frames / 3_600])
-    measure.say(f"{torch.cuda.get_device_name()}, {arguments.envs} environments, medians of {turns} turns.")
-    header = ["training", "precision", "replay", "frames/s", "updates/s", "updates/s alone", "hours for 200M frames"]
-    print(measure.table(header, rows))
+
+def _speed(steps: Run, updates: Run, seconds: float, turns: int) -> list[object]:
+    rates = measure.rates({"steps": _waiting(steps), "updates": updates}, seconds, turns)
+    frames = measure.median(rates, "steps") * FRAME_SKIP
+    return [frames, measure.median(rates, "updates"), FRAMES / frames / 3_600]
+
+
+def _repeated(function: Callable[[], object]) -> Run:
+    def run(count: int) -> int:
+        for _ in range(count):
+            function()
+        return count
+
+    return _waiting(run)
+
+
+def _waiting(run: Run) -> Run:
+    """Until the GPU has done what it was asked."""
+
+    def done(count: int) -> int:
+        units = run(count)
+        torch.cuda.synchronize()
+        return units
+
+    return done
 
 
 if __name__ == "__main__":

@@ -58,12 +58,19 @@ class Recording(TorchDispatchMode):
             return
         for func, args, kwargs, results in self.calls:
             returned = func._schema.returns
-            if any(each.alias_info is not None and not each.alias_info.is_write for each in returned):
-                continue  # a view, which lies where it lay
+            may_be_view = any(each.alias_info is not None and not each.alias_info.is_write for each in returned)
+            if may_be_view and lies_in(results, args):
+                continue  # where it lay
             again = func(*args, **kwargs)
             for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
                 if isinstance(old, Tensor) and old is not new:
                     old.copy_(new)
+
+
+def lies_in(results: Any, args: Any) -> bool:
+    """Whether the results are views; `reshape` gives one or a copy."""
+    memory = {each.untyped_storage().data_ptr() for each in tree_leaves(args) if isinstance(each, Tensor)}
+    return all(each.untyped_storage().data_ptr() in memory for each in tree_leaves(results))
 
 
 @contextlib.contextmanager
@@ -207,6 +214,23 @@ def test_the_largest_priority_of_captured_updates_is_kept() -> None:
     for priority in (1.0, 1.0, 1.0, 2.0, 5.0, 3.0):  # the largest neither when captured nor last
         captured(priority)
     assert float(replay.largest_priority) == 5.0
+
+
+@pytest.mark.usefixtures("recorded")
+def test_captured_acting_is_the_uncaptured_one_and_follows_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured, plain = rainbow(captured=True), rainbow(captured=False)
+    for agent in (captured, plain):
+        agent.device = torch.device("cpu")  # of the pictures; and so of gradients, whose norm a capture may not read
+        monkeypatch.setattr(agent, "max_grad_norm", None)
+    rng = np.random.default_rng(0)
+    for k in range(16):
+        stacks = rng.integers(0, 256, (3 if k < 10 else 2, 4, 84, 84)).astype(np.uint8)  # another number of them
+        found, expected = captured.act(stacks, epsilon=0.2), plain.act(stacks, epsilon=0.2)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(captured.update(), plain.update(), rtol=1e-4)
+        np.testing.assert_array_equal(captured.act(stacks, noisy=False), plain.act(stacks, noisy=False))
+    assert captured._choice is not None and isinstance(captured._choice._graph, Recording)
+    assert_same(captured, plain)
 
 
 @pytest.mark.usefixtures("recorded")

@@ -147,18 +147,24 @@ def test_projected_norms_are_those_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_captured_updates_are_the_uncaptured_ones(precision: str) -> None:
+def test_captured_updates_are_the_uncaptured_ones(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same draws of transitions and noise too: a replayed graph advances the generators."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # two uncaptured runs would differ otherwise
     overrides = ("agent.nap=true", "compile=on", f"precision={precision}", "agent.target_every_updates=6")
     (_, (captured, _)), (_, (plain, _)) = agents(*overrides), agents(*overrides)
     assert captured._captured is not None
-    plain._captured = None
+    plain._captured = plain._choice = None
     for k in range(12):
         for agent in (captured, plain):
             agent.set_learning_rate(1e-4 * (k + 1))
         found, expected = captured.update(0.4 + 0.05 * k), plain.update(0.4 + 0.05 * k)
         close(found.loss, expected.loss.cpu(), 1e-3)
     assert captured._captured._graph is not None
+    random = np.random.default_rng(0)
+    for _ in range(6):
+        stacks = random.integers(0, 256, (2, 4, 84, 84), dtype=np.uint8)
+        assert np.array_equal(captured.act(stacks), plain.act(stacks))
+    assert captured._choice is not None and captured._choice._graph is not None
     assert torch.equal(captured.generator.get_state(), plain.generator.get_state())
     assert torch.equal(captured.replay.generator.get_state(), plain.replay.generator.get_state())
     for a, b in zip(captured.network.parameters(), plain.network.parameters(), strict=True):
