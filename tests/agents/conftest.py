@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.logging import Progress, RunLog
-from nap_rl.nap import normalize
-from nap_rl.nn import ExpectedValue, Head, QNetwork, QuantileEmbedding, Streams
+from nap_rl.nap import Projector, normalize
+from nap_rl.nn import Categorical, DataEfficientTorso, ExpectedValue, Head, QNetwork, QuantileEmbedding, Streams
 from nap_rl.plasticity import make_method, method_named
 from nap_rl.replay import Replay
 
@@ -38,6 +39,35 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def _torch_adam(network: QNetwork) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), lr=1e-4, eps=1.5e-4, fused=True)
+
+
+@pytest.fixture
+def rainbow() -> Callable[..., ValueAgent]:
+    """A small noisy, dueling, categorical network with NaP over real convolutions, and a replay of noise pictures."""
+
+    def make(optimize: Callable[[QNetwork], torch.optim.Optimizer] = _torch_adam, **settings: Any) -> ValueAgent:
+        torch.manual_seed(0)
+        head, torso = Categorical(), DataEfficientTorso()
+        network = QNetwork(torso, Streams(torso.features, 4, head.outputs, 32, True, 0.1), head)
+        normalize(network, torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8))
+        with torch.no_grad():  # one action is clearly the best: of two that are nearly equal, rounding would choose
+            bias = network.streams.advantage.output.bias_mu
+            assert isinstance(bias, Tensor)
+            bias[: head.outputs] += torch.linspace(0, 2, head.outputs)
+        replay, rng = Replay(200, 2), np.random.default_rng(0)
+        for k in range(90):
+            frames = rng.integers(0, 256, (2, 84, 84)).astype(np.uint8)
+            replay.add(frames, rng.integers(0, 4, 2), rng.normal(size=2), np.ones(2), np.full(2, k % 30 == 0))
+        optimizer = optimize(network)
+        agent = ValueAgent(network, optimizer, replay, batch_size=8, **settings)
+        Projector(network, optimizer)
+        return agent
+
+    return make
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ from nap_rl.agents import ValueAgent
 from nap_rl.agents.captured import WARM_UP, Captured
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
-from nap_rl.nap import Projector, normalize
-from nap_rl.nn import Categorical, DataEfficientTorso, QNetwork, Streams
+from nap_rl.nn import QNetwork
 from nap_rl.replay import Replay, Transitions
 
+Make = Callable[..., ValueAgent]
 aten = torch.ops.aten
 HOST = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.lift_fresh, aten.is_nonzero, aten.equal}
 
@@ -97,24 +97,20 @@ def step(replay: Replay, rng: np.random.Generator, first: bool) -> None:
     replay.add(frames, rng.integers(0, 4, 2), rng.normal(size=2), np.ones(2), np.full(2, first))
 
 
-def rainbow(captured: bool, tensor_rate: bool = True) -> ValueAgent:
-    """A small noisy, dueling, categorical network with NaP over real convolutions, and a replay of noise pictures."""
-    torch.manual_seed(0)
-    head = Categorical()
-    network = QNetwork(DataEfficientTorso(), Streams(DataEfficientTorso.features, 4, head.outputs, 32, True, 0.1), head)
-    normalize(network, torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8))
-    rate = torch.tensor(1e-4) if tensor_rate else 1e-4
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate, eps=1.5e-4, fused=True)
-    replay = Replay(200, 2)
-    rng = np.random.default_rng(0)
-    for k in range(90):
-        step(replay, rng, k % 30 == 0)
-    agent = ValueAgent(
-        network, optimizer, replay, batch_size=8, target_every_updates=6, max_grad_norm=0.5, captured=captured
-    )
-    agent.device = torch.device("cuda")  # where a gradient is clipped without a look at its norm
-    Projector(network, optimizer)
-    return agent
+@pytest.fixture
+def make(rainbow: Callable[..., ValueAgent]) -> Make:
+    """An agent whose gradients are clipped without a look at their norm, as on a GPU."""
+
+    def make(captured: bool, tensor_rate: bool = True) -> ValueAgent:
+        def optimize(network: QNetwork) -> torch.optim.Optimizer:
+            rate = torch.tensor(1e-4) if tensor_rate else 1e-4
+            return torch.optim.Adam(network.parameters(), lr=rate, eps=1.5e-4, fused=True)
+
+        agent = rainbow(optimize, target_every_updates=6, max_grad_norm=0.5, captured=captured)
+        agent.device = torch.device("cuda")
+        return agent
+
+    return make
 
 
 def train(agent: ValueAgent, updates: int, before: Callable[[int], None] = lambda update: None) -> list[float]:
@@ -144,8 +140,8 @@ def assert_same(found: ValueAgent, expected: ValueAgent) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_captured_updates_are_the_uncaptured_ones() -> None:
-    captured, plain = rainbow(captured=True), rainbow(captured=False)
+def test_captured_updates_are_the_uncaptured_ones(make: Make) -> None:
+    captured, plain = make(captured=True), make(captured=False)
     np.testing.assert_allclose(train(captured, 14), train(plain, 14), rtol=1e-5)
     assert isinstance(captured._captured, Captured) and isinstance(captured._captured._graph, Recording)
     assert captured._captured._graph.calls and not captured._captured._graph.has_run  # it was replayed, and not once
@@ -194,16 +190,16 @@ def test_every_agent_can_be_captured(overrides: list[str], monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("recorded")
-def test_what_an_update_returned_is_not_overwritten_by_the_next() -> None:
-    agent = rainbow(captured=True)
+def test_what_an_update_returned_is_not_overwritten_by_the_next(make: Make) -> None:
+    agent = make(captured=True)
     updates = [agent.update() for _ in range(WARM_UP + 3)]
     losses = [float(update.loss) for update in updates]
     assert len(set(losses)) == len(losses)
 
 
 @pytest.mark.usefixtures("recorded")
-def test_the_largest_priority_of_captured_updates_is_kept() -> None:
-    replay = rainbow(captured=False).replay
+def test_the_largest_priority_of_captured_updates_is_kept(make: Make) -> None:
+    replay = make(captured=False).replay
     slots = torch.from_numpy(np.flatnonzero(replay.valid)[:8])
 
     def function(priority: Tensor) -> tuple[Tensor]:
@@ -217,8 +213,10 @@ def test_the_largest_priority_of_captured_updates_is_kept() -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_captured_acting_is_the_uncaptured_one_and_follows_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured, plain = rainbow(captured=True), rainbow(captured=False)
+def test_captured_acting_is_the_uncaptured_one_and_follows_the_updates(
+    monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    captured, plain = make(captured=True), make(captured=False)
     for agent in (captured, plain):
         agent.device = torch.device("cpu")  # of the pictures; and so of gradients, whose norm a capture may not read
         monkeypatch.setattr(agent, "max_grad_norm", None)
@@ -234,16 +232,16 @@ def test_captured_acting_is_the_uncaptured_one_and_follows_the_updates(monkeypat
 
 
 @pytest.mark.usefixtures("recorded")
-def test_moments_that_are_reset_are_captured_anew() -> None:
-    captured, plain = rainbow(captured=True), rainbow(captured=False)
+def test_moments_that_are_reset_are_captured_anew(make: Make) -> None:
+    captured, plain = make(captured=True), make(captured=False)
     for agent in (captured, plain):
         train(agent, 14, lambda k, agent=agent: agent.reset_optimizer() if k == 6 else None)  # type: ignore[misc]
     assert_same(captured, plain)
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_loaded_state_is_captured_anew() -> None:
-    captured, plain = rainbow(captured=True), rainbow(captured=False)
+def test_a_loaded_state_is_captured_anew(make: Make) -> None:
+    captured, plain = make(captured=True), make(captured=False)
     state = copy.deepcopy(plain.state_dict())
     for agent in (captured, plain):
         train(agent, 5)
@@ -252,8 +250,8 @@ def test_a_loaded_state_is_captured_anew() -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_learning_rate_that_is_a_number_would_stay_what_it_was() -> None:
-    captured, plain = rainbow(captured=True, tensor_rate=False), rainbow(captured=False)
+def test_a_learning_rate_that_is_a_number_would_stay_what_it_was(make: Make) -> None:
+    captured, plain = make(captured=True, tensor_rate=False), make(captured=False)
     train(captured, 8)
     train(plain, 8)
     with pytest.raises(AssertionError):
@@ -261,11 +259,11 @@ def test_a_learning_rate_that_is_a_number_would_stay_what_it_was() -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_capture_that_fails_is_a_warning_and_updates_go_on() -> None:
-    captured = rainbow(captured=True)
+def test_a_capture_that_fails_is_a_warning_and_updates_go_on(make: Make) -> None:
+    captured = make(captured=True)
     captured.device = torch.device("cpu")  # where clipping reads the norm
     with pytest.warns(UserWarning, match="not captured.*not permitted.*_local_scalar_dense"):
         found = train(captured, 6)
     before = 2 * WARM_UP
-    np.testing.assert_allclose(found[:before], train(rainbow(captured=False), 6)[:before], rtol=1e-5)
+    np.testing.assert_allclose(found[:before], train(make(captured=False), 6)[:before], rtol=1e-5)
     assert all(np.isfinite(found)) and captured.updates == 6

@@ -6,40 +6,18 @@ import copy
 import shutil
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 
 from nap_rl.agents import ValueAgent
-from nap_rl.nap import Projector, normalize
 from nap_rl.native import Adam, library
-from nap_rl.nn import Categorical, DataEfficientTorso, QNetwork, Streams
-from nap_rl.replay import Replay
+from nap_rl.nn import QNetwork
 
 Make = Callable[..., ValueAgent]
 
 
-def rainbow(precision: torch.dtype = torch.float32, compiled: bool = False, native: bool = False) -> ValueAgent:
-    """A small noisy, dueling, categorical network with NaP over real convolutions, and a replay of noise pictures."""
-    torch.manual_seed(0)
-    head = Categorical()
-    network = QNetwork(DataEfficientTorso(), Streams(DataEfficientTorso.features, 4, head.outputs, 32, True, 0.1), head)
-    normalize(network, torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8))
-    with torch.no_grad():  # one action is clearly the best: of two that are nearly equal, rounding would choose
-        network.streams.advantage.output.bias_mu[: head.outputs] += torch.linspace(0, 2, head.outputs)
-    optimizer: torch.optim.Adam
-    if native:
-        optimizer = Adam(network.parameters(), lr=1e-4, eps=1.5e-4)
-    else:
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, eps=1.5e-4, fused=True)
-    replay = Replay(200, 2)
-    rng = np.random.default_rng(0)
-    for k in range(90):
-        frames = rng.integers(0, 256, (2, 84, 84)).astype(np.uint8)
-        replay.add(frames, rng.integers(0, 4, 2), rng.normal(size=2), np.ones(2), np.full(2, k % 30 == 0))
-    agent = ValueAgent(network, optimizer, replay, batch_size=8, precision=precision, compiled=compiled)
-    Projector(network, optimizer)
-    return agent
+def native_adam(network: QNetwork) -> Adam:
+    return Adam(network.parameters(), lr=1e-4, eps=1.5e-4)
 
 
 def flat_gradient(agent: ValueAgent) -> torch.Tensor:
@@ -49,8 +27,8 @@ def flat_gradient(agent: ValueAgent) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_compiled_updates_are_the_plain_ones(precision: torch.dtype) -> None:
-    plain, compiled = rainbow(precision), rainbow(precision, compiled=True)
+def test_compiled_updates_are_the_plain_ones(precision: torch.dtype, rainbow: Make) -> None:
+    plain, compiled = rainbow(precision=precision), rainbow(precision=precision, compiled=True)
     tolerance = 1e-4 if precision is torch.float32 else 3e-2
     for _ in range(3):
         a, b = plain.update(0.5), compiled.update(0.5)
@@ -62,7 +40,7 @@ def test_compiled_updates_are_the_plain_ones(precision: torch.dtype) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_updates_are_the_same_every_time() -> None:
+def test_compiled_updates_are_the_same_every_time(rainbow: Make) -> None:
     first, second = rainbow(compiled=True), rainbow(compiled=True)
     for _ in range(3):
         first.update(0.5), second.update(0.5)
@@ -76,9 +54,11 @@ needs_native = pytest.mark.skipif(library() is None, reason="needs a C++ compile
 @needs_native
 @pytest.mark.parametrize("max_grad_norm", [1e-2, 10.0, None])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_updates_of_the_native_optimiser_are_the_plain_ones(compiled: bool, max_grad_norm: float | None) -> None:
+def test_updates_of_the_native_optimiser_are_the_plain_ones(
+    compiled: bool, max_grad_norm: float | None, rainbow: Make
+) -> None:
     """Though it works out the gradients of sigma, clips in its step, and tells the projector the norms."""
-    plain, native = rainbow(), rainbow(compiled=compiled, native=True)
+    plain, native = rainbow(), rainbow(native_adam, compiled=compiled)
     plain.max_grad_norm = native.max_grad_norm = max_grad_norm
     for _ in range(4):
         a, b = plain.update(0.5), native.update(0.5)
@@ -94,8 +74,10 @@ def test_updates_of_the_native_optimiser_are_the_plain_ones(compiled: bool, max_
 
 
 @needs_native
-def test_the_native_optimiser_leaves_frozen_sigma_alone_and_takes_a_penalty_on_sigma_from_its_gradient() -> None:
-    agent = rainbow(native=True)
+def test_the_native_optimiser_leaves_frozen_sigma_alone_and_takes_a_penalty_on_sigma_from_its_gradient(
+    rainbow: Make,
+) -> None:
+    agent = rainbow(native_adam)
     frozen, penalised = agent.network.streams.noisy_layers()[:2]
     frozen.weight_sigma.requires_grad_(False)
     before = frozen.weight_sigma.clone()
@@ -106,8 +88,10 @@ def test_the_native_optimiser_leaves_frozen_sigma_alone_and_takes_a_penalty_on_s
     assert penalised.weight_sigma.grad is not None and torch.equal(frozen.weight_sigma, before)
 
 
-def test_half_precision_keeps_weights_gradients_and_moments_in_float32_and_its_losses_and_gradients_agree() -> None:
-    full, half = rainbow(), rainbow(torch.bfloat16)
+def test_half_precision_keeps_weights_gradients_and_moments_in_float32_and_its_losses_and_gradients_agree(
+    rainbow: Make,
+) -> None:
+    full, half = rainbow(), rainbow(precision=torch.bfloat16)
     a, b = full.update(0.5), half.update(0.5)  # the same batch, the same noise
     torch.testing.assert_close(b.loss, a.loss, rtol=1e-2, atol=0.0)
     assert torch.nn.functional.cosine_similarity(flat_gradient(full), flat_gradient(half), dim=0) > 0.99
@@ -123,8 +107,8 @@ def test_half_precision_keeps_weights_gradients_and_moments_in_float32_and_its_l
         torch.testing.assert_close(copied.float(), half.network.state_dict()[name], rtol=2**-8, atol=0.0)
 
 
-def test_the_target_network_of_half_precision_is_kept_in_it_and_its_support_is_not() -> None:
-    agent = rainbow(torch.bfloat16)
+def test_the_target_network_of_half_precision_is_kept_in_it_and_its_support_is_not(rainbow: Make) -> None:
+    agent = rainbow(precision=torch.bfloat16)
     assert {p.dtype for p in agent.target.parameters()} == {torch.bfloat16}
     assert agent.network.head.support.dtype == agent.target.head.support.dtype == torch.float32
 
