@@ -60,8 +60,8 @@ class ValueAgent:
             outputs (all but the categorical one); None for Q-learning.
         method: of plasticity, for `network` and `optimizer`; None for none.
         precision: of the passes of an update. With bfloat16 their matrix products and convolutions are computed in it
-            (autocast), over float32 weights, gradients and moments, and the target network is kept in it. Acting is
-            float32.
+            (autocast), but for the output layers, over float32 weights, gradients and moments, and the target network
+            is kept in it. Acting is float32.
         compiled: the passes of an update run as the graph that torch.compile makes of them at the first one.
         captured: on a GPU an update runs as one CUDA graph, and so does acting under noise. Needs the replay on that
             GPU, an optimiser that is `capturable` with a tensor as learning rate, no plasticity method, and a
@@ -88,8 +88,7 @@ class ValueAgent:
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
         if precision is torch.bfloat16:  # cast once a copy instead of once an update
-            self.target.torso.to(precision)
-            self.target.streams.to(precision)
+            self.target.body_to(precision)
         self.optimizer = optimizer
         self.replay = replay
         self.double = double

@@ -52,8 +52,7 @@ def values(network: QNetwork, stacks: Tensor, precision: torch.dtype, kept: bool
     """Q [B, A] float32. `kept`: the weights are in `precision` too, as those of a target network are."""
     if kept:
         network = copy.deepcopy(network)
-        network.torso.to(precision)
-        network.streams.to(precision)
+        network.body_to(precision)
     found = []
     for some in stacks.split(256):
         with torch.autocast("cpu", precision, enabled=precision is not torch.float32):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nap_rl.nn.embedding import QuantileEmbedding
 from nap_rl.nn.heads import Head, Part
-from nap_rl.nn.streams import Noise, Streams
+from nap_rl.nn.streams import Noise, Stream, Streams
 
 
 class QNetwork(nn.Module):
@@ -46,6 +46,13 @@ class QNetwork(nn.Module):
             noise = [(i, o) if i.dim() == 1 else (_repeat(i, n), _repeat(o, n)) for i, o in noise]
         by_level: Tensor = self.streams(rows, noise)  # [b * n, A, 1]
         return by_level.view(b, n, -1).transpose(1, 2)
+
+    def body_to(self, dtype: torch.dtype) -> None:
+        """Weights in `dtype`, but for those of the output layers and what the head has."""
+        self.torso.to(dtype)
+        for stream in self.streams.children():
+            assert isinstance(stream, Stream)
+            stream.body_to(dtype)
 
     def q_values(self, stacks: Tensor, noise: Noise | None = None, taus: Tensor | None = None) -> Tensor:
         """Expected returns, [B, A] float32."""

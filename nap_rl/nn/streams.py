@@ -15,7 +15,11 @@ Noise = Sequence[LayerNoise]
 
 
 class Stream(nn.Module):
-    """One hidden layer and one output layer: [B, F] -> [B, outputs]."""
+    """One hidden layer and one output layer: [B, F] -> [B, outputs].
+
+    The output layer computes in its weights' precision, under autocast too: a value rounded to bfloat16 has 8 bits, and
+    actions are closer to each other than that.
+    """
 
     def __init__(self, features: int, hidden: int, outputs: int, sigma0: float | None) -> None:
         super().__init__()
@@ -28,11 +32,17 @@ class Stream(nn.Module):
         self.output = linear(hidden, outputs)
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        if noise is None:  # plain layers, or noisy ones at their mean
-            y: Tensor = self.output(self.activation(self.hidden(x)))
-        else:
-            y = self.output(self.activation(self.hidden(x, noise[0])), noise[1])
+        # Without noise: plain layers, or noisy ones at their mean.
+        of_hidden, of_output = ((), ()) if noise is None else ((noise[0],), (noise[1],))
+        hidden = self.activation(self.hidden(x, *of_hidden))
+        with torch.autocast(x.device.type, enabled=False):
+            y: Tensor = self.output(hidden.to(next(self.output.parameters()).dtype), *of_output)
         return y
+
+    def body_to(self, dtype: torch.dtype) -> None:
+        """All but the output layer."""
+        self.hidden.to(dtype)
+        self.activation.to(dtype)
 
 
 class Streams(nn.Module):

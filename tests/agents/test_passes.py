@@ -107,10 +107,20 @@ def test_half_precision_keeps_weights_gradients_and_moments_in_float32_and_its_l
         torch.testing.assert_close(copied.float(), half.network.state_dict()[name], rtol=2**-8, atol=0.0)
 
 
-def test_the_target_network_of_half_precision_is_kept_in_it_and_its_support_is_not(rainbow: Make) -> None:
+def test_the_target_network_of_half_precision_is_kept_in_it_but_for_output_layers_and_support(rainbow: Make) -> None:
     agent = rainbow(precision=torch.bfloat16)
-    assert {p.dtype for p in agent.target.parameters()} == {torch.bfloat16}
+    exact = {name for name, p in agent.target.named_parameters() if p.dtype == torch.float32}
+    assert exact == {name for name, _ in agent.target.named_parameters() if ".output." in name}
+    assert {p.dtype for p in agent.target.parameters()} == {torch.bfloat16, torch.float32}
     assert agent.network.head.support.dtype == agent.target.head.support.dtype == torch.float32
+
+
+def test_values_in_half_precision_are_not_rounded_to_it(rainbow: Make) -> None:
+    """Actions are closer to each other than the 8 bits of a bfloat16 can tell."""
+    agent = rainbow(precision=torch.bfloat16)
+    batch = agent.replay.sample(8)
+    outputs = agent._outputs(agent.network, batch.s_tm1, agent._draw("online", batch))
+    assert not torch.equal(outputs, outputs.bfloat16().float())
 
 
 @pytest.mark.parametrize("max_grad_norm", [1e-3, 1e6, None])
