@@ -15,7 +15,7 @@ WORTH_COMPILING = 20_000
 
 
 def pick_precision(name: str) -> torch.dtype:
-    """`auto`, `fp32` or `bf16`; auto is fp32: that bf16 learns as well was seen in one game (docs/results.md).
+    """`auto`, `fp32` or `bf16`; auto is fp32: bf16 learnt later with one seed in one of two games (docs/results.md).
 
     Raises:
         ValueError: another name.
