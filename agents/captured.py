@@ -45,7 +45,7 @@ class Captured:
     def __call__(self, *inputs: float | Tensor) -> tuple[Tensor, ...]:
         """What `function` returns for them, as tensors that the next call leaves alone.
 
-        Without a host sync, but for tensors of the host. Tensors of another shape than before are captured anew.
+        Without a host sync, but for tensors of the host. Where a shape or a type is not what it was, all is captured anew.
         """
         self._fill(inputs)
         if self._calls < WARM_UP:
@@ -59,18 +59,15 @@ class Captured:
         return tuple(result.clone() for result in self._results)
 
     def _fill(self, inputs: tuple[float | Tensor, ...]) -> None:
-        if [argument.shape for argument in self._arguments] != [_shape(each) for each in inputs]:
-            self._arguments = tuple(self._buffer(each) for each in inputs)
+        kinds = [_kind(each) for each in inputs]
+        if [_kind(argument) for argument in self._arguments] != kinds:
+            self._arguments = tuple(torch.empty(shape, dtype=dtype, device=self._device) for shape, dtype in kinds)
             self.forget()
         for argument, given in zip(self._arguments, inputs, strict=True):
             if isinstance(given, Tensor):
                 argument.copy_(given)
             else:
                 argument.fill_(given)
-
-    def _buffer(self, given: float | Tensor) -> Tensor:
-        dtype = given.dtype if isinstance(given, Tensor) else torch.float32
-        return torch.empty(_shape(given), dtype=dtype, device=self._device)
 
     def _run_aside(self) -> tuple[Tensor, ...]:
         """On the stream that will capture: cuBLAS and others keep a workspace for each stream."""
@@ -101,5 +98,5 @@ class Captured:
         self._graph = graph
 
 
-def _shape(given: float | Tensor) -> torch.Size:
-    return given.shape if isinstance(given, Tensor) else torch.Size()
+def _kind(given: float | Tensor) -> tuple[torch.Size, torch.dtype]:
+    return (given.shape, given.dtype) if isinstance(given, Tensor) else (torch.Size(), torch.float32)

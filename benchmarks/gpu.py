@@ -54,19 +54,24 @@ def _told(rows: Iterator[list[object]]) -> Iterator[list[object]]:
     for row in rows:
         print(*row, sep=" | ", file=sys.stderr, flush=True)
         yield row
-        gc.collect()  # a replay and its agent, which refer to each other
+        gc.collect()  # a replay and its agent, which refer to each other, make room on the GPU for the next
         torch.cuda.empty_cache()
 
 
 def _parts(counts: list[int], seconds: float, turns: int) -> Iterator[list[object]]:
     for envs in counts:
-        for name, settings in {"uncompiled": "compile=off", "compiled": "compile=on", "captured": "compile=on"}.items():
-            with tempfile.TemporaryDirectory() as folder:
-                _, trainer = _ours(Path(folder), envs, *RAINBOW_NAP, "precision=bf16", settings)
-                if name == "compiled":
-                    trainer.agent._captured = trainer.agent._choice = None
-                rates = measure.rates(_pieces(trainer, envs), seconds, turns)
-            yield [name, envs, *(1e3 / measure.median(rates, piece) for piece in rates)]
+        for name in ("uncompiled", "compiled", "captured"):
+            yield [name, envs, *_milliseconds(name, envs, seconds, turns)]
+
+
+def _milliseconds(name: str, envs: int, seconds: float, turns: int) -> list[float]:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ("precision=bf16", "compile=off" if name == "uncompiled" else "compile=on")
+        _, trainer = _ours(Path(folder), envs, *RAINBOW_NAP, *settings)
+        if name == "compiled":
+            trainer.agent._captured = trainer.agent._choice = None
+        rates = measure.rates(_pieces(trainer, envs), seconds, turns)
+        return [1e3 / measure.median(rates, piece) for piece in rates]
 
 
 def _pieces(trainer: Trainer, envs: int) -> dict[str, Run]:
@@ -88,16 +93,22 @@ def _pieces(trainer: Trainer, envs: int) -> dict[str, Run]:
 
 def _trainings(counts: list[int], seconds: float, turns: int) -> Iterator[list[object]]:
     for envs in counts:
-        model = sb3(DQN, sb3_env(GAME, envs), capacity=CAPACITY, batch=BATCH, learning_starts=FILL, device="cuda")
-        update = _repeated(lambda model=model: model.train(1, BATCH))  # type: ignore[misc]
-        yield ["SB3 DQN", "fp32", envs, "cpu", *_speed(training(model, FILL), update, seconds, turns)]
+        yield ["SB3 DQN", "fp32", envs, *_of_sb3(envs, seconds, turns)]
         for precision, settings in PRECISIONS.items():
             for name, overrides in AGENTS.items():
                 if name == "Rainbow + NaP" or "compiled" in precision:
-                    with tempfile.TemporaryDirectory() as folder:
-                        run, trainer = _ours(Path(folder), envs, *overrides, *settings)
-                        speed = _speed(run, _repeated(trainer.agent.update), seconds, turns)
-                        yield [name, precision, envs, trainer.agent.replay.device.type, *speed]
+                    yield [name, precision, envs, *_of_ours(envs, (*overrides, *settings), seconds, turns)]
+
+
+def _of_sb3(envs: int, seconds: float, turns: int) -> list[object]:
+    model = sb3(DQN, sb3_env(GAME, envs), capacity=CAPACITY, batch=BATCH, learning_starts=FILL, device="cuda")
+    return ["cpu", *_speed(training(model, FILL), _repeated(lambda: model.train(1, BATCH)), seconds, turns)]
+
+
+def _of_ours(envs: int, overrides: tuple[str, ...], seconds: float, turns: int) -> list[object]:
+    with tempfile.TemporaryDirectory() as folder:
+        run, trainer = _ours(Path(folder), envs, *overrides)
+        return [trainer.agent.replay.device.type, *_speed(run, _repeated(trainer.agent.update), seconds, turns)]
 
 
 def _ours(folder: Path, envs: int, *overrides: str) -> tuple[Run, Trainer]:

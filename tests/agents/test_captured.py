@@ -232,6 +232,14 @@ def test_captured_acting_is_the_uncaptured_one_and_follows_the_updates(
 
 
 @pytest.mark.usefixtures("recorded")
+def test_what_is_of_another_type_is_captured_anew_and_not_rounded_to_the_type_before() -> None:
+    captured = Captured(lambda x: (x * 2,), torch.device("cpu"), [])
+    for given in [*[torch.tensor([3], dtype=torch.uint8)] * 6, *[torch.tensor([0.5])] * 6]:
+        (found,) = captured(given)
+        assert torch.equal(found, given * 2)
+
+
+@pytest.mark.usefixtures("recorded")
 def test_moments_that_are_reset_are_captured_anew(make: Make) -> None:
     captured, plain = make(captured=True), make(captured=False)
     for agent in (captured, plain):
