@@ -45,7 +45,7 @@ class Captured:
     def __call__(self, *inputs: float | Tensor) -> tuple[Tensor, ...]:
         """What `function` returns for them, as tensors that the next call leaves alone.
 
-        Without a host sync, but for tensors of the host. Where a shape or a type is not what it was, all is captured anew.
+        Without a host sync, but for tensors of the host. Another shape or type than before is captured anew.
         """
         self._fill(inputs)
         if self._calls < WARM_UP:
