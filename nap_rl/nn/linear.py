@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nap_rl.native.linear import few_rows
+from nap_rl.native.products import has_product, product, weight_gradient
 
 FEW, LARGE = 16, 1 << 18
 """Rows and elements of a weight for which native code is faster: acting in a few environments, with a hidden layer."""
@@ -33,17 +34,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, native_code: b
     gradient to x 0.8 for 1.4 (two cores of a Zen 4; nothing is won in bfloat16). Elsewhere it is F.linear itself.
 
     Args:
-        native_code: few rows in inference mode, which is how an agent acts, by `nap_rl.native`.
+        native_code: large weights by `nap_rl.native`, in two cases: few rows in inference mode, which is how an agent
+            acts, and in compiled graphs, which is how it learns (also under autocast).
     """
     device = x.device.type
-    if device != "cpu" or x.dim() != 2 or len(x) >= len(weight) or torch.is_autocast_enabled(device):
+    if device != "cpu" or x.dim() != 2 or len(x) >= len(weight):
         return F.linear(x, weight, bias)
-    if native_code and torch.is_inference_mode_enabled() and len(x) <= FEW and weight.numel() >= LARGE:
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    native_code = native_code and weight.numel() >= LARGE
+    y: Tensor
+    compiling = torch.compiler.is_compiling()  # which cannot be asked for inference mode: the graph would break
+    if compiling and native_code and has_product(weight.shape[1], weight.shape[0], dtype):
+        y = _NativeProduct.apply(x.to(dtype), weight)  # type: ignore[no-untyped-call]
+    elif dtype is not torch.float32:
+        return F.linear(x, weight, bias)
+    elif not compiling and native_code and torch.is_inference_mode_enabled() and len(x) <= FEW:
         y = few_rows(x, weight)
     else:
-        product = _Product if torch.compiler.is_compiling() else _UncompiledProduct
-        y = product.apply(x, weight).t()  # type: ignore[no-untyped-call]
-    return y if bias is None else y + bias
+        y = (_Product if compiling else _UncompiledProduct).apply(x, weight).t()  # type: ignore[no-untyped-call]
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+class _NativeProduct(torch.autograd.Function):
+    """x W^T, [B, out], in the type of x, for compiled graphs; the gradient to W is float32, as W is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        cast = weight.to(x.dtype)
+        ctx.save_for_backward(x, cast)
+        return product(x, cast) if x.dtype is torch.float32 else torch.mm(x, cast.t())
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return torch.mm(weight.t(), dy.t()).t(), weight_gradient(dy, x)
 
 
 class _Product(torch.autograd.Function):

@@ -78,8 +78,8 @@ class NoisyLinear(nn.Module):
             return y if self.bias_sigma is None else y + self.bias_sigma * eps_out
         weight = torch.addcmul(self.weight_mu, self.weight_sigma, torch.outer(eps_out, eps_in))
         if self.bias_mu is None or self.bias_sigma is None:
-            return linear(x, weight)
-        return linear(x, weight, torch.addcmul(self.bias_mu, self.bias_sigma, eps_out))
+            return linear(x, weight, None, self.native_code)
+        return linear(x, weight, torch.addcmul(self.bias_mu, self.bias_sigma, eps_out), self.native_code)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, sigma0={self.sigma0}"

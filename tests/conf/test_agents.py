@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.losses import Munchausen
 from nap_rl.nap import scale_invariance
+from nap_rl.native import library
 
 AGENTS = sorted(path.stem for path in (Path(check.__file__).parent / "agent").glob("*.yaml"))
 
@@ -71,3 +73,21 @@ def test_munchausen_is_an_option_of_every_agent_with_one_step_returns() -> None:
     agent, _ = build.build_agent(config, 4, torch.device("cpu"))
     assert agent.munchausen == Munchausen(0.9, 0.03, -1.0) and not agent.double
     assert build.build_agent(checked("agent=dqn", *SMALL), 4, torch.device("cpu"))[0].munchausen is None
+
+
+@pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_s_passes_compile_as_one_graph(agent: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that breaks in pieces is slower and says nothing: DQN's did, and was no faster than uncompiled."""
+    compile_whole = partial(torch.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_whole(function, **options))
+    asked = [f"precision={precision}", "agent.nap=true", "agent.torso=data_efficient", "compile=on"]
+    built, _ = build.build_agent(checked(f"agent={agent}", *SMALL, *asked), 4, torch.device("cpu"))
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    torch._dynamo.reset()
+    rng = np.random.default_rng(0)
+    for k in range(25):
+        frames = rng.integers(256, size=(8, 84, 84), dtype=np.uint8)
+        built.replay.add(frames, rng.integers(4, size=8), rng.normal(size=8), np.ones(8), np.full(8, k == 0))
+    assert torch.isfinite(built.update().loss)

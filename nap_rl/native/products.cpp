@@ -1,0 +1,145 @@
+// A large layer's products with a small batch, in an update: torch's stop at two thirds of what the CPU multiplies.
+//
+// Both end in one tile of 8 x 32 sums, which are held in registers while elements of one factor, one by one, meet whole
+// registers of the other. Every sum is taken in one order, for any count of threads. n_out is a multiple of ROWS and n_in
+// of COLUMNS; the batch has any size.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include <omp.h>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int ROWS = 8, LANES = 16, COLUMNS = 2 * LANES;
+typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4)));
+
+const Lanes& lanes(const float* at) { return *reinterpret_cast<const Lanes*>(at); }
+Lanes& lanes(float* at) { return *reinterpret_cast<Lanes*>(at); }
+
+// What is multiplied at once along a sum: one float, or two bfloat16.
+struct Single {
+    typedef float Number, Item;
+    typedef Lanes Items;
+    static constexpr int DEPTH = 1;
+
+    static Items items(const Item* at) { return lanes(at); }
+    static void add(Lanes& sum, Item a, const Items& b) { sum += a * b; }
+    static Item join(const Number* of) { return of[0]; }
+};
+
+#ifdef __AVX512BF16__
+struct Half {
+    typedef uint16_t Number;
+    typedef uint32_t Item;
+    typedef __m512bh Items;
+    static constexpr int DEPTH = 2;
+
+    static Items items(const Item* at) { return (Items)_mm512_loadu_si512(at); }
+    static void add(Lanes& sum, Item a, const Items& b) {
+        sum = (Lanes)_mm512_dpbf16_ps((__m512)sum, (Items)_mm512_set1_epi32(int(a)), b);
+    }
+    static Item join(const Number* of) { return of[0] | Item(of[1]) << 16; }
+};
+#endif
+
+// sums[i][j] = sum_t a[t * a_t + i * a_i] b[t * b_t + j], ROWS x COLUMNS.
+template <class Kind>
+inline __attribute__((always_inline)) void tile(int64_t length, const typename Kind::Item* a, int64_t a_t, int64_t a_i,
+                                                const typename Kind::Item* b, int64_t b_t, Lanes sums[ROWS][2]) {
+    for (int i = 0; i < ROWS; i++) sums[i][0] = sums[i][1] = Lanes{};
+    for (int64_t t = 0; t < length; t++) {
+        const typename Kind::Items b0 = Kind::items(b + t * b_t), b1 = Kind::items(b + t * b_t + LANES);
+        for (int i = 0; i < ROWS; i++) {
+            Kind::add(sums[i][0], a[t * a_t + i * a_i], b0);
+            Kind::add(sums[i][1], a[t * a_t + i * a_i], b1);
+        }
+    }
+}
+
+struct Share {  // of a thread: [begin, end), in whole steps
+    int64_t begin, end;
+
+    Share(int64_t size, int64_t step) {
+        const int64_t steps = (size + step - 1) / step, threads = omp_get_num_threads(), me = omp_get_thread_num();
+        begin = std::min(steps * me / threads * step, size);
+        end = std::min(steps * (me + 1) / threads * step, size);
+    }
+};
+
+// Rows as they are summed over: x [rows][n] -> [items][n], where zeros fill the last item.
+template <class Kind>
+void join_rows(int64_t rows, int64_t n, const typename Kind::Number* x, typename Kind::Item* to) {
+    const Share mine(n, LANES);
+    for (int64_t b = 0; b < rows; b += Kind::DEPTH)
+        for (int64_t j = mine.begin; j < mine.end; j++) {
+            typename Kind::Number of[Kind::DEPTH];
+            for (int d = 0; d < Kind::DEPTH; d++) of[d] = b + d < rows ? x[(b + d) * n + j] : typename Kind::Number(0);
+            to[b / Kind::DEPTH * n + j] = Kind::join(of);
+        }
+}
+
+// dw[o][k] = sum_b dy[b][o] x[b][k]
+template <class Kind>
+void weight_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename Kind::Number* dy,
+                     const typename Kind::Number* x, float* dw, int threads) {
+    const int64_t length = (rows + Kind::DEPTH - 1) / Kind::DEPTH;
+    std::vector<typename Kind::Item> dy_items(length * n_out), x_items(length * n_in);
+#pragma omp parallel num_threads(threads)
+    {
+        join_rows<Kind>(rows, n_out, dy, dy_items.data());
+        join_rows<Kind>(rows, n_in, x, x_items.data());
+        const Share mine(n_out, ROWS);
+#pragma omp barrier
+        for (int64_t o = mine.begin; o < mine.end; o += ROWS)
+            for (int64_t k = 0; k < n_in; k += COLUMNS) {
+                Lanes sums[ROWS][2];
+                tile<Kind>(length, dy_items.data() + o, n_out, 1, x_items.data() + k, n_in, sums);
+                for (int i = 0; i < ROWS; i++)
+                    for (int j = 0; j < 2; j++) lanes(dw + (o + i) * n_in + k + j * LANES) = sums[i][j];
+            }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// y[b][o] = sum_k w[o][k] x[b][k]
+void product(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const float* w, float* y, int threads) {
+    const int64_t columns = (rows + COLUMNS - 1) / COLUMNS * COLUMNS;
+    std::vector<float> transposed(n_in * columns);  // x as [n_in][columns]; beyond the rows zeros
+#pragma omp parallel num_threads(threads)
+    {
+        const Share inputs(n_in, LANES), outputs(n_out, ROWS);
+        for (int64_t k = inputs.begin; k < inputs.end; k += LANES)
+            for (int64_t b = 0; b < rows; b++)
+                for (int64_t j = k; j < k + LANES; j++) transposed[j * columns + b] = x[b * n_in + j];
+#pragma omp barrier
+        for (int64_t o = outputs.begin; o < outputs.end; o += ROWS)
+            for (int64_t b = 0; b < columns; b += COLUMNS) {
+                Lanes sums[ROWS][2];
+                tile<Single>(n_in, w + o * n_in, 1, n_in, transposed.data() + b, columns, sums);
+                for (int64_t c = 0; c < std::min<int64_t>(COLUMNS, rows - b); c++)
+                    for (int i = 0; i < ROWS; i++) y[(b + c) * n_out + o + i] = sums[i][c / LANES][c % LANES];
+            }
+    }
+}
+
+void weight_gradient_float32(int64_t rows, int64_t n_in, int64_t n_out, const float* dy, const float* x, float* dw,
+                             int threads) {
+    weight_gradient<Single>(rows, n_in, n_out, dy, x, dw, threads);
+}
+
+#ifdef __AVX512BF16__
+void weight_gradient_bfloat16(int64_t rows, int64_t n_in, int64_t n_out, const uint16_t* dy, const uint16_t* x, float* dw,
+                              int threads) {
+    weight_gradient<Half>(rows, n_in, n_out, dy, x, dw, threads);
+}
+#endif
+}

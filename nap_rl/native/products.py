@@ -1,0 +1,64 @@
+"""A large layer's products with a small batch on the CPU, as torch operators that a compiled graph can call."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from nap_rl.native.build import kernels, library, pointer
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_product(n_in: int, n_out: int, dtype: torch.dtype) -> bool:
+    """Whether there is code for a layer of this size, multiplied in this type: bfloat16 needs a CPU that has it."""
+    return n_in % 32 == 0 and n_out % 8 == 0 and hasattr(library(), f"weight_gradient_{dtype}".replace("torch.", ""))
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [B, in], weight [out, in], both float32 -> x weight^T [B, out]; without a gradient."""
+    y: Tensor = torch.ops.nap_rl.product(x, weight)
+    return y
+
+
+def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
+    """dy [B, out], x [B, in], both float32 or both bfloat16 -> dy^T x [out, in] float32, summed in float32."""
+    dw: Tensor = torch.ops.nap_rl.weight_gradient(dy, x)
+    return dw
+
+
+def _product_shape(x: Tensor, weight: Tensor) -> Tensor:
+    y: Tensor = x.new_empty(len(x), len(weight))
+    return y
+
+
+def _weight_gradient_shape(dy: Tensor, x: Tensor) -> Tensor:
+    dw: Tensor = x.new_empty(dy.shape[1], x.shape[1], dtype=torch.float32)
+    return dw
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    x, weight, y = x.contiguous(), weight.contiguous(), _product_shape(x, weight)
+    _call("product", (len(x), x.shape[1], len(weight)), (x, weight, y))
+    return y
+
+
+def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
+    dy, x, dw = dy.contiguous(), x.contiguous(), _weight_gradient_shape(dy, x)
+    _call(f"weight_gradient_{x.dtype}".replace("torch.", ""), (len(x), x.shape[1], dy.shape[1]), (dy, x, dw))
+    return dw
+
+
+def _call(name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
+    threads = ctypes.c_int(torch.get_num_threads())
+    getattr(kernels(), name)(*map(ctypes.c_int64, sizes), *map(pointer, tensors), threads)
+
+
+for name, arguments, run, shape in (
+    ("product", "Tensor x, Tensor weight", _product, _product_shape),
+    ("weight_gradient", "Tensor dy, Tensor x", _weight_gradient, _weight_gradient_shape),
+):
+    torch.library.define(f"nap_rl::{name}", f"({arguments}) -> Tensor")
+    torch.library.impl(f"nap_rl::{name}", "cpu", run)
+    torch.library.register_fake(f"nap_rl::{name}", shape)  # what torch.compile traces

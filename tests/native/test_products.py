@@ -1,0 +1,102 @@
+"""Products of a large layer with a small batch, against double precision; and who takes them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nap_rl.native import library
+from nap_rl.native.products import has_product, product, weight_gradient
+from nap_rl.nn import NoisyLinear
+from nap_rl.nn.linear import Linear
+
+pytestmark = pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
+PRECISIONS = [torch.float32, torch.bfloat16]
+
+
+def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 70), blocks_in=st.integers(1, 6), blocks_out=st.integers(1, 6), seed=st.integers(0, 2**16))
+def test_products_of_every_shape_are_those_of_double_precision(
+    rows: int, blocks_in: int, blocks_out: int, seed: int
+) -> None:
+    x, weight = normal(rows, 32 * blocks_in, seed=seed), normal(8 * blocks_out, 32 * blocks_in, seed=seed + 1)
+    torch.testing.assert_close(product(x, weight).double(), x.double() @ weight.double().t(), rtol=0.0, atol=1e-3)
+    for dtype in PRECISIONS:
+        if has_product(x.shape[1], len(weight), dtype):
+            dy, cast = normal(rows, len(weight), seed=seed + 2, dtype=dtype), x.to(dtype)
+            found = weight_gradient(dy, cast)
+            assert found.dtype is torch.float32
+            torch.testing.assert_close(found.double(), dy.double().t() @ cast.double(), rtol=0.0, atol=1e-3)
+
+
+def test_products_take_any_layout() -> None:
+    x, weight, dy = normal(64, 5, seed=0).t(), normal(64, 16, seed=1).t(), normal(16, 5, seed=2).t()
+    torch.testing.assert_close(product(x, weight), x @ weight.t(), rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(weight_gradient(dy, x), dy.t() @ x, rtol=0.0, atol=1e-4)
+
+
+def test_any_count_of_threads_gives_the_same_bits() -> None:
+    x, weight, dy = normal(33, 96, seed=0), normal(40, 96, seed=1), normal(33, 40, seed=2)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append((product(x, weight), weight_gradient(dy, x)))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_layers_that_do_not_fit_are_known() -> None:
+    assert has_product(3136, 512, torch.float32)
+    assert not has_product(3137, 512, torch.float32)
+    assert not has_product(3136, 511, torch.float32)
+    assert not has_product(3136, 512, torch.float16)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", [Linear, NoisyLinear])
+def test_layers_take_them_in_compiled_graphs_alone(
+    kind: type[Linear] | type[NoisyLinear], precision: torch.dtype
+) -> None:
+    """With the gradients of double precision: to x, the weights (sigma's too) and the bias."""
+    torch.manual_seed(0)
+    layer = kind(1024, 512)
+    noise = (torch.randn(1024), torch.randn(512))
+    x, dy = torch.randn(20, 1024, requires_grad=True), torch.randn(20, 512)
+    assert has_product(1024, 512, torch.float32)
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+            y: Tensor = layer(x, noise) if isinstance(layer, NoisyLinear) else layer(x)
+        return y
+
+    def gradients(function: object) -> tuple[list[Tensor], set[str]]:
+        leaves = [x, *layer.parameters()]
+        with torch.profiler.profile() as profile:
+            y = function(x)  # type: ignore[operator]
+            found = [y.detach(), *torch.autograd.grad((y.float() * dy).sum(), leaves)]
+        return found, {event.key for event in profile.key_averages() if event.key.startswith("nap_rl::")}
+
+    plain, none = gradients(run)
+    torch._dynamo.reset()
+    layer.native_code = True
+    compiled, taken = gradients(torch.compile(run, backend="aot_eager", fullgraph=True))
+    _, uncompiled = gradients(run)
+    assert none == uncompiled == set()
+    half = precision is torch.bfloat16
+    if half and not has_product(1024, 512, precision):
+        assert not taken
+    else:
+        assert taken == {"nap_rl::weight_gradient"} | (set() if half else {"nap_rl::product"})
+    for a, b in zip(compiled, plain, strict=True):
+        assert a.dtype is b.dtype
+        torch.testing.assert_close(a, b, rtol=0.0, atol=(3e-2 if half else 1e-5) * float(b.abs().max()))
