@@ -51,6 +51,7 @@ from nap_rl.nn import (
     QuantileEmbedding,
     Streams,
 )
+from nap_rl.nn.conv import Conv2d
 from nap_rl.nn.linear import Linear as LinearLayer
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
@@ -127,7 +128,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
     compiled = pick_compile(config.compile.name, updates)
     native_code = compiled and device.type == "cpu" and native.library() is not None
     for layer in network.modules():
-        if isinstance(layer, (LinearLayer, NoisyLinear)):
+        if isinstance(layer, (Conv2d, LinearLayer, NoisyLinear)):
             layer.native_code = native_code
     memory = replay_device(config, device)
     captured = (

@@ -1,8 +1,9 @@
-// A large layer's products with a small batch, in an update: torch's stop at two thirds of what the CPU multiplies.
+// Products of an update of which torch's stop at half or two thirds of what the CPU multiplies: those of a large layer
+// with a small batch, and the gradients of a convolution's weights in bfloat16.
 //
-// Both end in one tile of 8 x 32 sums, which are held in registers while elements of one factor, one by one, meet whole
+// All end in one tile of 8 x 32 sums, which are held in registers while elements of one factor, one by one, meet whole
 // registers of the other. Every sum is taken in one order, for any count of threads. n_out is a multiple of ROWS and n_in
-// of COLUMNS; the batch has any size.
+// of COLUMNS, as is a row of a convolution's kernel, k * C; the batch has any size.
 
 #include <algorithm>
 #include <cstdint>
@@ -48,11 +49,10 @@ struct Half {
 };
 #endif
 
-// sums[i][j] = sum_t a[t * a_t + i * a_i] b[t * b_t + j], ROWS x COLUMNS.
+// sums[i][j] += sum_t a[t * a_t + i * a_i] b[t * b_t + j], ROWS x COLUMNS.
 template <class Kind>
 inline __attribute__((always_inline)) void tile(int64_t length, const typename Kind::Item* a, int64_t a_t, int64_t a_i,
                                                 const typename Kind::Item* b, int64_t b_t, Lanes sums[ROWS][2]) {
-    for (int i = 0; i < ROWS; i++) sums[i][0] = sums[i][1] = Lanes{};
     for (int64_t t = 0; t < length; t++) {
         const typename Kind::Items b0 = Kind::items(b + t * b_t), b1 = Kind::items(b + t * b_t + LANES);
         for (int i = 0; i < ROWS; i++) {
@@ -72,12 +72,12 @@ struct Share {  // of a thread: [begin, end), in whole steps
     }
 };
 
-// Rows as they are summed over: x [rows][n] -> [items][n], where zeros fill the last item.
+// Rows as they are summed over: x [rows][n] -> [items][n], where zeros fill the last item; columns [begin, end) of it.
 template <class Kind>
-void join_rows(int64_t rows, int64_t n, const typename Kind::Number* x, typename Kind::Item* to) {
-    const Share mine(n, LANES);
+void join_rows(int64_t rows, int64_t n, const typename Kind::Number* x, typename Kind::Item* to, int64_t begin,
+               int64_t end) {
     for (int64_t b = 0; b < rows; b += Kind::DEPTH)
-        for (int64_t j = mine.begin; j < mine.end; j++) {
+        for (int64_t j = begin; j < end; j++) {
             typename Kind::Number of[Kind::DEPTH];
             for (int d = 0; d < Kind::DEPTH; d++) of[d] = b + d < rows ? x[(b + d) * n + j] : typename Kind::Number(0);
             to[b / Kind::DEPTH * n + j] = Kind::join(of);
@@ -92,13 +92,13 @@ void weight_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename K
     std::vector<typename Kind::Item> dy_items(length * n_out), x_items(length * n_in);
 #pragma omp parallel num_threads(threads)
     {
-        join_rows<Kind>(rows, n_out, dy, dy_items.data());
-        join_rows<Kind>(rows, n_in, x, x_items.data());
-        const Share mine(n_out, ROWS);
+        const Share inputs(n_in, LANES), outputs(n_out, ROWS);
+        join_rows<Kind>(rows, n_out, dy, dy_items.data(), outputs.begin, outputs.end);
+        join_rows<Kind>(rows, n_in, x, x_items.data(), inputs.begin, inputs.end);
 #pragma omp barrier
-        for (int64_t o = mine.begin; o < mine.end; o += ROWS)
+        for (int64_t o = outputs.begin; o < outputs.end; o += ROWS)
             for (int64_t k = 0; k < n_in; k += COLUMNS) {
-                Lanes sums[ROWS][2];
+                Lanes sums[ROWS][2] = {};
                 tile<Kind>(length, dy_items.data() + o, n_out, 1, x_items.data() + k, n_in, sums);
                 for (int i = 0; i < ROWS; i++)
                     for (int j = 0; j < 2; j++) lanes(dw + (o + i) * n_in + k + j * LANES) = sums[i][j];
@@ -123,7 +123,7 @@ void product(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const fl
 #pragma omp barrier
         for (int64_t o = outputs.begin; o < outputs.end; o += ROWS)
             for (int64_t b = 0; b < columns; b += COLUMNS) {
-                Lanes sums[ROWS][2];
+                Lanes sums[ROWS][2] = {};
                 tile<Single>(n_in, w + o * n_in, 1, n_in, transposed.data() + b, columns, sums);
                 for (int64_t c = 0; c < std::min<int64_t>(COLUMNS, rows - b); c++)
                     for (int i = 0; i < ROWS; i++) y[(b + c) * n_out + o + i] = sums[i][c / LANES][c % LANES];
@@ -140,6 +140,50 @@ void weight_gradient_float32(int64_t rows, int64_t n_in, int64_t n_out, const fl
 void weight_gradient_bfloat16(int64_t rows, int64_t n_in, int64_t n_out, const uint16_t* dy, const uint16_t* x, float* dw,
                               int threads) {
     weight_gradient<Half>(rows, n_in, n_out, dy, x, dw, threads);
+}
+
+// dw[o][c][h][v] = sum_b,i,j dy[b][i][j][o] x[b][s i + h][s j + v][c], channels last, for a kernel of k x k.
+//
+// For one h, all v and c of a pixel of dy are neighbours in x: k * C numbers from x[b][s i + h][s j] on. Two images at a
+// time are joined to items. GROUPS of images are summed each into its own gradient, and these in their order.
+void convolution_weight_gradient(int64_t images, int64_t height, int64_t width, int64_t C, int64_t O, int64_t k, int64_t s,
+                                 const uint16_t* dy, const uint16_t* x, float* dw, int threads) {
+    constexpr int64_t GROUPS = 8;
+    const int64_t out_height = (height - k) / s + 1, out_width = (width - k) / s + 1;
+    const int64_t x_size = height * width * C, dy_size = out_height * out_width * O, row = k * C, pairs = (images + 1) / 2;
+    std::vector<float> partial(GROUPS * k * O * row);  // [GROUPS][h][o][v][c]
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<uint32_t> x_items(x_size), dy_items(dy_size);
+#pragma omp for schedule(dynamic)
+        for (int64_t group = 0; group < GROUPS; group++)
+            for (int64_t pair = pairs * group / GROUPS; pair < pairs * (group + 1) / GROUPS; pair++) {
+                const int64_t joined = std::min<int64_t>(2, images - 2 * pair);
+                join_rows<Half>(joined, x_size, x + 2 * pair * x_size, x_items.data(), 0, x_size);
+                join_rows<Half>(joined, dy_size, dy + 2 * pair * dy_size, dy_items.data(), 0, dy_size);
+                for (int64_t h = 0; h < k; h++)
+                    for (int64_t vc = 0; vc < row; vc += COLUMNS)
+                        for (int64_t o = 0; o < O; o += ROWS) {
+                            Lanes sums[ROWS][2] = {};
+                            for (int64_t i = 0; i < out_height; i++)
+                                tile<Half>(out_width, dy_items.data() + i * out_width * O + o, O, 1,
+                                           x_items.data() + (s * i + h) * width * C + vc, s * C, sums);
+                            float* to = partial.data() + ((group * k + h) * O + o) * row + vc;
+                            for (int i = 0; i < ROWS; i++)
+                                for (int j = 0; j < 2; j++) lanes(to + i * row + j * LANES) += sums[i][j];
+                        }
+            }
+        const Share outputs(O, 1);
+        for (int64_t o = outputs.begin; o < outputs.end; o++)
+            for (int64_t h = 0; h < k; h++)
+                for (int64_t v = 0; v < k; v++)
+                    for (int64_t c = 0; c < C; c++) {
+                        float total = 0.0f;
+                        for (int64_t group = 0; group < GROUPS; group++)
+                            total += partial[((group * k + h) * O + o) * row + v * C + c];
+                        dw[((o * C + c) * k + h) * k + v] = total;
+                    }
+    }
 }
 #endif
 }

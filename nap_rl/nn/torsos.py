@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nap_rl.nn.conv import Conv2d
+
 
 class NatureTorso(nn.Sequential):
     """Three convolutions (Mnih et al. 2015, Methods): 32 of 8x8/4, 64 of 4x4/2, 64 of 3x3/1; F = 3136."""
@@ -18,11 +20,11 @@ class NatureTorso(nn.Sequential):
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__(
-            nn.Conv2d(channels, 32, kernel_size=8, stride=4),
+            Conv2d(channels, 32, kernel=8, stride=4),
             nn.ReLU(),
-            nn.Conv2d(32, 64, kernel_size=4, stride=2),
+            Conv2d(32, 64, kernel=4, stride=2),
             nn.ReLU(),
-            nn.Conv2d(64, 64, kernel_size=3, stride=1),
+            Conv2d(64, 64, kernel=3, stride=1),
             nn.ReLU(),
             nn.Flatten(),
         )
@@ -35,9 +37,9 @@ class DataEfficientTorso(nn.Sequential):
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__(
-            nn.Conv2d(channels, 32, kernel_size=5, stride=5),
+            Conv2d(channels, 32, kernel=5, stride=5),
             nn.ReLU(),
-            nn.Conv2d(32, 64, kernel_size=5, stride=5),
+            Conv2d(32, 64, kernel=5, stride=5),
             nn.ReLU(),
             nn.Flatten(),
         )
