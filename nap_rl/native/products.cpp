@@ -11,7 +11,7 @@
 
 #include <omp.h>
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -62,6 +62,20 @@ inline __attribute__((always_inline)) void tile(int64_t length, const typename K
     }
 }
 
+// What nobody reads before it has left the cache: written past it, where a whole line is.
+void write_past(float* at, const Lanes& values) {
+#ifdef __AVX512F__
+    if (reinterpret_cast<uintptr_t>(at) % sizeof(Lanes) == 0) return _mm512_stream_ps(at, (__m512)values);
+#endif
+    lanes(at) = values;
+}
+
+void finish_writes() {  // before another thread reads them
+#ifdef __AVX512F__
+    _mm_sfence();
+#endif
+}
+
 struct Share {  // of a thread: [begin, end), in whole steps
     int64_t begin, end;
 
@@ -101,8 +115,54 @@ void weight_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename K
                 Lanes sums[ROWS][2] = {};
                 tile<Kind>(length, dy_items.data() + o, n_out, 1, x_items.data() + k, n_in, sums);
                 for (int i = 0; i < ROWS; i++)
-                    for (int j = 0; j < 2; j++) lanes(dw + (o + i) * n_in + k + j * LANES) = sums[i][j];
+                    for (int j = 0; j < 2; j++) write_past(dw + (o + i) * n_in + k + j * LANES, sums[i][j]);
             }
+        finish_writes();
+    }
+}
+
+// dw[o][c][h][v] = sum_b,i,j dy[b][i][j][o] x[b][s i + h][s j + v][c], channels last, for a kernel of k x k.
+//
+// For one h, all v and c of a pixel of dy are neighbours in x: k * C numbers from x[b][s i + h][s j] on. As many images
+// as an item holds are joined. GROUPS of images are summed each into its own gradient, and these in their order.
+template <class Kind>
+void convolution_weight_gradient(int64_t images, int64_t height, int64_t width, int64_t C, int64_t O, int64_t k, int64_t s,
+                                 const typename Kind::Number* dy, const typename Kind::Number* x, float* dw, int threads) {
+    constexpr int64_t GROUPS = 8, DEPTH = Kind::DEPTH;
+    const int64_t out_height = (height - k) / s + 1, out_width = (width - k) / s + 1, row = k * C;
+    const int64_t x_size = height * width * C, dy_size = out_height * out_width * O, joints = (images + DEPTH - 1) / DEPTH;
+    std::vector<float> partial(GROUPS * k * O * row);  // [GROUPS][h][o][v][c]
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<typename Kind::Item> x_items(x_size), dy_items(dy_size);
+#pragma omp for schedule(dynamic)
+        for (int64_t group = 0; group < GROUPS; group++)
+            for (int64_t b = joints * group / GROUPS * DEPTH; b < joints * (group + 1) / GROUPS * DEPTH; b += DEPTH) {
+                const int64_t joined = std::min(DEPTH, images - b);
+                join_rows<Kind>(joined, x_size, x + b * x_size, x_items.data(), 0, x_size);
+                join_rows<Kind>(joined, dy_size, dy + b * dy_size, dy_items.data(), 0, dy_size);
+                for (int64_t h = 0; h < k; h++)
+                    for (int64_t vc = 0; vc < row; vc += COLUMNS)
+                        for (int64_t o = 0; o < O; o += ROWS) {
+                            Lanes sums[ROWS][2] = {};
+                            for (int64_t i = 0; i < out_height; i++)
+                                tile<Kind>(out_width, dy_items.data() + i * out_width * O + o, O, 1,
+                                           x_items.data() + (s * i + h) * width * C + vc, s * C, sums);
+                            float* to = partial.data() + ((group * k + h) * O + o) * row + vc;
+                            for (int i = 0; i < ROWS; i++)
+                                for (int j = 0; j < 2; j++) lanes(to + i * row + j * LANES) += sums[i][j];
+                        }
+            }
+        const Share outputs(O, 1);
+        for (int64_t o = outputs.begin; o < outputs.end; o++)
+            for (int64_t h = 0; h < k; h++)
+                for (int64_t v = 0; v < k; v++)
+                    for (int64_t c = 0; c < C; c++) {
+                        float total = 0.0f;
+                        for (int64_t group = 0; group < GROUPS; group++)
+                            total += partial[((group * k + h) * O + o) * row + v * C + c];
+                        dw[((o * C + c) * k + h) * k + v] = total;
+                    }
     }
 }
 
@@ -131,59 +191,19 @@ void product(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const fl
     }
 }
 
-void weight_gradient_float32(int64_t rows, int64_t n_in, int64_t n_out, const float* dy, const float* x, float* dw,
-                             int threads) {
-    weight_gradient<Single>(rows, n_in, n_out, dy, x, dw, threads);
-}
-
-#ifdef __AVX512BF16__
-void weight_gradient_bfloat16(int64_t rows, int64_t n_in, int64_t n_out, const uint16_t* dy, const uint16_t* x, float* dw,
-                              int threads) {
-    weight_gradient<Half>(rows, n_in, n_out, dy, x, dw, threads);
-}
-
-// dw[o][c][h][v] = sum_b,i,j dy[b][i][j][o] x[b][s i + h][s j + v][c], channels last, for a kernel of k x k.
-//
-// For one h, all v and c of a pixel of dy are neighbours in x: k * C numbers from x[b][s i + h][s j] on. Two images at a
-// time are joined to items. GROUPS of images are summed each into its own gradient, and these in their order.
-void convolution_weight_gradient(int64_t images, int64_t height, int64_t width, int64_t C, int64_t O, int64_t k, int64_t s,
-                                 const uint16_t* dy, const uint16_t* x, float* dw, int threads) {
-    constexpr int64_t GROUPS = 8;
-    const int64_t out_height = (height - k) / s + 1, out_width = (width - k) / s + 1;
-    const int64_t x_size = height * width * C, dy_size = out_height * out_width * O, row = k * C, pairs = (images + 1) / 2;
-    std::vector<float> partial(GROUPS * k * O * row);  // [GROUPS][h][o][v][c]
-#pragma omp parallel num_threads(threads)
-    {
-        std::vector<uint32_t> x_items(x_size), dy_items(dy_size);
-#pragma omp for schedule(dynamic)
-        for (int64_t group = 0; group < GROUPS; group++)
-            for (int64_t pair = pairs * group / GROUPS; pair < pairs * (group + 1) / GROUPS; pair++) {
-                const int64_t joined = std::min<int64_t>(2, images - 2 * pair);
-                join_rows<Half>(joined, x_size, x + 2 * pair * x_size, x_items.data(), 0, x_size);
-                join_rows<Half>(joined, dy_size, dy + 2 * pair * dy_size, dy_items.data(), 0, dy_size);
-                for (int64_t h = 0; h < k; h++)
-                    for (int64_t vc = 0; vc < row; vc += COLUMNS)
-                        for (int64_t o = 0; o < O; o += ROWS) {
-                            Lanes sums[ROWS][2] = {};
-                            for (int64_t i = 0; i < out_height; i++)
-                                tile<Half>(out_width, dy_items.data() + i * out_width * O + o, O, 1,
-                                           x_items.data() + (s * i + h) * width * C + vc, s * C, sums);
-                            float* to = partial.data() + ((group * k + h) * O + o) * row + vc;
-                            for (int i = 0; i < ROWS; i++)
-                                for (int j = 0; j < 2; j++) lanes(to + i * row + j * LANES) += sums[i][j];
-                        }
-            }
-        const Share outputs(O, 1);
-        for (int64_t o = outputs.begin; o < outputs.end; o++)
-            for (int64_t h = 0; h < k; h++)
-                for (int64_t v = 0; v < k; v++)
-                    for (int64_t c = 0; c < C; c++) {
-                        float total = 0.0f;
-                        for (int64_t group = 0; group < GROUPS; group++)
-                            total += partial[((group * k + h) * O + o) * row + v * C + c];
-                        dw[((o * C + c) * k + h) * k + v] = total;
-                    }
+#define NAP_RL_GRADIENTS(type, Kind)                                                                                   \
+    void weight_gradient_##type(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* dy,                     \
+                                const Kind::Number* x, float* dw, int threads) {                                       \
+        weight_gradient<Kind>(rows, n_in, n_out, dy, x, dw, threads);                                                  \
+    }                                                                                                                  \
+    void convolution_weight_gradient_##type(int64_t images, int64_t height, int64_t width, int64_t C, int64_t O,       \
+                                            int64_t k, int64_t s, const Kind::Number* dy, const Kind::Number* x,       \
+                                            float* dw, int threads) {                                                  \
+        convolution_weight_gradient<Kind>(images, height, width, C, O, k, s, dy, x, dw, threads);                      \
     }
-}
+
+NAP_RL_GRADIENTS(float32, Single)
+#ifdef __AVX512BF16__
+NAP_RL_GRADIENTS(bfloat16, Half)
 #endif
 }

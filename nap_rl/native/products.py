@@ -11,15 +11,15 @@ from nap_rl.native.build import kernels, library, pointer
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def has_convolution(channels: int, n_out: int, kernel: int) -> bool:
-    """Whether there is code for the gradient of a kernel [n_out, channels, kernel, kernel] in bfloat16."""
-    return kernel * channels % 32 == 0 and n_out % 8 == 0 and hasattr(library(), "convolution_weight_gradient")
+def has_convolution(channels: int, n_out: int, kernel: int, dtype: torch.dtype) -> bool:
+    """Whether there is code for the gradient of a kernel [n_out, channels, kernel, kernel], multiplied in this type."""
+    return kernel * channels % 32 == 0 and n_out % 8 == 0 and hasattr(library(), f"weight_gradient_{_name(dtype)}")
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_product(n_in: int, n_out: int, dtype: torch.dtype) -> bool:
     """Whether there is code for a layer of this size, multiplied in this type: bfloat16 needs a CPU that has it."""
-    return n_in % 32 == 0 and n_out % 8 == 0 and hasattr(library(), f"weight_gradient_{dtype}".replace("torch.", ""))
+    return n_in % 32 == 0 and n_out % 8 == 0 and hasattr(library(), f"weight_gradient_{_name(dtype)}")
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     dy, x, dw = dy.contiguous(), x.contiguous(), _weight_gradient_shape(dy, x)
-    _call(f"weight_gradient_{x.dtype}".replace("torch.", ""), (len(x), x.shape[1], dy.shape[1]), (dy, x, dw))
+    _call(f"weight_gradient_{_name(x.dtype)}", (len(x), x.shape[1], dy.shape[1]), (dy, x, dw))
     return dw
 
 
@@ -71,13 +71,18 @@ def _convolution_weight_gradient(dy: Tensor, x: Tensor, kernel: int, stride: int
     by_pixel = [t.permute(0, 2, 3, 1).contiguous() for t in (dy, x)]
     images, height, width, channels = by_pixel[1].shape
     sizes = (images, height, width, channels, len(dw), kernel, stride)
-    _call("convolution_weight_gradient", sizes, (*by_pixel, dw))
+    _call(f"convolution_weight_gradient_{_name(x.dtype)}", sizes, (*by_pixel, dw))
     return dw
 
 
 def _convolution_weight_gradient_shape(dy: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
     dw: Tensor = x.new_empty(dy.shape[1], x.shape[1], kernel, kernel, dtype=torch.float32)
     return dw
+
+
+def _name(dtype: torch.dtype) -> str:
+    """As the functions are named: float32, bfloat16."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _call(name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:

@@ -21,17 +21,15 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """nn.Conv2d's; with `native_code` the weight gradient of compiled bfloat16 on the CPU by `nap_rl.native`."""
-        channels, outputs, kernel = self.in_channels, self.out_channels, self.kernel_size[0]
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if (
             self.native_code
             and torch.compiler.is_compiling()
             and x.device.type == "cpu"
-            and torch.is_autocast_enabled("cpu")
-            and torch.get_autocast_dtype("cpu") is torch.bfloat16
-            and has_convolution(channels, outputs, kernel)
+            and has_convolution(self.in_channels, self.out_channels, self.kernel_size[0], dtype)
         ):
-            y: Tensor = _Convolution.apply(x.bfloat16(), self.weight, self.stride[0])  # type: ignore[no-untyped-call]
-            return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+            y: Tensor = _Convolution.apply(x.to(dtype), self.weight, self.stride[0])  # type: ignore[no-untyped-call]
+            return y if self.bias is None else y + self.bias.to(dtype)[:, None, None]
         return super().forward(x)
 
 
