@@ -62,7 +62,8 @@ class ValueAgent:
         precision: of the passes of an update. With bfloat16 their matrix products and convolutions are computed in it
             (autocast), but for the output layers, over float32 weights, gradients and moments, and the target network
             is kept in it. Acting is float32.
-        compiled: the passes of an update run as the graph that torch.compile makes of them at the first one.
+        compiled: the passes of an update, and on a CPU those of acting, run as the graphs that torch.compile makes of
+            them at the first one.
         captured: on a GPU an update runs as one CUDA graph, and so does acting under noise. Needs the replay on that
             GPU, an optimiser that is `capturable` with a tensor as learning rate, no plasticity method, and a
             projection at every update or none.
@@ -104,6 +105,8 @@ class ValueAgent:
         self.compiled = compiled
         self._noisy = {name: m for name, m in network.named_modules() if isinstance(m, NoisyLinear)}
         self._passes = torch.compile(self._run_passes, dynamic=False) if compiled else self._run_passes
+        on_cpu = self.device.type == "cpu"  # on a GPU acting is captured instead
+        self._values = torch.compile(network.q_values, dynamic=False) if compiled and on_cpu else network.q_values
         self._captured = Captured(self._learn, self.device, [self.generator, replay.generator]) if captured else None
         self._choice = Captured(self._choose, self.device, [self.generator]) if captured else None
         self.updates = 0
@@ -125,7 +128,7 @@ class ValueAgent:
     def _choose(self, stacks: Tensor, noisy: bool = True) -> tuple[Tensor]:
         noise = self.network.sample_noise(self.generator, rows=len(stacks)) if noisy else None
         taus = self.network.sample_taus("acting", len(stacks), self.generator)
-        return (self.network.q_values(stacks.to(self.device), noise, taus),)
+        return (self._values(stacks.to(self.device), noise, taus),)
 
     def update(self, importance_exponent: float = 1.0) -> Update:
         """One optimiser step on a batch from the replay; no host sync in it."""

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nap_rl.native.linear import few_rows
-from nap_rl.native.products import has_product, product, weight_gradient
+from nap_rl.native.products import few_rows, has_product, input_gradient, product, weight_gradient
 
 FEW, LARGE = 16, 1 << 18
 """Rows and elements of a weight for which native code is faster: acting in a few environments, with a hidden layer."""
@@ -42,14 +41,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, native_code: b
         return F.linear(x, weight, bias)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     native_code = native_code and weight.numel() >= LARGE
+    # A graph would break where it is asked for inference mode, but not where it is asked for gradients.
+    compiling = torch.compiler.is_compiling()
+    acting = not torch.is_grad_enabled() if compiling else torch.is_inference_mode_enabled()
     y: Tensor
-    compiling = torch.compiler.is_compiling()  # which cannot be asked for inference mode: the graph would break
-    if compiling and native_code and has_product(weight.shape[1], weight.shape[0], dtype):
+    if native_code and acting and len(x) <= FEW and dtype is torch.float32:
+        y = few_rows(x, weight)
+    elif native_code and compiling and has_product(weight.shape[1], weight.shape[0], dtype):
         y = _NativeProduct.apply(x.to(dtype), weight)  # type: ignore[no-untyped-call]
     elif dtype is not torch.float32:
         return F.linear(x, weight, bias)
-    elif not compiling and native_code and torch.is_inference_mode_enabled() and len(x) <= FEW:
-        y = few_rows(x, weight)
     else:
         y = (_Product if compiling else _UncompiledProduct).apply(x, weight).t()  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias.to(y.dtype)
@@ -67,7 +68,8 @@ class _NativeProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        return torch.mm(weight.t(), dy.t()).t(), weight_gradient(dy, x)
+        dx = input_gradient(dy, weight) if dy.dtype is torch.float32 else torch.mm(dy, weight)
+        return dx, weight_gradient(dy, x)
 
 
 class _Product(torch.autograd.Function):

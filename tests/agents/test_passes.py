@@ -48,6 +48,18 @@ def test_compiled_updates_are_the_same_every_time(rainbow: Make) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_acting_values_actions_as_the_plain_one(rainbow: Make) -> None:
+    plain, compiled = rainbow(), rainbow(compiled=True)
+    stacks = plain.replay.sample(9).s_tm1
+    with torch.inference_mode():
+        for noisy in (True, True, False):
+            (exact,), (found,) = plain._choose(stacks, noisy), compiled._choose(stacks, noisy)
+            torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+    assert (plain.act(stacks.numpy()) == compiled.act(stacks.numpy())).all()
+
+
 needs_native = pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
 
 

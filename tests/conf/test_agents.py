@@ -78,16 +78,19 @@ def test_munchausen_is_an_option_of_every_agent_with_one_step_returns() -> None:
 @pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("agent", AGENTS)
-def test_every_agent_s_passes_compile_as_one_graph(agent: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_agent_learns_and_acts_compiled_as_whole_graphs(
+    agent: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A graph that breaks in pieces is slower and says nothing: DQN's did, and was no faster than uncompiled."""
     compile_whole = partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_whole(function, **options))
     asked = [f"precision={precision}", "agent.nap=true", "agent.torso=data_efficient", "compile=on"]
     built, _ = build.build_agent(checked(f"agent={agent}", *SMALL, *asked), 4, torch.device("cpu"))
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
     torch._dynamo.reset()
     rng = np.random.default_rng(0)
     for k in range(25):
         frames = rng.integers(256, size=(8, 84, 84), dtype=np.uint8)
         built.replay.add(frames, rng.integers(4, size=8), rng.normal(size=8), np.ones(8), np.full(8, k == 0))
-    assert torch.isfinite(built.update().loss)
+    with torch._dynamo.config.patch(suppress_errors=False):
+        built.act(np.repeat(frames[:, None], 4, axis=1), epsilon=0.1)
+        assert torch.isfinite(built.update().loss)

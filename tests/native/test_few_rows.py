@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nap_rl.native import library
-from nap_rl.native.linear import few_rows
+from nap_rl.native.products import few_rows
 from nap_rl.nn import NoisyLinear
 from nap_rl.nn import linear as module
 from nap_rl.nn.linear import Linear
