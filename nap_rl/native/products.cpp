@@ -1,9 +1,10 @@
 // Products of an update of which torch's stop at half or two thirds of what the CPU multiplies: those of a large layer
-// with a small batch, and the gradients of a convolution's weights in bfloat16.
+// with a small batch, and the gradients of a convolution's weights.
 //
-// All end in one tile of 8 x 32 sums, which are held in registers while elements of one factor, one by one, meet whole
-// registers of the other. Every sum is taken in one order, for any count of threads. n_out is a multiple of ROWS and n_in
-// of COLUMNS, as is a row of a convolution's kernel, k * C; the batch has any size.
+// All but `few_rows` end in one tile of 8 x 32 sums, which are held in the registers of AVX-512 while elements of one
+// factor, one by one, meet whole registers of the other; elsewhere there is no room for them and torch is left to do it.
+// Every sum is taken in one order, for any count of threads. n_out is a multiple of ROWS and n_in of COLUMNS, as is a row
+// of a convolution's kernel, k * C; the batch has any size.
 
 #include <algorithm>
 #include <cstdint>
@@ -63,7 +64,7 @@ inline __attribute__((always_inline)) void tile(int64_t length, const typename K
     }
 }
 
-// What nobody reads before it has left the cache: written past it, where a whole line is.
+// What nobody reads before it would have left the cache is written past it, a whole line at a time.
 void write_past(float* at, const Lanes& values) {
 #ifdef __AVX512F__
     if (reinterpret_cast<uintptr_t>(at) % sizeof(Lanes) == 0) return _mm512_stream_ps(at, (__m512)values);
@@ -192,7 +193,8 @@ void product(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const fl
     }
 }
 
-// The same for few rows, as in acting, where a tile would be empty for the most part. Eight rows of x meet two of w at a time, which are 16 sums of 16 lanes in registers.
+// The same for few rows, as in acting, where a tile would be empty for the most part: eight rows of x meet two of w at a
+// time, which are 16 sums of 16 lanes.
 void few_rows(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const float* w, float* y, int threads) {
     const int64_t whole = n_in - n_in % LANES;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -251,7 +253,9 @@ void input_gradient(int64_t rows, int64_t n_in, int64_t n_out, const float* dy, 
         convolution_weight_gradient<Kind>(images, height, width, C, O, k, s, dy, x, dw, threads);                      \
     }
 
+#ifdef __AVX512F__
 NAP_RL_GRADIENTS(float32, Single)
+#endif
 #ifdef __AVX512BF16__
 NAP_RL_GRADIENTS(bfloat16, Half)
 #endif

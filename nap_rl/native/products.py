@@ -12,14 +12,11 @@ from nap_rl.native.build import kernels, library, pointer
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def has_convolution(channels: int, n_out: int, kernel: int, dtype: torch.dtype) -> bool:
-    """Whether there is code for the gradient of a kernel [n_out, channels, kernel, kernel], multiplied in this type."""
-    return kernel * channels % 32 == 0 and n_out % 8 == 0 and hasattr(library(), f"weight_gradient_{_name(dtype)}")
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_product(n_in: int, n_out: int, dtype: torch.dtype) -> bool:
-    """Whether there is code for a layer of this size, multiplied in this type: bfloat16 needs a CPU that has it."""
+    """Whether there is code for a layer of this size, multiplied in this type, on this CPU (AVX-512, with bfloat16).
+
+    For a convolution n_in is a row of its kernel: kernel * channels.
+    """
     return n_in % 32 == 0 and n_out % 8 == 0 and hasattr(library(), f"weight_gradient_{_name(dtype)}")
 
 
@@ -37,7 +34,6 @@ def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
 
 def few_rows(x: Tensor, weight: Tensor) -> Tensor:
     """`product` for weights of any size; fastest for B of 8 or a little less."""
-    assert x.dtype is weight.dtype is torch.float32
     y: Tensor = torch.ops.nap_rl.few_rows(x, weight)
     return y
 
@@ -52,7 +48,8 @@ def convolution_weight_gradient(dy: Tensor, x: Tensor, kernel: int, stride: int)
     """The gradient [O, C, kernel, kernel] float32 of a square kernel without padding, summed in float32.
 
     Args:
-        dy: [B, O, H', W'] bfloat16, gradient of the output; x: [B, C, H, W] bfloat16. Fastest with channels last.
+        dy: [B, O, H', W'], gradient of the output; x: [B, C, H, W]. Both float32 or both bfloat16, and copied where
+            channels are not last.
     """
     dw: Tensor = torch.ops.nap_rl.convolution_weight_gradient(dy, x, kernel, stride)
     return dw
@@ -69,12 +66,16 @@ def _weight_gradient_shape(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, name: str = "product") -> Tensor:
+    assert x.dtype is weight.dtype is torch.float32 and (
+        name == "few_rows" or has_product(*weight.shape[::-1], x.dtype)
+    )
     x, weight, y = x.contiguous(), weight.contiguous(), _product_shape(x, weight)
     _call(name, (len(x), x.shape[1], len(weight)), (x, weight, y))
     return y
 
 
 def _input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
+    assert dy.dtype is weight.dtype is torch.float32 and has_product(*weight.shape[::-1], dy.dtype)
     dy, weight, dx = dy.contiguous(), weight.contiguous(), _input_gradient_shape(dy, weight)
     _call("input_gradient", (len(dy), weight.shape[1], len(weight)), (dy, weight, dx))
     return dx
@@ -86,12 +87,14 @@ def _input_gradient_shape(dy: Tensor, weight: Tensor) -> Tensor:
 
 
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
+    assert dy.dtype is x.dtype and has_product(x.shape[1], dy.shape[1], x.dtype)
     dy, x, dw = dy.contiguous(), x.contiguous(), _weight_gradient_shape(dy, x)
     _call(f"weight_gradient_{_name(x.dtype)}", (len(x), x.shape[1], dy.shape[1]), (dy, x, dw))
     return dw
 
 
 def _convolution_weight_gradient(dy: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
+    assert dy.dtype is x.dtype and has_product(kernel * x.shape[1], dy.shape[1], x.dtype)
     dw = _convolution_weight_gradient_shape(dy, x, kernel, stride)
     by_pixel = [t.permute(0, 2, 3, 1).contiguous() for t in (dy, x)]
     images, height, width, channels = by_pixel[1].shape

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nap_rl.native.products import convolution_weight_gradient, has_convolution
+from nap_rl.native.products import convolution_weight_gradient, has_product
 
 
 class Conv2d(nn.Conv2d):
@@ -20,13 +20,13 @@ class Conv2d(nn.Conv2d):
         super().__init__(channels, outputs, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """nn.Conv2d's; with `native_code` the weight gradient of compiled bfloat16 on the CPU by `nap_rl.native`."""
+        """nn.Conv2d's; with `native_code` the weight's gradient, in compiled graphs on the CPU, is by `nap_rl.native`."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if (
             self.native_code
             and torch.compiler.is_compiling()
             and x.device.type == "cpu"
-            and has_convolution(self.in_channels, self.out_channels, self.kernel_size[0], dtype)
+            and has_product(self.kernel_size[0] * self.in_channels, self.out_channels, dtype)
         ):
             y: Tensor = _Convolution.apply(x.to(dtype), self.weight, self.stride[0])  # type: ignore[no-untyped-call]
             return y if self.bias is None else y + self.bias.to(dtype)[:, None, None]
@@ -34,7 +34,7 @@ class Conv2d(nn.Conv2d):
 
 
 class _Convolution(torch.autograd.Function):
-    """Without a bias, in bfloat16; the gradient to the weight is float32, as the weight is."""
+    """Without a bias, in the type of x; the gradient to the weight is float32, as the weight is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -48,6 +48,7 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         stride, dx = ctx.stride, None
         if ctx.needs_input_grad[0]:
-            twice = ([stride, stride], [0, 0], [1, 1], False, [0, 0], 1)  # padding, dilation, transposed, groups
-            dx, _, _ = torch.ops.aten.convolution_backward(dy, x, weight, None, *twice, [True, False, False])
+            # Stride, padding, dilation, whether transposed, output's padding, groups.
+            settings = ([stride, stride], [0, 0], [1, 1], False, [0, 0], 1)
+            dx, _, _ = torch.ops.aten.convolution_backward(dy, x, weight, None, *settings, [True, False, False])
         return dx, convolution_weight_gradient(dy, x, weight.shape[2], stride), None
