@@ -20,7 +20,7 @@ class Conv2d(nn.Conv2d):
         super().__init__(channels, outputs, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """nn.Conv2d's; with `native_code` the weight's gradient, in compiled graphs on the CPU, is by `nap_rl.native`."""
+        """nn.Conv2d's; with `native_code` the weight's gradient in compiled graphs on the CPU is by `nap_rl.native`."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if (
             self.native_code
