@@ -100,6 +100,19 @@ void join_rows(int64_t rows, int64_t n, const typename Kind::Number* x, typename
         }
 }
 
+// The same of all columns in `room`, or x itself where an item is a number.
+template <class Kind>
+const typename Kind::Item* joined_rows(int64_t rows, int64_t n, const typename Kind::Number* x,
+                                       std::vector<typename Kind::Item>& room) {
+    if constexpr (Kind::DEPTH == 1) {
+        return x;
+    } else {
+        room.resize(n);
+        join_rows<Kind>(rows, n, x, room.data(), 0, n);
+        return room.data();
+    }
+}
+
 // dw[o][k] = sum_b dy[b][o] x[b][k]
 template <class Kind>
 void weight_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename Kind::Number* dy,
@@ -136,20 +149,20 @@ void convolution_weight_gradient(int64_t images, int64_t height, int64_t width, 
     std::vector<float> partial(GROUPS * k * O * row);  // [GROUPS][h][o][v][c]
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<typename Kind::Item> x_items(x_size), dy_items(dy_size);
+        std::vector<typename Kind::Item> x_room, dy_room;
 #pragma omp for schedule(dynamic)
         for (int64_t group = 0; group < GROUPS; group++)
             for (int64_t b = joints * group / GROUPS * DEPTH; b < joints * (group + 1) / GROUPS * DEPTH; b += DEPTH) {
                 const int64_t joined = std::min(DEPTH, images - b);
-                join_rows<Kind>(joined, x_size, x + b * x_size, x_items.data(), 0, x_size);
-                join_rows<Kind>(joined, dy_size, dy + b * dy_size, dy_items.data(), 0, dy_size);
+                const auto* x_items = joined_rows<Kind>(joined, x_size, x + b * x_size, x_room);
+                const auto* dy_items = joined_rows<Kind>(joined, dy_size, dy + b * dy_size, dy_room);
                 for (int64_t h = 0; h < k; h++)
                     for (int64_t vc = 0; vc < row; vc += COLUMNS)
                         for (int64_t o = 0; o < O; o += ROWS) {
                             Lanes sums[ROWS][2] = {};
                             for (int64_t i = 0; i < out_height; i++)
-                                tile<Kind>(out_width, dy_items.data() + i * out_width * O + o, O, 1,
-                                           x_items.data() + (s * i + h) * width * C + vc, s * C, sums);
+                                tile<Kind>(out_width, dy_items + i * out_width * O + o, O, 1,
+                                           x_items + (s * i + h) * width * C + vc, s * C, sums);
                             float* to = partial.data() + ((group * k + h) * O + o) * row + vc;
                             for (int i = 0; i < ROWS; i++)
                                 for (int j = 0; j < 2; j++) lanes(to + i * row + j * LANES) += sums[i][j];
