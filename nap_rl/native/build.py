@@ -13,11 +13,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nap_rl.compute import cache_folder, compiler
 
-SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+SOURCES, HEADERS = (sorted(Path(__file__).parent.glob(pattern)) for pattern in ("*.cpp", "*.h"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")  # as wide as the CPU has them
@@ -55,6 +56,18 @@ def pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
+def call(name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
+    """A function of sizes, tensors in the CPU's memory, laid out as it reads them, and the threads that torch has."""
+    assert all(tensor.device.type == "cpu" for tensor in tensors)
+    places = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+    getattr(kernels(), name)(*map(ctypes.c_int64, sizes), *places, ctypes.c_int(torch.get_num_threads()))
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """As functions of one type are named: float32, bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
 def compiled(folder: Path) -> Path:
     """Compile into `folder` unless it is there already, for the same source, compiler and CPU.
 
@@ -64,7 +77,8 @@ def compiled(folder: Path) -> Path:
     """
     name = compiler()
     version = subprocess.run([name, "--version"], capture_output=True, check=True, text=True).stdout
-    identity = "\n".join([*(source.read_text(encoding="utf-8") for source in SOURCES), *FLAGS, name, version, _cpu()])
+    texts = (source.read_text(encoding="utf-8") for source in SOURCES + HEADERS)
+    identity = "\n".join([*texts, *FLAGS, name, version, _cpu()])
     path = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

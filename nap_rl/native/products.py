@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from nap_rl.native.build import kernels, library, pointer
+from nap_rl.native.build import call, library, type_name
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_product(n_in: int, n_out: int, dtype: torch.dtype) -> bool:
-    """Whether there is code for a layer of this size, multiplied in this type, on this CPU (AVX-512, with bfloat16).
-
-    For a convolution n_in is a row of its kernel: kernel * channels.
-    """
-    return n_in % 32 == 0 and n_out % 8 == 0 and hasattr(library(), f"weight_gradient_{_name(dtype)}")
+    """Whether there is code for a layer of this size, multiplied in this type, on this CPU (AVX-512, with bfloat16)."""
+    return n_in % 32 == 0 and n_out % 8 == 0 and hasattr(library(), f"weight_gradient_{type_name(dtype)}")
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -44,17 +40,6 @@ def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
     return dx
 
 
-def convolution_weight_gradient(dy: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
-    """The gradient [O, C, kernel, kernel] float32 of a square kernel without padding, summed in float32.
-
-    Args:
-        dy: [B, O, H', W'], gradient of the output; x: [B, C, H, W]. Both float32 or both bfloat16, and copied where
-            channels are not last.
-    """
-    dw: Tensor = torch.ops.nap_rl.convolution_weight_gradient(dy, x, kernel, stride)
-    return dw
-
-
 def _product_shape(x: Tensor, weight: Tensor) -> Tensor:
     y: Tensor = x.new_empty(len(x), len(weight))
     return y
@@ -70,14 +55,14 @@ def _product(x: Tensor, weight: Tensor, name: str = "product") -> Tensor:
         name == "few_rows" or has_product(*weight.shape[::-1], x.dtype)
     )
     x, weight, y = x.contiguous(), weight.contiguous(), _product_shape(x, weight)
-    _call(name, (len(x), x.shape[1], len(weight)), (x, weight, y))
+    call(name, (len(x), x.shape[1], len(weight)), (x, weight, y))
     return y
 
 
 def _input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
     assert dy.dtype is weight.dtype is torch.float32 and has_product(*weight.shape[::-1], dy.dtype)
     dy, weight, dx = dy.contiguous(), weight.contiguous(), _input_gradient_shape(dy, weight)
-    _call("input_gradient", (len(dy), weight.shape[1], len(weight)), (dy, weight, dx))
+    call("input_gradient", (len(dy), weight.shape[1], len(weight)), (dy, weight, dx))
     return dx
 
 
@@ -89,33 +74,8 @@ def _input_gradient_shape(dy: Tensor, weight: Tensor) -> Tensor:
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     assert dy.dtype is x.dtype and has_product(x.shape[1], dy.shape[1], x.dtype)
     dy, x, dw = dy.contiguous(), x.contiguous(), _weight_gradient_shape(dy, x)
-    _call(f"weight_gradient_{_name(x.dtype)}", (len(x), x.shape[1], dy.shape[1]), (dy, x, dw))
+    call(f"weight_gradient_{type_name(x.dtype)}", (len(x), x.shape[1], dy.shape[1]), (dy, x, dw))
     return dw
-
-
-def _convolution_weight_gradient(dy: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
-    assert dy.dtype is x.dtype and has_product(kernel * x.shape[1], dy.shape[1], x.dtype)
-    dw = _convolution_weight_gradient_shape(dy, x, kernel, stride)
-    by_pixel = [t.permute(0, 2, 3, 1).contiguous() for t in (dy, x)]
-    images, height, width, channels = by_pixel[1].shape
-    sizes = (images, height, width, channels, len(dw), kernel, stride)
-    _call(f"convolution_weight_gradient_{_name(x.dtype)}", sizes, (*by_pixel, dw))
-    return dw
-
-
-def _convolution_weight_gradient_shape(dy: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
-    dw: Tensor = x.new_empty(dy.shape[1], x.shape[1], kernel, kernel, dtype=torch.float32)
-    return dw
-
-
-def _name(dtype: torch.dtype) -> str:
-    """As the functions are named: float32, bfloat16."""
-    return str(dtype).removeprefix("torch.")
-
-
-def _call(name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
-    threads = ctypes.c_int(torch.get_num_threads())
-    getattr(kernels(), name)(*map(ctypes.c_int64, sizes), *map(pointer, tensors), threads)
 
 
 for name, arguments, run, shape in (
@@ -123,12 +83,6 @@ for name, arguments, run, shape in (
     ("few_rows", "Tensor x, Tensor weight", partial(_product, name="few_rows"), _product_shape),
     ("input_gradient", "Tensor dy, Tensor weight", _input_gradient, _input_gradient_shape),
     ("weight_gradient", "Tensor dy, Tensor x", _weight_gradient, _weight_gradient_shape),
-    (
-        "convolution_weight_gradient",
-        "Tensor dy, Tensor x, int kernel, int stride",
-        _convolution_weight_gradient,
-        _convolution_weight_gradient_shape,
-    ),
 ):
     torch.library.define(f"nap_rl::{name}", f"({arguments}) -> Tensor")
     torch.library.impl(f"nap_rl::{name}", "cpu", run)

@@ -7,6 +7,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from nap_rl.nn.conv import Conv2d
 from nap_rl.nn.embedding import QuantileEmbedding
 from nap_rl.nn.heads import Head, Part
 from nap_rl.nn.streams import Noise, Stream, Streams
@@ -30,12 +31,11 @@ class QNetwork(nn.Module):
         self.embedding = embedding
 
     def forward(self, stacks: Tensor, noise: Noise | None = None, taus: Tensor | None = None) -> Tensor:
-        """Pixels are divided by 255 here and nowhere else.
+        """Pixels are divided by 255 here, or by a first layer that reads them, and nowhere else.
 
         Without noise, noisy layers act at their mean; without taus [B, N], an embedding takes evenly spaced levels.
         """
-        x = pixels(stacks) if stacks.dtype == torch.uint8 else stacks.float()
-        features: Tensor = self.torso(x)
+        features: Tensor = self.torso(self._scaled(stacks))
         if self.embedding is None:
             outputs: Tensor = self.streams(features, noise)
             return outputs
@@ -46,6 +46,12 @@ class QNetwork(nn.Module):
             noise = [(i, o) if i.dim() == 1 else (_repeat(i, n), _repeat(o, n)) for i, o in noise]
         by_level: Tensor = self.streams(rows, noise)  # [b * n, A, 1]
         return by_level.view(b, n, -1).transpose(1, 2)
+
+    def _scaled(self, stacks: Tensor) -> Tensor:
+        if stacks.dtype != torch.uint8:
+            return stacks.float()
+        first = self.torso[0] if isinstance(self.torso, nn.Sequential) else None
+        return stacks if isinstance(first, Conv2d) and first.reads(stacks) else pixels(stacks)
 
     def body_to(self, dtype: torch.dtype) -> None:
         """Weights in `dtype`, but for those of the output layers and what the head has."""
