@@ -89,8 +89,7 @@ class Convolution : Sizes {
     typedef typename Kind::Item Item;
     static constexpr int n = m + r - 1, DEPTH = Kind::DEPTH;
     static constexpr bool PIXELS = std::is_same_v<Source, uint8_t>;
-    static constexpr int64_t BLOCK = 16;         // tiles whose V and M stay in the cache of a core
-    static constexpr int64_t GRADIENT_BLOCK = 72, GROUPS = 4;  // of tiles, of images: of one gradient
+    static constexpr int64_t GROUPS = 4, BLOCK = 72;  // of images and of tiles: what a gradient is summed over at once
 
     const int64_t out_height = (height - k) / s + 1, out_width = (width - k) / s + 1;
     const int64_t down = (out_height + m - 1) / m, across = (out_width + m - 1) / m;  // tiles of an image
@@ -201,18 +200,17 @@ class Convolution : Sizes {
         return ((at.image * out_height + at.row + i) * out_width + at.column + j) * O;
     }
 
-    // to[f][rows][columns] = from[f][rows][length] factor[f][length][columns]
-    static void multiply(int64_t used, int64_t length, int64_t columns, const Number* from, const Item* factor, float* to) {
+    // to[f][ROWS][columns] = from[f][ROWS][length] factor[f][length][columns]
+    static void multiply(int64_t length, int64_t columns, const Number* from, const Item* factor, float* to) {
         const int64_t items = length / DEPTH;
         for (int f = 0; f < n * n; f++)
-            for (int64_t c = 0; c < columns; c += COLUMNS)
-                for (int64_t t = 0; t < used; t += ROWS) {
-                    Lanes sums[ROWS][2] = {};
-                    const Item* a = reinterpret_cast<const Item*>(from + (f * BLOCK + t) * length);
-                    tile<Kind>(items, a, 1, items, factor + f * items * columns + c, columns, sums);
-                    for (int i = 0; i < ROWS; i++)
-                        for (int j = 0; j < 2; j++) lanes(to + (f * BLOCK + t + i) * columns + c + j * LANES) = sums[i][j];
-                }
+            for (int64_t c = 0; c < columns; c += COLUMNS) {
+                Lanes sums[ROWS][2] = {};
+                const Item* a = reinterpret_cast<const Item*>(from + f * ROWS * length);
+                tile<Kind>(items, a, 1, items, factor + f * items * columns + c, columns, sums);
+                for (int i = 0; i < ROWS; i++)
+                    for (int j = 0; j < 2; j++) lanes(to + (f * ROWS + i) * columns + c + j * LANES) = sums[i][j];
+            }
     }
 
   public:
@@ -227,19 +225,19 @@ class Convolution : Sizes {
 #pragma omp parallel num_threads(threads)
         {
             transform_kernel<false>(w, U);
-            Room<Number> V(n * n * BLOCK * K);
-            Room<float> M(n * n * BLOCK * O);
+            Room<Number> V(n * n * ROWS * K);
+            Room<float> M(n * n * ROWS * O);
 #pragma omp for schedule(static)
-            for (int64_t begin = 0; begin < tiles; begin += BLOCK) {
-                const int64_t used = std::min(BLOCK, tiles - begin);
-                for (int64_t t = 0; t < used; t++) transform_input(x, tile_at(begin + t), V, t, BLOCK);
-                multiply(used, K, O, V, U, M);
+            for (int64_t begin = 0; begin < tiles; begin += ROWS) {
+                const int64_t used = std::min<int64_t>(ROWS, tiles - begin);
+                for (int64_t t = 0; t < used; t++) transform_input(x, tile_at(begin + t), V, t, ROWS);
+                multiply(K, O, V, U, M);
                 for (int64_t t = 0; t < used; t++) {
                     const Tile at = tile_at(begin + t);
                     for (int64_t o = 0; o < O; o += LANES) {
                         Lanes in[n][n], out[m][m];
                         UNROLL for (int i = 0; i < n; i++)
-                            UNROLL for (int j = 0; j < n; j++) in[i][j] = lanes(M + ((i * n + j) * BLOCK + t) * O + o);
+                            UNROLL for (int j = 0; j < n; j++) in[i][j] = lanes(M + ((i * n + j) * ROWS + t) * O + o);
                         around<m, n>([](int i, int p) { return A(i, p); }, in, out);
                         UNROLL for (int i = 0; i < m; i++)
                             UNROLL for (int j = 0; j < m; j++)
@@ -257,20 +255,20 @@ class Convolution : Sizes {
 #pragma omp parallel num_threads(threads)
         {
             transform_kernel<true>(w, U);
-            Room<Number> dM(n * n * BLOCK * O);
-            Room<float> dV(n * n * BLOCK * K), image(size + LANES);  // tiles overlap: an image is summed here
+            Room<Number> dM(n * n * ROWS * O);
+            Room<float> dV(n * n * ROWS * K), image(size + LANES);  // tiles overlap: an image is summed here
             std::fill(&image[0], &image[size], 0.0f);
             const Share mine(images, 1);
-            for (int64_t begin = mine.begin * down * across, end = mine.end * down * across; begin < end; begin += BLOCK) {
-                const int64_t used = std::min(BLOCK, end - begin);
-                for (int64_t t = 0; t < used; t++) transform_output_gradient(dy, tile_at(begin + t), dM, t, BLOCK);
-                multiply(used, O, K, dM, U, dV);
+            for (int64_t begin = mine.begin * down * across, end = mine.end * down * across; begin < end; begin += ROWS) {
+                const int64_t used = std::min<int64_t>(ROWS, end - begin);
+                for (int64_t t = 0; t < used; t++) transform_output_gradient(dy, tile_at(begin + t), dM, t, ROWS);
+                multiply(O, K, dM, U, dV);
                 for (int64_t t = 0; t < used; t++) {
                     const Tile at = tile_at(begin + t);
                     channels([&](int64_t q, int64_t h, int64_t z) __attribute__((always_inline)) {
                         Lanes in[n][n], out[n][n];
                         UNROLL for (int i = 0; i < n; i++)
-                            UNROLL for (int j = 0; j < n; j++) in[i][j] = lanes(dV + ((i * n + j) * BLOCK + t) * K + q);
+                            UNROLL for (int j = 0; j < n; j++) in[i][j] = lanes(dV + ((i * n + j) * ROWS + t) * K + q);
                         around<n, n>([](int i, int p) { return B(p, i); }, in, out);
                         float* first = image + number(at.row, at.column, h, z);
                         if (whole(at)) {
@@ -303,22 +301,22 @@ class Convolution : Sizes {
         Room<float> dU(GROUPS * size);
 #pragma omp parallel num_threads(threads)
         {
-            Room<Number> V(n * n * GRADIENT_BLOCK * K), dM(n * n * GRADIENT_BLOCK * O);
-            Room<Item> V_items(GRADIENT_BLOCK * K), dM_items(GRADIENT_BLOCK * O);
+            Room<Number> V(n * n * BLOCK * K), dM(n * n * BLOCK * O);
+            Room<Item> V_items(BLOCK * K), dM_items(BLOCK * O);
 #pragma omp for schedule(static)
             for (int64_t group = 0; group < GROUPS; group++) {
                 float* sum = dU + group * size;
                 const int64_t first = images * group / GROUPS * down * across, end = images * (group + 1) / GROUPS * down * across;
                 if (first == end) std::fill(sum, sum + size, 0.0f);
-                for (int64_t begin = first; begin < end; begin += GRADIENT_BLOCK) {
-                    const int64_t used = std::min(GRADIENT_BLOCK, end - begin), items = (used + DEPTH - 1) / DEPTH;
+                for (int64_t begin = first; begin < end; begin += BLOCK) {
+                    const int64_t used = std::min(BLOCK, end - begin), items = (used + DEPTH - 1) / DEPTH;
                     for (int64_t t = 0; t < used; t++) {
-                        transform_input(x, tile_at(begin + t), V, t, GRADIENT_BLOCK);
-                        transform_output_gradient(dy, tile_at(begin + t), dM, t, GRADIENT_BLOCK);
+                        transform_input(x, tile_at(begin + t), V, t, BLOCK);
+                        transform_output_gradient(dy, tile_at(begin + t), dM, t, BLOCK);
                     }
                     for (int f = 0; f < n * n; f++) {
-                        join_rows<Kind>(used, K, V + f * GRADIENT_BLOCK * K, V_items, 0, K);
-                        join_rows<Kind>(used, O, dM + f * GRADIENT_BLOCK * O, dM_items, 0, O);
+                        join_rows<Kind>(used, K, V + f * BLOCK * K, V_items, 0, K);
+                        join_rows<Kind>(used, O, dM + f * BLOCK * O, dM_items, 0, O);
                         for (int64_t q = 0; q < K; q += ROWS)
                             for (int64_t o = 0; o < O; o += COLUMNS) {
                                 float* to = sum + (f * K + q) * O + o;

@@ -30,6 +30,10 @@ struct Single {
     static Item join(const Number* of) { return of[0]; }
     static Lanes load(const Number* at) { return lanes(at); }
     static void store(Number* at, const Lanes& values) { lanes(at) = values; }
+    static void columns(const Number* at, int64_t, Items of[2]) {
+        for (int j = 0; j < 2; j++) of[j] = lanes(at + j * LANES);
+    }
+    static void in_order(Lanes[2]) {}
 };
 
 #ifdef __AVX512BF16__
@@ -50,20 +54,41 @@ struct Half {
     static void store(Number* at, const Lanes& values) {
         _mm256_storeu_si256((__m256i*)at, (__m256i)_mm512_cvtneps_pbh((__m512)values));
     }
+    // COLUMNS of DEPTH rows, `next` numbers apart, joined; where registers are four parts of eight columns, the first has
+    // four of each and the second the other four, until `in_order`.
+    static void columns(const Number* at, int64_t next, Items of[2]) {
+        const __m512i first = _mm512_loadu_si512(at), second = _mm512_loadu_si512(at + next);
+        of[0] = (Items)_mm512_unpacklo_epi16(first, second);
+        of[1] = (Items)_mm512_unpackhi_epi16(first, second);
+    }
+    static void in_order(Lanes sums[2]) {
+        const __m512d a = (__m512d)sums[0], b = (__m512d)sums[1];  // by two floats
+        sums[0] = (Lanes)_mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), b);
+        sums[1] = (Lanes)_mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b);
+    }
 };
 #endif
 
-// sums[i][j] += sum_t a[t * a_t + i * a_i] b[t * b_t + j], ROWS x COLUMNS.
+// sums[i][j] += sum_t a[t * a_t + i * a_i] b[t][j], ROWS x COLUMNS, of which `load` gives two registers for a t.
+template <class Kind, class Load>
+inline __attribute__((always_inline)) void tile_of(int64_t length, const typename Kind::Item* a, int64_t a_t, int64_t a_i,
+                                                   Load load, Lanes sums[ROWS][2]) {
+    for (int64_t t = 0; t < length; t++) {
+        typename Kind::Items b[2];
+        load(t, b);
+        for (int i = 0; i < ROWS; i++)
+            for (int j = 0; j < 2; j++) Kind::add(sums[i][j], a[t * a_t + i * a_i], b[j]);
+    }
+}
+
+// The same, of b[t * b_t + j].
 template <class Kind>
 inline __attribute__((always_inline)) void tile(int64_t length, const typename Kind::Item* a, int64_t a_t, int64_t a_i,
                                                 const typename Kind::Item* b, int64_t b_t, Lanes sums[ROWS][2]) {
-    for (int64_t t = 0; t < length; t++) {
-        const typename Kind::Items b0 = Kind::items(b + t * b_t), b1 = Kind::items(b + t * b_t + LANES);
-        for (int i = 0; i < ROWS; i++) {
-            Kind::add(sums[i][0], a[t * a_t + i * a_i], b0);
-            Kind::add(sums[i][1], a[t * a_t + i * a_i], b1);
-        }
-    }
+    const auto load = [=](int64_t t, typename Kind::Items of[2]) __attribute__((always_inline)) {
+        for (int j = 0; j < 2; j++) of[j] = Kind::items(b + t * b_t + j * LANES);
+    };
+    tile_of<Kind>(length, a, a_t, a_i, load, sums);
 }
 
 // Rows as they are summed over: x [rows][n] -> [items][n], where zeros fill the last item; columns [begin, end) of it.

@@ -51,32 +51,65 @@ void weight_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename K
     }
 }
 
-}  // namespace
-
-extern "C" {
-
 // y[b][o] = sum_k w[o][k] x[b][k]
-void product(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const float* w, float* y, int threads) {
-    const int64_t columns = (rows + COLUMNS - 1) / COLUMNS * COLUMNS;
-    std::vector<float> transposed(n_in * columns);  // x as [n_in][columns]; beyond the rows zeros
+template <class Kind>
+void product(int64_t rows, int64_t n_in, int64_t n_out, const typename Kind::Number* x, const typename Kind::Number* w,
+             typename Kind::Number* y, int threads) {
+    typedef typename Kind::Item Item;
+    const int64_t columns = (rows + COLUMNS - 1) / COLUMNS * COLUMNS, items = n_in / Kind::DEPTH;
+    const Item *x_items = reinterpret_cast<const Item*>(x), *w_items = reinterpret_cast<const Item*>(w);
+    std::vector<Item> transposed(items * columns);  // x as [items][columns]; beyond the rows zeros
 #pragma omp parallel num_threads(threads)
     {
-        const Share inputs(n_in, LANES), outputs(n_out, ROWS);
+        const Share inputs(items, LANES), outputs(n_out, ROWS);
         for (int64_t k = inputs.begin; k < inputs.end; k += LANES)
             for (int64_t b = 0; b < rows; b++)
-                for (int64_t j = k; j < k + LANES; j++) transposed[j * columns + b] = x[b * n_in + j];
+                for (int64_t j = k; j < k + LANES; j++) transposed[j * columns + b] = x_items[b * items + j];
 #pragma omp barrier
         for (int64_t o = outputs.begin; o < outputs.end; o += ROWS)
             for (int64_t b = 0; b < columns; b += COLUMNS) {
                 Lanes sums[ROWS][2] = {};
-                tile<Single>(n_in, w + o * n_in, 1, n_in, transposed.data() + b, columns, sums);
+                tile<Kind>(items, w_items + o * items, 1, items, transposed.data() + b, columns, sums);
+                typename Kind::Number rounded[ROWS][COLUMNS];
+                for (int i = 0; i < ROWS; i++)
+                    for (int j = 0; j < 2; j++) Kind::store(rounded[i] + j * LANES, sums[i][j]);
                 for (int64_t c = 0; c < std::min<int64_t>(COLUMNS, rows - b); c++)
-                    for (int i = 0; i < ROWS; i++) y[(b + c) * n_out + o + i] = sums[i][c / LANES][c % LANES];
+                    for (int i = 0; i < ROWS; i++) y[(b + c) * n_out + o + i] = rounded[i][c];
             }
     }
 }
 
-// The same for few rows, as in acting, where a tile would be empty for the most part: eight rows of x meet two of w at a
+// dx[b][k] = sum_o dy[b][o] w[o][k]
+template <class Kind>
+void input_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename Kind::Number* dy,
+                    const typename Kind::Number* w, typename Kind::Number* dx, int threads) {
+    typedef typename Kind::Item Item;
+    const int64_t padded = (rows + ROWS - 1) / ROWS * ROWS, items = n_out / Kind::DEPTH;
+    std::vector<Item> filled(padded * items);
+    std::copy_n(reinterpret_cast<const Item*>(dy), rows * items, filled.begin());
+#pragma omp parallel num_threads(threads)
+    {
+        const Share inputs(n_in, COLUMNS);
+        for (int64_t k = inputs.begin; k < inputs.end; k += COLUMNS)
+            for (int64_t b = 0; b < rows; b += ROWS) {
+                Lanes sums[ROWS][2] = {};
+                const auto load = [=](int64_t t, typename Kind::Items of[2]) __attribute__((always_inline)) {
+                    Kind::columns(w + t * Kind::DEPTH * n_in + k, n_in, of);
+                };
+                tile_of<Kind>(items, filled.data() + b * items, 1, items, load, sums);
+                for (int64_t i = 0; i < std::min<int64_t>(ROWS, rows - b); i++) {
+                    Kind::in_order(sums[i]);
+                    for (int j = 0; j < 2; j++) Kind::store(dx + (b + i) * n_in + k + j * LANES, sums[i][j]);
+                }
+            }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// `product` for few rows, as in acting, where a tile would be empty for the most part: eight rows of x meet two of w at a
 // time, which are 16 sums of 16 lanes.
 void few_rows(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const float* w, float* y, int threads) {
     const int64_t whole = n_in - n_in % LANES;
@@ -107,34 +140,24 @@ void few_rows(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const f
     }
 }
 
-// dx[b][k] = sum_o dy[b][o] w[o][k]
-void input_gradient(int64_t rows, int64_t n_in, int64_t n_out, const float* dy, const float* w, float* dx, int threads) {
-    const int64_t padded = (rows + ROWS - 1) / ROWS * ROWS;
-    std::vector<float> filled(padded * n_out);
-    std::copy(dy, dy + rows * n_out, filled.begin());
-#pragma omp parallel num_threads(threads)
-    {
-        const Share inputs(n_in, COLUMNS);
-        for (int64_t k = inputs.begin; k < inputs.end; k += COLUMNS)
-            for (int64_t b = 0; b < rows; b += ROWS) {
-                Lanes sums[ROWS][2] = {};
-                tile<Single>(n_out, filled.data() + b * n_out, 1, n_out, w + k, n_in, sums);
-                for (int64_t i = 0; i < std::min<int64_t>(ROWS, rows - b); i++)
-                    for (int j = 0; j < 2; j++) lanes(dx + (b + i) * n_in + k + j * LANES) = sums[i][j];
-            }
-    }
-}
-
-#define NAP_RL_GRADIENT(type, Kind)                                                                                    \
+#define NAP_RL_PRODUCTS(type, Kind)                                                                                    \
+    void product_##type(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* x, const Kind::Number* w,       \
+                        Kind::Number* y, int threads) {                                                                \
+        product<Kind>(rows, n_in, n_out, x, w, y, threads);                                                            \
+    }                                                                                                                  \
+    void input_gradient_##type(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* dy,                      \
+                               const Kind::Number* w, Kind::Number* dx, int threads) {                                 \
+        input_gradient<Kind>(rows, n_in, n_out, dy, w, dx, threads);                                                   \
+    }                                                                                                                  \
     void weight_gradient_##type(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* dy,                     \
                                 const Kind::Number* x, float* dw, int threads) {                                       \
         weight_gradient<Kind>(rows, n_in, n_out, dy, x, dw, threads);                                                  \
     }
 
 #ifdef __AVX512F__
-NAP_RL_GRADIENT(float32, Single)
+NAP_RL_PRODUCTS(float32, Single)
 #endif
 #ifdef __AVX512BF16__
-NAP_RL_GRADIENT(bfloat16, Half)
+NAP_RL_PRODUCTS(bfloat16, Half)
 #endif
 }

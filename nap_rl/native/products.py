@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ def has_product(n_in: int, n_out: int, dtype: torch.dtype) -> bool:
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, in], weight [out, in], both float32 -> x weight^T [B, out]; without a gradient."""
+    """x [B, in], weight [out, in], both float32 or both bfloat16 -> x weight^T [B, out]; without a gradient."""
     y: Tensor = torch.ops.nap_rl.product(x, weight)
     return y
 
@@ -29,13 +27,13 @@ def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def few_rows(x: Tensor, weight: Tensor) -> Tensor:
-    """`product` for weights of any size; fastest for B of 8 or a little less."""
+    """`product` in float32 for weights of any size; fastest for B of 8 or a little less."""
     y: Tensor = torch.ops.nap_rl.few_rows(x, weight)
     return y
 
 
 def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
-    """dy [B, out], weight [out, in], both float32 -> dy weight [B, in]."""
+    """dy [B, out], weight [out, in], both float32 or both bfloat16 -> dy weight [B, in]."""
     dx: Tensor = torch.ops.nap_rl.input_gradient(dy, weight)
     return dx
 
@@ -50,19 +48,26 @@ def _weight_gradient_shape(dy: Tensor, x: Tensor) -> Tensor:
     return dw
 
 
-def _product(x: Tensor, weight: Tensor, name: str = "product") -> Tensor:
-    assert x.dtype is weight.dtype is torch.float32 and (
-        name == "few_rows" or has_product(*weight.shape[::-1], x.dtype)
-    )
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    assert x.dtype is weight.dtype and has_product(*weight.shape[::-1], x.dtype)
+    return _multiply(f"product_{type_name(x.dtype)}", x, weight)
+
+
+def _few_rows(x: Tensor, weight: Tensor) -> Tensor:
+    assert x.dtype is weight.dtype is torch.float32
+    return _multiply("few_rows", x, weight)
+
+
+def _multiply(name: str, x: Tensor, weight: Tensor) -> Tensor:
     x, weight, y = x.contiguous(), weight.contiguous(), _product_shape(x, weight)
     call(name, (len(x), x.shape[1], len(weight)), (x, weight, y))
     return y
 
 
 def _input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
-    assert dy.dtype is weight.dtype is torch.float32 and has_product(*weight.shape[::-1], dy.dtype)
+    assert dy.dtype is weight.dtype and has_product(*weight.shape[::-1], dy.dtype)
     dy, weight, dx = dy.contiguous(), weight.contiguous(), _input_gradient_shape(dy, weight)
-    call("input_gradient", (len(dy), weight.shape[1], len(weight)), (dy, weight, dx))
+    call(f"input_gradient_{type_name(dy.dtype)}", (len(dy), weight.shape[1], len(weight)), (dy, weight, dx))
     return dx
 
 
@@ -80,7 +85,7 @@ def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
 
 for name, arguments, run, shape in (
     ("product", "Tensor x, Tensor weight", _product, _product_shape),
-    ("few_rows", "Tensor x, Tensor weight", partial(_product, name="few_rows"), _product_shape),
+    ("few_rows", "Tensor x, Tensor weight", _few_rows, _product_shape),
     ("input_gradient", "Tensor dy, Tensor weight", _input_gradient, _input_gradient_shape),
     ("weight_gradient", "Tensor dy, Tensor x", _weight_gradient, _weight_gradient_shape),
 ):

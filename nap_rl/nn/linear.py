@@ -63,13 +63,12 @@ class _NativeProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         cast = weight.to(x.dtype)
         ctx.save_for_backward(x, cast)
-        return product(x, cast) if x.dtype is torch.float32 else torch.mm(x, cast.t())
+        return product(x, cast)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        dx = input_gradient(dy, weight) if dy.dtype is torch.float32 else torch.mm(dy, weight)
-        return dx, weight_gradient(dy, x)
+        return input_gradient(dy, weight), weight_gradient(dy, x)
 
 
 class _Product(torch.autograd.Function):
