@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int AHEAD = 256;  // floats; a weight is read once and lies in memory, so it is asked for early
+constexpr int AHEAD = 1024;  // floats; a weight is read once and lies in memory, so it is asked for early
 
 // What nobody reads before it would have left the cache is written past it, a whole line at a time.
 void write_past(float* at, const Lanes& values) {
@@ -122,8 +122,8 @@ void few_rows(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const f
             for (int i = 0; i < ROWS; i++) row[i] = x + std::min(r + i, rows - 1) * n_in;
             Lanes sum0[ROWS] = {}, sum1[ROWS] = {};
             for (int64_t k = 0; k < whole; k += LANES) {
-                __builtin_prefetch(w0 + k + AHEAD);
-                __builtin_prefetch(w1 + k + AHEAD);
+                __builtin_prefetch(w0 + k + AHEAD, 0, 2);
+                __builtin_prefetch(w1 + k + AHEAD, 0, 2);
                 for (int i = 0; i < ROWS; i++) {
                     sum0[i] += lanes(w0 + k) * lanes(row[i] + k);
                     sum1[i] += lanes(w1 + k) * lanes(row[i] + k);
