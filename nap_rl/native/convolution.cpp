@@ -94,15 +94,15 @@ class Convolution : Sizes {
     const int64_t out_height = (height - k) / s + 1, out_width = (width - k) / s + 1;
     const int64_t down = (out_height + m - 1) / m, across = (out_width + m - 1) / m;  // tiles of an image
     const int64_t line = s * C, K = s * line;
+    const int threads;
+    std::vector<int64_t> four;  // where in an image the z-th four numbers of a line of a block begin, if they are pixels
+
     static constexpr float A(int i, int p) { return matrices<m, r>.A[i][p]; }
     static constexpr float G(int p, int i) { return matrices<m, r>.G[p][i]; }
     static constexpr float B(int p, int i) { return matrices<m, r>.B[p][i]; }
 
     struct Tile { int64_t image, row, column; };  // its first place
     Tile tile_at(int64_t t) const { return {t / (down * across), t / across % down * m, t % across * m}; }
-
-    const int threads;
-    std::vector<int64_t> four;  // where in an image the z-th four numbers of a line of a block begin, if they are pixels
 
     // Do something for each 16 of the K channels: q of them and, in line h of a block, z lie before.
     template <class Do>
