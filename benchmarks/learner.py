@@ -172,8 +172,9 @@ def main(argv: list[str] | None = None) -> None:
     measure.say(
         "Distance to the machine's limits, Rainbow + NaP, batch 32. Measured here: matrix products at "
         f"{found['fp32']:.0f} GFLOP/s in fp32 and {found['bf16']:.0f} in bf16, copying at {found['memory']:.1f} GB/s "
-        f"(read and write). An update has {gflop:.2f} GFLOP; `arithmetic` and `Adam` are the milliseconds that these "
-        "and the optimiser's traffic take at those rates, `share` is both over the whole."
+        f"(read and write). An update has {gflop:.2f} GFLOP by plain sums (convolutions by Winograd's "
+        "algorithm do with a third to a little over half of theirs); `arithmetic` and `Adam` are the milliseconds that "
+        "these and the optimiser's traffic take at those rates, `share` is both over the whole."
     )
     print(measure.table(["update", "ms", "arithmetic", "Adam", "share"], rows), end="\n\n")
 
