@@ -54,28 +54,27 @@ struct Matrices {
 template <int m, int r>
 constexpr Matrices<m, r> matrices{};
 
-// to = matrix in matrix', [R][C] [C][C] [C][R]; after unrolling every number of the matrix is a constant, most are 0 or 1.
+// sum_j matrix(i, j) in[j * step]; after unrolling every number of the matrix is a constant, most are 0 or 1.
+template <int C, class Matrix>
+INLINE Lanes sum_of(Matrix matrix, int i, const Lanes* in, int step) {
+    Lanes sum;
+    bool begun = false;
+    UNROLL for (int j = 0; j < C; j++) {
+        if (matrix(i, j) == 0) continue;
+        sum = begun ? sum + matrix(i, j) * in[j * step] : matrix(i, j) * in[j * step];
+        begun = true;
+    }
+    return sum;
+}
+
+// to = matrix in matrix', [R][C] [C][C] [C][R].
 template <int R, int C, class Matrix>
 INLINE void around(Matrix matrix, const Lanes (&in)[C][C], Lanes (&to)[R][R]) {
     Lanes half[R][C];
     UNROLL for (int i = 0; i < R; i++)
-        UNROLL for (int c = 0; c < C; c++) {
-            bool begun = false;
-            UNROLL for (int j = 0; j < C; j++) {
-                if (matrix(i, j) == 0) continue;
-                half[i][c] = begun ? half[i][c] + matrix(i, j) * in[j][c] : matrix(i, j) * in[j][c];
-                begun = true;
-            }
-        }
+        UNROLL for (int c = 0; c < C; c++) half[i][c] = sum_of<C>(matrix, i, &in[0][c], C);
     UNROLL for (int i = 0; i < R; i++)
-        UNROLL for (int c = 0; c < R; c++) {
-            bool begun = false;
-            UNROLL for (int j = 0; j < C; j++) {
-                if (matrix(c, j) == 0) continue;
-                to[i][c] = begun ? to[i][c] + matrix(c, j) * half[i][j] : matrix(c, j) * half[i][j];
-                begun = true;
-            }
-        }
+        UNROLL for (int c = 0; c < R; c++) to[i][c] = sum_of<C>(matrix, c, half[i], 1);
 }
 
 struct Sizes {

@@ -34,12 +34,14 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def check(found: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
-    """Every element up to a part of what elements are on average, and those errors' own average up to a smaller one."""
+def check(found: Tensor, exact: Tensor, dtype: torch.dtype, strides: int = 2) -> None:
+    """Errors, over what elements are on average: of each, and on their own average; for a kernel of so many strides."""
     assert found.shape == exact.shape
     scale = float(exact.square().mean().sqrt())
     error = (found.double() - exact) / scale
-    worst, typical = (1e-4, 5e-6) if dtype is torch.float32 else (6e-2, 1e-2)
+    worst, typical = 6e-2, 1e-2
+    if dtype is torch.float32:
+        worst, typical = (1e-4, 5e-6) if strides == 3 else (2e-5, 2e-6)
     assert float(error.abs().max()) < worst and float(error.square().mean().sqrt()) < typical
 
 
@@ -74,9 +76,12 @@ def test_convolutions_and_their_gradients_are_those_of_double_precision(
     dw = convolution_weight_gradient(dy, x, kernel, stride)
     assert y.dtype is dx.dtype is dtype and dw.dtype is torch.float32
     assert all(t.permute(0, 2, 3, 1).is_contiguous() for t in (y, dx))
-    check(y, exact, dtype)
-    check(dx, conv2d_input(x.shape, weight.double(), dy.double(), stride=stride), dtype)
-    check(dw, conv2d_weight(x.double(), weight.shape, dy.double(), stride=stride), dtype)
+    check(y, exact, dtype, kernel // stride)
+    check(dx, conv2d_input(x.shape, weight.double(), dy.double(), stride=stride), dtype, kernel // stride)
+    exact = conv2d_weight(x.double(), weight.shape, dy.double(), stride=stride)
+    check(dw, exact, dtype, kernel // stride)
+    if dtype is torch.float32:
+        torch.testing.assert_close(dw.double(), exact, rtol=0.0, atol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -96,9 +101,9 @@ def test_pixels_are_read_as_they_are(dtype: torch.dtype, images: int, shape: tup
     x, weight = pixels.double() / 255, normal(32, channels, kernel, kernel, seed=1)
     exact = F.conv2d(x, weight.double(), stride=stride)
     dy = normal(*exact.shape, seed=seed + 1).to(dtype)
-    check(convolution(pixels, weight, stride, dtype), exact, dtype)
+    check(convolution(pixels, weight, stride, dtype), exact, dtype, kernel // stride)
     dw = convolution_weight_gradient(dy, pixels, kernel, stride)
-    check(dw, conv2d_weight(x, weight.shape, dy.double(), stride=stride), dtype)
+    check(dw, conv2d_weight(x, weight.shape, dy.double(), stride=stride), dtype, kernel // stride)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 4), (32, 4, 2), (16, 2, 2)])
