@@ -81,7 +81,7 @@ def training(model: Any, fill: int) -> Run:
 
 
 def _own(fill: int, overrides: Sequence[str]) -> Run:
-    return ours(Path(tempfile.mkdtemp()), fill, *overrides)[0]
+    return ours(Path(tempfile.mkdtemp()), fill, "device=cpu", *overrides)[0]
 
 
 class Elsewhere:

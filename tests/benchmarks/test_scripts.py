@@ -85,6 +85,22 @@ def test_ours_updates_once_in_four_transitions_and_goes_on_where_it_was(tmp_path
     assert (trainer.agent_steps - steps, trainer.agent.updates - updates) == (64, 16)
 
 
+def test_on_a_gpu_training_is_measured_with_all_its_updates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Updates that are measured alone are not taken for the training's."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    run, trainer = end_to_end.ours(tmp_path, 64, *end_to_end.DQN_AS_SB3, "compile=off", "device=cpu")
+    found: list[float] = []
+
+    def steps(count: int) -> int:
+        before = trainer.agent.updates
+        done = run(count)
+        found.append((trainer.agent.updates - before) / done)
+        return done
+
+    gpu._speed(steps, gpu._repeated(trainer.agent.update), seconds=0.1, turns=2)
+    assert len(found) > 2 and set(found) == {1 / 4}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_sentence_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main([])
