@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nap_rl.agents.captured import Captured
+from nap_rl.compute import compiled_method
 from nap_rl.losses import Munchausen
 from nap_rl.native import Adam, Outer
 from nap_rl.nn import NoisyLinear, QNetwork
@@ -104,9 +105,9 @@ class ValueAgent:
         self.precision = precision
         self.compiled = compiled
         self._noisy = {name: m for name, m in network.named_modules() if isinstance(m, NoisyLinear)}
-        self._passes = torch.compile(self._run_passes, dynamic=False) if compiled else self._run_passes
+        self._passes = compiled_method(self._run_passes) if compiled else self._run_passes
         on_cpu = self.device.type == "cpu"  # on a GPU acting is captured instead
-        self._values = torch.compile(network.q_values, dynamic=False) if compiled and on_cpu else network.q_values
+        self._values = compiled_method(network.q_values) if compiled and on_cpu else network.q_values
         self._captured = Captured(self._learn, self.device, [self.generator, replay.generator]) if captured else None
         self._choice = Captured(self._choose, self.device, [self.generator]) if captured else None
         self.updates = 0

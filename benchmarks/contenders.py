@@ -8,7 +8,6 @@ from typing import Any
 import ale_py
 import gymnasium
 import numpy as np
-import torch
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
@@ -21,8 +20,6 @@ from nap_rl.conf.check import to_config
 from nap_rl.logging import Progress, RunLog
 from nap_rl.replay import Replay
 from nap_rl.runtime import pick_device
-
-torch._dynamo.config.recompile_limit = 64  # several agents in one process, each with graphs of its own
 
 PRECISIONS = {
     "fp32": ("precision=fp32", "compile=off"),

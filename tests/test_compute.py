@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 
 import pytest
 import torch
+import torch._inductor.config  # which reads CXX, once, and that tests change
+from torch import Tensor, nn
 
-from nap_rl.compute import WORTH_COMPILING, pick_compile, pick_precision
+from nap_rl.compute import WORTH_COMPILING, compiled_method, compiler, pick_compile, pick_precision
 
 
 def test_auto_is_float32_until_there_is_evidence() -> None:
@@ -37,3 +40,32 @@ def test_a_missing_compiler_is_a_warning_and_no_failure(name: str, monkeypatch: 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not pick_compile("off", 1e9)
+
+
+class Layered(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.shift = 1.0
+
+    def shifted(self, x: Tensor, *, times: float = 2.0) -> Tensor:
+        shifted: Tensor = self.layer(x) * times + self.shift
+        return shifted
+
+
+@pytest.mark.skipif(shutil.which(compiler()) is None, reason="needs a C++ compiler")
+def test_two_objects_of_one_class_have_graphs_of_their_own_and_inputs_are_still_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of modules nothing is asked at a call, so a shared graph would give the first one's layer to the second."""
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    first, second = Layered(nn.LeakyReLU(0.5)), Layered(nn.LeakyReLU(0.25))
+    compiled = [compiled_method(each.shifted) for each in (first, second)]
+    for _ in range(2):
+        assert [float(run(torch.tensor([-4.0]))) for run in compiled] == [-3.0, -1.0]
+    assert compiled[0](torch.full((2, 3), -4.0), times=1.0).tolist() == [[-1.0] * 3] * 2  # another shape and number
+    with torch.inference_mode():
+        assert float(compiled[1](torch.tensor([4.0]))) == 9.0
+    gradient_of = torch.tensor([-4.0], requires_grad=True)
+    compiled[0](gradient_of).backward()
+    assert gradient_of.grad is not None and float(gradient_of.grad) == 1.0
