@@ -8,7 +8,7 @@ the network that it is given, and the projection is a hook of the optimiser's st
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -189,10 +189,11 @@ class ValueAgent:
                 where nothing but the losses is differentiated.
         """
         implicit = self.network.head.levels is not None  # drawn levels that value an action have no part in choosing it
-        online = self._draw("online", batch)
-        chooser = self._draw("acting", batch) if self.double or implicit else None
-        target = self._draw("target", batch)
-        policy = self._draw("acting", batch) if self.munchausen is not None else None
+        parts: list[Part] = ["online", "target"]
+        parts += ["acting"] * ((self.double or implicit) + (self.munchausen is not None))
+        online, target, *acting = self._draws(parts, len(batch.a_tm1))
+        chooser = acting.pop(0) if self.double or implicit else None
+        policy = acting.pop(0) if self.munchausen is not None else None
         constant = self._leave_sigma(online.noise if sigma_apart else None)
         losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy, constant)
         return losses
@@ -255,9 +256,16 @@ class ValueAgent:
                 outputs = network(*arguments)
         return outputs.float()
 
-    def _draw(self, part: Part, batch: Transitions) -> Draw:
-        rows = len(batch.a_tm1)
-        return Draw(self.network.sample_noise(self.generator), self.network.sample_taus(part, rows, self.generator))
+    def _draws(self, parts: Sequence[Part], rows: int) -> list[Draw]:
+        """One for each pass. The noise of all comes from one call: a draw is many small tensors."""
+        noise = self.network.sample_noise(self.generator, len(parts))
+        taus = [self.network.sample_taus(part, rows, self.generator) for part in parts]
+        if noise is None:
+            return [Draw(None, each) for each in taus]
+        of_passes = zip(
+            *(zip(eps_in.unbind(), eps_out.unbind(), strict=True) for eps_in, eps_out in noise), strict=True
+        )
+        return [Draw(list(layers), each) for layers, each in zip(of_passes, taus, strict=True)]
 
     def _clip_gradients(self) -> Tensor:
         """Scale the gradients down to `max_grad_norm` where their global norm is larger; returns the norm before."""

@@ -21,7 +21,7 @@ a whole batch; or ([B, in_features], [B, out_features]): one for each of its row
 
 def scale_noise(eps: Tensor) -> Tensor:
     """f(x) = sign(x) sqrt|x|, elementwise (equation 10 of the paper gives the factorised noise f(e_i) f(e_j))."""
-    return eps.sign() * eps.abs().sqrt()
+    return eps.abs().sqrt_().copysign_(eps)
 
 
 class NoisyLinear(nn.Module):

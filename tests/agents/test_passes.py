@@ -131,7 +131,7 @@ def test_values_in_half_precision_are_not_rounded_to_it(rainbow: Make) -> None:
     """Actions are closer to each other than the 8 bits of a bfloat16 can tell."""
     agent = rainbow(precision=torch.bfloat16)
     batch = agent.replay.sample(8)
-    outputs = agent._outputs(agent.network, batch.s_tm1, agent._draw("online", batch))
+    outputs = agent._outputs(agent.network, batch.s_tm1, agent._draws(["online"], len(batch.a_tm1))[0])
     assert not torch.equal(outputs, outputs.bfloat16().float())
 
 
