@@ -21,18 +21,27 @@ namespace {
 
 constexpr int64_t PIECE = 32768;  // floats of one tensor: long enough to stream; of weight, gradient and moments half a MB
 
+// A row of what adam.py hands over.
+struct Tensor {
+    const float *g, *rows, *columns;
+    float *p, *m, *v, *count;
+    int64_t size, length, base, group;  // base and group: -1 for none
+};
+static_assert(sizeof(Tensor) == 11 * 8, "eleven numbers of 64 bits");
+
 struct Piece {
     int64_t tensor, begin, end;  // rows [begin, end)
 };
 
-std::vector<Piece> pieces(int64_t tensors, const int64_t* sizes, const int64_t* lengths, const int64_t* base) {
+std::vector<Piece> pieces(int64_t count, const Tensor* tensors) {
     std::vector<Piece> found;
-    std::vector<std::vector<int64_t>> followers(tensors);
-    for (int64_t t = 0; t < tensors; t++)
-        if (base[t] >= 0) followers[base[t]].push_back(t);
-    for (int64_t t = 0; t < tensors; t++) {
-        if (base[t] >= 0) continue;
-        const int64_t rows = sizes[t] / lengths[t], some = std::max<int64_t>(1, PIECE / lengths[t]);
+    std::vector<std::vector<int64_t>> followers(count);
+    for (int64_t t = 0; t < count; t++)
+        if (tensors[t].base >= 0) followers[tensors[t].base].push_back(t);
+    for (int64_t t = 0; t < count; t++) {
+        const int64_t length = tensors[t].length;
+        if (tensors[t].base >= 0) continue;
+        const int64_t rows = tensors[t].size / length, some = std::max<int64_t>(1, PIECE / length);
         for (int64_t begin = 0; begin < rows; begin += some) {
             const int64_t end = std::min(begin + some, rows);
             found.push_back({t, begin, end});
@@ -44,16 +53,18 @@ std::vector<Piece> pieces(int64_t tensors, const int64_t* sizes, const int64_t* 
 
 // `each(j, gradient)` for the elements of one piece, in order.
 template <typename Each>
-inline double over(const Piece& piece, int64_t length, const float* g, const float* rows, const float* columns,
-                   float scale, Each each) {
+inline double over(const Piece& piece, const Tensor& tensor, float scale, Each each) {
+    const float* g = tensor.g;
+    const int64_t length = tensor.length;
     double sum = 0.0;
-    if (rows == nullptr) {
+    if (tensor.rows == nullptr) {
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = piece.begin * length; j < piece.end * length; j++) sum += each(j, scale * g[j]);
         return sum;
     }
+    const float* columns = tensor.columns;
     for (int64_t i = piece.begin; i < piece.end; i++) {
-        const float row = scale * rows[i];
+        const float row = scale * tensor.rows[i];
         const int64_t at = i * length;
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < length; j++) sum += each(at + j, g[at + j] * (row * columns[j]));
@@ -69,43 +80,38 @@ extern "C" {
 //
 // Clipping: the gradients are scaled by max_norm / (norm + 1e-6) where their norm is larger, as torch does it.
 //
-// Adam (Kingma & Ba 2015, algorithm 1), as torch.optim.Adam does it; *counts[i] is the t of tensor i:
+// Adam (Kingma & Ba 2015, algorithm 1), as torch.optim.Adam does it; *count is the t of a tensor:
 //     t <- t + 1    m <- m + (1 - b1) (g - m)    v <- b2 v + (1 - b2) g^2    p <- p - step m / (root sqrt(v) + eps)
 // with step = lr / (1 - b1^t) and root = 1 / sqrt(1 - b2^t).
 //
-// Projection: tensors of one group, if group[i] >= 0, are scaled together so that their norm is targets[group[i]].
-double adam_update(int64_t tensors, const int64_t* sizes, const int64_t* lengths, const int64_t* base,
-                   const float* const* g, const float* const* rows, const float* const* columns, float* const* p,
-                   float* const* m, float* const* v, float* const* counts, const int64_t* group, int64_t groups,
-                   const double* targets, double lr, double beta1, double beta2, double eps, double max_norm,
-                   int threads) {
-    const std::vector<Piece> found = pieces(tensors, sizes, lengths, base);
+// Projection: tensors of one group are scaled together so that their norm is targets[group].
+double adam_update(int64_t count, const Tensor* tensors, int64_t groups, const double* targets, double lr, double beta1,
+                   double beta2, double eps, double max_norm, int threads) {
+    const std::vector<Piece> found = pieces(count, tensors);
     std::vector<double> sums(found.size());
 
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (size_t i = 0; i < found.size(); i++) {
-        const int64_t t = found[i].tensor;
-        sums[i] = over(found[i], lengths[t], g[t], rows[t], columns[t], 1.0f,
+    for (size_t i = 0; i < found.size(); i++)
+        sums[i] = over(found[i], tensors[found[i].tensor], 1.0f,
                        [](int64_t, float gradient) { return double(gradient) * double(gradient); });
-    }
     const double norm = std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
     const float scale = std::isinf(max_norm) || norm <= max_norm ? 1.0f : float(max_norm / (norm + 1e-6));
 
-    std::vector<float> steps(tensors), roots(tensors);
-    for (int64_t t = 0; t < tensors; t++) {
-        const double count = *counts[t] += 1.0f;
-        steps[t] = float(lr / (1.0 - std::pow(beta1, count)));
-        roots[t] = float(1.0 / std::sqrt(1.0 - std::pow(beta2, count)));
+    std::vector<float> steps(count), roots(count);
+    for (int64_t t = 0; t < count; t++) {
+        const double updates = *tensors[t].count += 1.0f;
+        steps[t] = float(lr / (1.0 - std::pow(beta1, updates)));
+        roots[t] = float(1.0 / std::sqrt(1.0 - std::pow(beta2, updates)));
     }
     const float rest1 = float(1.0 - beta1), rest2 = float(1.0 - beta2), keep2 = float(beta2), small = float(eps);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (size_t i = 0; i < found.size(); i++) {
-        const int64_t t = found[i].tensor;
-        float* __restrict weights = p[t];
-        float* __restrict first = m[t];
-        float* __restrict second = v[t];
-        const float step = steps[t], root = roots[t];
-        sums[i] = over(found[i], lengths[t], g[t], rows[t], columns[t], scale, [=](int64_t j, float gradient) {
+        const Tensor& tensor = tensors[found[i].tensor];
+        float* __restrict weights = tensor.p;
+        float* __restrict first = tensor.m;
+        float* __restrict second = tensor.v;
+        const float step = steps[found[i].tensor], root = roots[found[i].tensor];
+        sums[i] = over(found[i], tensor, scale, [=](int64_t j, float gradient) {
             const float mean = first[j] + rest1 * (gradient - first[j]);
             const float square = keep2 * second[j] + rest2 * gradient * gradient;
             const float weight = weights[j] - step * mean / (std::sqrt(square) * root + small);
@@ -117,15 +123,17 @@ double adam_update(int64_t tensors, const int64_t* sizes, const int64_t* lengths
     }
 
     std::vector<double> squares(groups);
-    for (size_t i = 0; i < found.size(); i++)
-        if (group[found[i].tensor] >= 0) squares[group[found[i].tensor]] += sums[i];
+    for (size_t i = 0; i < found.size(); i++) {
+        const int64_t group = tensors[found[i].tensor].group;
+        if (group >= 0) squares[group] += sums[i];
+    }
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (size_t k = 0; k < found.size(); k++) {
-        const size_t i = found.size() - 1 - k;  // backwards: what was written last is in the cache yet
-        const int64_t t = found[i].tensor;
-        if (group[t] < 0) continue;
-        const float factor = float(targets[group[t]] / std::max(std::sqrt(squares[group[t]]), 1e-30));
-        for (int64_t j = found[i].begin * lengths[t]; j < found[i].end * lengths[t]; j++) p[t][j] *= factor;
+        const Piece& piece = found[found.size() - 1 - k];  // backwards: what was written last is in the cache yet
+        const Tensor& tensor = tensors[piece.tensor];
+        if (tensor.group < 0) continue;
+        const float factor = float(targets[tensor.group] / std::max(std::sqrt(squares[tensor.group]), 1e-30));
+        for (int64_t j = piece.begin * tensor.length; j < piece.end * tensor.length; j++) tensor.p[j] *= factor;
     }
     return norm;
 }

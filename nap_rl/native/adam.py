@@ -30,6 +30,13 @@ class Groups(NamedTuple):
     norms: Sequence[float]
 
 
+NOTHING = Groups({}, ())
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+FIELDS = 11
+"""Of a tensor in the table that `adam.cpp` reads: gradient, rows, columns, weight, moments, size, length, base, group;
+the first three are written at each step."""
+
+
 class Adam(torch.optim.Adam):
     """torch.optim.Adam with the same state. `library()` must not be None.
 
@@ -48,6 +55,7 @@ class Adam(torch.optim.Adam):
         self.gradient_norm = 0.0
         """The global norm of the last step's gradients, before clipping."""
         self._scale = 1.0
+        self._layout: object = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """ValueError: it is the second one."""
@@ -67,35 +75,53 @@ class Adam(torch.optim.Adam):
         parameters = [p for p in group["params"] if p.grad is not None or p in outer]
         if not parameters:
             return loss
-        factors = [outer.get(p) for p in parameters] if outer else [None] * len(parameters)
-        gradients = [p.grad if f is None else f.of.grad for p, f in zip(parameters, factors, strict=True)]
-        for p, gradient in zip(parameters, gradients, strict=True):
-            assert gradient is not None
-            if p.dtype is not torch.float32 or not p.is_contiguous() or not gradient.is_contiguous():
-                raise ValueError(f"a weight {list(p.shape)} is {p.dtype}, expected contiguous float32 on the CPU")
-        index = {p: i for i, p in enumerate(parameters)} if outer else {}
-        states = [self._state_of(p) for p in parameters]
-        projected, norms = self._take_projected(parameters)
+        groups = self._take_projected(parameters)
+        self._lay_out(parameters, outer, groups)
+        self._write_gradients(parameters, outer)
         beta1, beta2 = group["betas"]
         limit = float("inf") if self.max_norm is None else self.max_norm
         self.gradient_norm = norm = kernels().adam_update(
             ctypes.c_int64(len(parameters)),
-            _integers([p.numel() for p in parameters]),
-            _integers([p.shape[1] if p.dim() == 2 else 1 for p in parameters]),
-            _integers([-1 if f is None else index[f.of] for f in factors]),
-            _pointers(gradients),
-            _pointers([None if f is None else f.rows for f in factors]),
-            _pointers([None if f is None else f.columns for f in factors]),
-            _pointers(parameters),
-            *(_pointers([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq", "step")),
-            _integers([projected.get(p, -1) for p in parameters]),
-            ctypes.c_int64(len(norms)),
-            (ctypes.c_double * len(norms))(*norms),
+            self._table,
+            ctypes.c_int64(len(groups.norms)),
+            self._norms,
             *map(ctypes.c_double, (group["lr"], beta1, beta2, group["eps"], limit)),
             ctypes.c_int(torch.get_num_threads()),
         )
         self._scale = 1.0 if self.max_norm is None or norm <= limit else limit / (norm + 1e-6)
         return loss
+
+    def _lay_out(self, parameters: list[Tensor], outer: Mapping[Tensor, Outer], groups: Groups) -> None:
+        """Write what stays as it is from step to step into the table, where it is not as it was."""
+        states = [self._state_of(p) for p in parameters]
+        places = [tensor.data_ptr() for tensor in parameters]
+        moments = [state[name].data_ptr() for state in states for name in MOMENTS]
+        pairs = [(id(p), id(found.of)) for p, found in outer.items()]
+        layout = (list(map(id, parameters)), places, moments, pairs, id(groups))
+        if layout == self._layout:
+            return
+        row = {p: k for k, p in enumerate(parameters)}
+        table: list[int] = []
+        for k, p in enumerate(parameters):
+            if p.dtype is not torch.float32 or not p.is_contiguous():
+                raise ValueError(f"a weight {list(p.shape)} is {p.dtype}, expected contiguous float32 on the CPU")
+            length = p.shape[1] if p.dim() == 2 else 1
+            base = row[outer[p].of] if p in outer else -1
+            table += [0, 0, 0, places[k], *moments[3 * k : 3 * k + 3], p.numel(), length, base, groups.of.get(p, -1)]
+        self._layout = layout
+        self._laid_out = (parameters, groups)  # kept, so that nothing else gets an id of theirs
+        self._outer_rows = [row[p] for p in outer]
+        self._table = (ctypes.c_int64 * len(table))(*table)
+        self._norms = (ctypes.c_double * len(groups.norms))(*groups.norms)
+
+    def _write_gradients(self, parameters: list[Tensor], outer: Mapping[Tensor, Outer]) -> None:
+        table = self._table
+        for at, p in zip(range(0, len(table), FIELDS), parameters, strict=True):
+            if p.grad is not None:
+                table[at] = _place(p.grad)
+        for row, (of, rows, columns) in zip(self._outer_rows, outer.values(), strict=True):
+            assert of.grad is not None
+            table[FIELDS * row : FIELDS * row + 3] = [_place(tensor) for tensor in (of.grad, rows, columns)]
 
     @torch.no_grad()
     def complete_gradients(self) -> None:
@@ -110,7 +136,7 @@ class Adam(torch.optim.Adam):
     def _take_projected(self, parameters: Sequence[Tensor]) -> Groups:
         """None of it where a weight of it gets no gradient: norms are summed over the weights that are stepped."""
         if self.projected is None or not self.projected.of.keys() <= set(parameters):
-            return Groups({}, ())
+            return NOTHING
         projected, self.projected = self.projected, None
         return projected
 
@@ -123,9 +149,7 @@ class Adam(torch.optim.Adam):
         return state
 
 
-def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
-    return (ctypes.c_int64 * len(values))(*values)
-
-
-def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])
+def _place(tensor: Tensor) -> int:
+    if not tensor.is_contiguous():
+        raise ValueError(f"a gradient {list(tensor.shape)} is not contiguous, as the native Adam reads it")
+    return tensor.data_ptr()

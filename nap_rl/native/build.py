@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -52,15 +54,27 @@ def kernels() -> ctypes.CDLL:
 
 def pointer(tensor: Tensor) -> ctypes.c_void_p:
     """Where a contiguous tensor lies in the CPU's memory; it must be kept alive while that is used."""
-    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    assert tensor.is_contiguous() and tensor.is_cpu
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def call(name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
-    """A function of sizes, tensors in the CPU's memory, laid out as it reads them, and the threads that torch has."""
-    assert all(tensor.device.type == "cpu" for tensor in tensors)
-    places = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
-    getattr(kernels(), name)(*map(ctypes.c_int64, sizes), *places, ctypes.c_int(torch.get_num_threads()))
+def call(name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...], numbers: tuple[float, ...] = ()) -> None:
+    """A function of sizes, tensors in the CPU's memory, laid out as it reads them, numbers, and torch's threads."""
+    places = []
+    for tensor in tensors:
+        assert tensor.is_cpu
+        places.append(tensor.data_ptr())
+    function = _function(name, len(sizes), len(places), len(numbers))
+    function(*sizes, *places, *numbers, torch.get_num_threads())
+
+
+@functools.cache
+def _function(name: str, sizes: int, tensors: int, numbers: int) -> Callable[..., None]:
+    """With the types of its arguments, which ctypes converts faster than we do: updates call two dozen."""
+    kinds = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * tensors + [ctypes.c_double] * numbers + [ctypes.c_int]
+    function: Any = getattr(kernels(), name)
+    function.argtypes, function.restype = kinds, None
+    return cast(Callable[..., None], function)
 
 
 def type_name(dtype: torch.dtype) -> str:

@@ -58,8 +58,8 @@ def _convolution(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> 
 
 
 def _convolution_shape(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
-    height, width = ((size - weight.shape[2]) // stride + 1 for size in x.shape[2:])
-    return _images(len(x), len(weight), height, width, dtype, x.device)
+    (images, _, height, width), (outputs, _, kernel, _) = x.shape, weight.shape
+    return _images(images, outputs, (height - kernel) // stride + 1, (width - kernel) // stride + 1, dtype, x.device)
 
 
 def _input_gradient(dy: Tensor, weight: Tensor, height: int, width: int, stride: int) -> Tensor:
