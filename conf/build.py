@@ -37,6 +37,7 @@ from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector, normalize, project
 from nap_rl.nap.layers import Axes, NormKind
+from nap_rl.nap.normalized import Normalized
 from nap_rl.nn import (
     Categorical,
     DataEfficientTorso,
@@ -128,7 +129,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
     compiled = pick_compile(config.compile.name, updates)
     native_code = compiled and device.type == "cpu" and native.library() is not None
     for layer in network.modules():
-        if isinstance(layer, (Conv2d, LinearLayer, NoisyLinear)):
+        if isinstance(layer, (Conv2d, LinearLayer, NoisyLinear, Normalized)):
             layer.native_code = native_code
     memory = replay_device(config, device)
     captured = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from nap_rl.nap.normalized import Normalized
 from nap_rl.nap.trace import ACTIVATION_MODULES, ACTIVATIONS, Call, Site
 
 
@@ -23,7 +23,7 @@ def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
 def norm_before(root: nn.Module, path: str, norm: nn.Module) -> None:
     """The activation module at `path` becomes `path.norm` followed by `path.activation`."""
     activation = root.get_submodule(path)
-    replace_module(root, path, nn.Sequential(OrderedDict(norm=norm, activation=activation)))
+    replace_module(root, path, Normalized(norm, activation))
 
 
 def norm_after(layer: nn.Module, norm: nn.Module) -> None:

@@ -1,0 +1,83 @@
+"""The norm and ReLU of `norm.cpp`, as torch operators for compiled graphs on the CPU.
+
+Images are [B, channels, height, width] of float32 or bfloat16, with channels last in memory; gains, offsets and their
+gradients are float32 [channels].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nap_rl.native.build import call, library, type_name
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_norm_relu(channels: int, dtype: torch.dtype) -> bool:
+    """Whether there is code for images of this type, on this CPU (AVX-512, with bfloat16)."""
+    return channels % 32 == 0 and hasattr(library(), f"norm_relu_{type_name(dtype)}")
+
+
+def norm_relu(x: Tensor, gain: Tensor, offset: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """relu(GroupNorm(1)(x)) [B, C, H, W], and [B, 2] float32 for its gradient; without a gradient of its own."""
+    y, statistics = torch.ops.nap_rl.norm_relu(x, gain, offset, eps)
+    return y, statistics
+
+
+def norm_relu_gradient(
+    dy: Tensor, x: Tensor, gain: Tensor, offset: Tensor, statistics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dy [B, C, H, W] in the type of x -> dx in the same, and those of gain and offset."""
+    dx, dgain, doffset = torch.ops.nap_rl.norm_relu_gradient(dy, x, gain, offset, statistics)
+    return dx, dgain, doffset
+
+
+def _norm_relu(x: Tensor, gain: Tensor, offset: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    y, statistics = found = _norm_relu_shape(x, gain, offset, eps)
+    _run("norm_relu", x, gain, offset, (x, gain, offset, *found), (eps,))
+    return y, statistics
+
+
+def _norm_relu_shape(x: Tensor, gain: Tensor, offset: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(x.shape[0], 2, dtype=torch.float32)
+
+
+def _gradient(dy: Tensor, x: Tensor, gain: Tensor, offset: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    found = _gradient_shape(dy, x, gain, offset, statistics)
+    assert dy.dtype is x.dtype and _is_last(dy)
+    _run("norm_relu_gradient", x, gain, offset, (dy, x, gain, offset, statistics, *found))
+    return found
+
+
+def _gradient_shape(
+    dy: Tensor, x: Tensor, gain: Tensor, offset: Tensor, statistics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain)
+
+
+def _run(
+    name: str, x: Tensor, gain: Tensor, offset: Tensor, tensors: tuple[Tensor, ...], numbers: tuple[float, ...] = ()
+) -> None:
+    images, channels, height, width = x.shape
+    assert _is_last(x) and has_norm_relu(channels, x.dtype)
+    for each in (gain, offset):
+        assert each.dtype is torch.float32 and each.is_contiguous() and each.shape == (channels,)
+    call(f"{name}_{type_name(x.dtype)}", (images, height * width, channels), tensors, numbers)
+
+
+def _is_last(images: Tensor) -> bool:
+    return images.is_contiguous(memory_format=torch.channels_last)
+
+
+for name, arguments, run, shape in (
+    ("norm_relu", "Tensor x, Tensor gain, Tensor offset, float eps) -> (Tensor, Tensor", _norm_relu, _norm_relu_shape),
+    (
+        "norm_relu_gradient",
+        "Tensor dy, Tensor x, Tensor gain, Tensor offset, Tensor statistics) -> (Tensor, Tensor, Tensor",
+        _gradient,
+        _gradient_shape,
+    ),
+):
+    torch.library.define(f"nap_rl::{name}", f"({arguments})")
+    torch.library.impl(f"nap_rl::{name}", "cpu", run)
+    torch.library.register_fake(f"nap_rl::{name}", shape)  # what torch.compile traces
