@@ -12,6 +12,8 @@ of torch, rounded at the end, do by 0.2 %.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -100,12 +102,27 @@ def _source(images: Tensor) -> str:
 
 
 def _run(name: str, x: Tensor, y: Tensor, weight: Tensor, stride: int, tensors: tuple[Tensor, ...]) -> None:
-    (outputs, channels, kernel), dtype, pixels = weight.shape[:3], y.dtype, x.dtype is torch.uint8
-    assert (pixels or x.dtype is dtype) and weight.dtype is torch.float32
+    call(*_checked(name, x.shape, x.dtype, y.shape, y.dtype, weight.shape, weight.dtype, stride), tensors)
+
+
+@functools.cache
+def _checked(
+    name: str,
+    x: torch.Size,
+    source: torch.dtype,
+    y: torch.Size,
+    dtype: torch.dtype,
+    weight: torch.Size,
+    weights: torch.dtype,
+    stride: int,
+) -> tuple[str, tuple[int, ...]]:
+    """The function's name and sizes. Of shapes that were seen before nothing is asked again, which takes as long."""
+    (images, channels, height, width), (outputs, _, kernel, _), pixels = x, weight, source is torch.uint8
+    assert (pixels or source is dtype) and weights is torch.float32
+    assert weight == (outputs, channels, kernel, kernel) and y[:2] == (images, outputs)
     assert has_convolution(channels, outputs, kernel, stride, dtype, pixels)
-    (images, _, height, width), (_, _, out_height, out_width) = x.shape, y.shape
-    assert [out_height, out_width] == [(size - kernel) // stride + 1 for size in (height, width)]
-    call(f"{name}_{type_name(dtype)}", (images, height, width, channels, outputs, kernel, stride), tensors)
+    assert list(y[2:]) == [(size - kernel) // stride + 1 for size in (height, width)]
+    return f"{name}_{type_name(dtype)}", (images, height, width, channels, outputs, kernel, stride)
 
 
 for name, arguments, run, shape in (

@@ -6,6 +6,8 @@ gradients are float32 [channels].
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -58,11 +60,25 @@ def _gradient_shape(
 def _run(
     name: str, x: Tensor, gain: Tensor, offset: Tensor, tensors: tuple[Tensor, ...], numbers: tuple[float, ...] = ()
 ) -> None:
-    images, channels, height, width = x.shape
-    assert _is_last(x) and has_norm_relu(channels, x.dtype)
-    for each in (gain, offset):
-        assert each.dtype is torch.float32 and each.is_contiguous() and each.shape == (channels,)
-    call(f"{name}_{type_name(x.dtype)}", (images, height * width, channels), tensors, numbers)
+    assert _is_last(x) and gain.is_contiguous() and offset.is_contiguous()
+    call(*_checked(name, x.shape, x.dtype, gain.shape, gain.dtype, offset.shape, offset.dtype), tensors, numbers)
+
+
+@functools.cache
+def _checked(
+    name: str,
+    x: torch.Size,
+    dtype: torch.dtype,
+    gain: torch.Size,
+    of_gain: torch.dtype,
+    offset: torch.Size,
+    of_offset: torch.dtype,
+) -> tuple[str, tuple[int, int, int]]:
+    """The function's name and sizes. Of shapes that were seen before nothing is asked again, which takes as long."""
+    images, channels, height, width = x
+    assert has_norm_relu(channels, dtype)
+    assert gain == offset == (channels,) and of_gain is of_offset is torch.float32
+    return f"{name}_{type_name(dtype)}", (images, height * width, channels)
 
 
 def _is_last(images: Tensor) -> bool:

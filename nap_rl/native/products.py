@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -49,25 +51,21 @@ def _weight_gradient_shape(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    assert x.dtype is weight.dtype and has_product(*weight.shape[::-1], x.dtype)
-    return _multiply(f"product_{type_name(x.dtype)}", x, weight)
+    x, weight, y = x.contiguous(), weight.contiguous(), _product_shape(x, weight)
+    call(*_checked("product", *weight.shape, weight.dtype, len(x), x.dtype), (x, weight, y))
+    return y
 
 
 def _few_rows(x: Tensor, weight: Tensor) -> Tensor:
     assert x.dtype is weight.dtype is torch.float32
-    return _multiply("few_rows", x, weight)
-
-
-def _multiply(name: str, x: Tensor, weight: Tensor) -> Tensor:
     x, weight, y = x.contiguous(), weight.contiguous(), _product_shape(x, weight)
-    call(name, (len(x), x.shape[1], len(weight)), (x, weight, y))
+    call("few_rows", (len(x), x.shape[1], len(weight)), (x, weight, y))
     return y
 
 
 def _input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
-    assert dy.dtype is weight.dtype and has_product(*weight.shape[::-1], dy.dtype)
     dy, weight, dx = dy.contiguous(), weight.contiguous(), _input_gradient_shape(dy, weight)
-    call(f"input_gradient_{type_name(dy.dtype)}", (len(dy), weight.shape[1], len(weight)), (dy, weight, dx))
+    call(*_checked("input_gradient", *weight.shape, weight.dtype, len(dy), dy.dtype), (dy, weight, dx))
     return dx
 
 
@@ -77,10 +75,18 @@ def _input_gradient_shape(dy: Tensor, weight: Tensor) -> Tensor:
 
 
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
-    assert dy.dtype is x.dtype and has_product(x.shape[1], dy.shape[1], x.dtype)
     dy, x, dw = dy.contiguous(), x.contiguous(), _weight_gradient_shape(dy, x)
-    call(f"weight_gradient_{type_name(x.dtype)}", (len(x), x.shape[1], dy.shape[1]), (dy, x, dw))
+    call(*_checked("weight_gradient", *dw.shape, x.dtype, len(dy), dy.dtype), (dy, x, dw))
     return dw
+
+
+@functools.cache
+def _checked(
+    name: str, n_out: int, n_in: int, dtype: torch.dtype, rows: int, of_rows: torch.dtype
+) -> tuple[str, tuple[int, int, int]]:
+    """The function's name and sizes. Of sizes that were seen before nothing is asked again, which takes as long."""
+    assert of_rows is dtype and has_product(n_in, n_out, dtype)
+    return f"{name}_{type_name(dtype)}", (rows, n_in, n_out)
 
 
 for name, arguments, run, shape in (
