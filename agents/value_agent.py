@@ -23,7 +23,7 @@ from nap_rl.losses import Munchausen
 from nap_rl.native import Adam, Outer
 from nap_rl.nn import NoisyLinear, QNetwork
 from nap_rl.nn.heads import Part
-from nap_rl.nn.streams import Noise
+from nap_rl.nn.noisy import draw_noise, noise_sizes, split_noise
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
 
@@ -41,7 +41,7 @@ class Update(NamedTuple):
 class Draw(NamedTuple):
     """The random part of one pass through a network; None where the network has none."""
 
-    noise: Noise | None
+    noise: Tensor | None  # of all layers side by side: one tensor to hand over and not a dozen
     taus: Tensor | None
 
 
@@ -105,6 +105,7 @@ class ValueAgent:
         self.precision = precision
         self.compiled = compiled
         self._noisy = {name: m for name, m in network.named_modules() if isinstance(m, NoisyLinear)}
+        self._noise_sizes = noise_sizes(list(self._noisy.values()))
         self._passes = compiled_method(self._run_passes) if compiled else self._run_passes
         on_cpu = self.device.type == "cpu"  # on a GPU acting is captured instead
         self._values = compiled_method(network.q_values) if compiled and on_cpu else network.q_values
@@ -231,7 +232,7 @@ class ValueAgent:
         loss, priority = head.loss(outputs_tm1, batch.a_tm1, r_t, batch.discount_t, outputs_t, a_t, online.taus)
         return loss, priority
 
-    def _leave_sigma(self, noise: Noise | None) -> tuple[str, ...]:
+    def _leave_sigma(self, noise: Tensor | None) -> tuple[str, ...]:
         """Leave the gradients of sigma under `noise` to a native optimiser; the names of those that are left to it."""
         if not isinstance(self.optimizer, Adam):
             return ()
@@ -239,7 +240,8 @@ class ValueAgent:
         if noise is None:
             return ()
         left = []
-        for (name, layer), (eps_in, eps_out) in zip(self._noisy.items(), noise, strict=True):
+        of_layers = split_noise(noise, self._noise_sizes)
+        for (name, layer), (eps_in, eps_out) in zip(self._noisy.items(), of_layers, strict=True):
             if layer.weight_mu.requires_grad and layer.weight_sigma.requires_grad:
                 self.optimizer.outer[layer.weight_sigma] = Outer(layer.weight_mu, rows=eps_out, columns=eps_in)
                 left.append(f"{name}.weight_sigma")
@@ -247,7 +249,8 @@ class ValueAgent:
 
     def _outputs(self, network: QNetwork, stacks: Tensor, draw: Draw, constant: tuple[str, ...] = ()) -> Tensor:
         """A pass in the agent's precision, [B, A, N] float32; what is computed from it is computed in float32."""
-        arguments = (stacks, draw.noise, draw.taus)
+        noise = None if draw.noise is None else split_noise(draw.noise, self._noise_sizes)
+        arguments = (stacks, noise, draw.taus)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             if constant:
                 constants = {name: network.get_parameter(name).detach() for name in constant}
@@ -257,15 +260,13 @@ class ValueAgent:
         return outputs.float()
 
     def _draws(self, parts: Sequence[Part], rows: int) -> list[Draw]:
-        """One for each pass. The noise of all comes from one call: a draw is many small tensors."""
-        noise = self.network.sample_noise(self.generator, len(parts))
+        """One for each pass; the noise of all comes from one call."""
+        sizes, generator = self._noise_sizes, self.generator
+        noise: Sequence[Tensor | None] = [None] * len(parts)
+        if sizes:
+            noise = draw_noise(sizes, (len(parts),), generator, generator.device).unbind()
         taus = [self.network.sample_taus(part, rows, self.generator) for part in parts]
-        if noise is None:
-            return [Draw(None, each) for each in taus]
-        of_passes = zip(
-            *(zip(eps_in.unbind(), eps_out.unbind(), strict=True) for eps_in, eps_out in noise), strict=True
-        )
-        return [Draw(list(layers), each) for layers, each in zip(of_passes, taus, strict=True)]
+        return [Draw(*of_pass) for of_pass in zip(noise, taus, strict=True)]
 
     def _clip_gradients(self) -> Tensor:
         """Scale the gradients down to `max_grad_norm` where their global norm is larger; returns the norm before."""

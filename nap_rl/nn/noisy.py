@@ -89,8 +89,23 @@ def sample_noise(
     layers: Sequence[NoisyLinear], generator: torch.Generator | None = None, rows: int | None = None
 ) -> list[LayerNoise]:
     """An independent draw for each layer, all taken from one call: a network has many small ones."""
-    sizes = [size for layer in layers for size in (layer.in_features, layer.out_features)]
-    shape = (sum(sizes),) if rows is None else (rows, sum(sizes))
-    eps = scale_noise(torch.randn(shape, generator=generator, device=layers[0].weight_mu.device))
-    parts = torch.split(eps, sizes, dim=-1)
+    sizes, device = noise_sizes(layers), layers[0].weight_mu.device
+    return split_noise(draw_noise(sizes, () if rows is None else (rows,), generator, device), sizes)
+
+
+def noise_sizes(layers: Sequence[NoisyLinear]) -> list[int]:
+    """How many numbers each layer takes: eps_in and eps_out in turn."""
+    return [size for layer in layers for size in (layer.in_features, layer.out_features)]
+
+
+def draw_noise(
+    sizes: Sequence[int], draws: tuple[int, ...], generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """The noise of all layers side by side, [*draws, sum of sizes] float32."""
+    return scale_noise(torch.randn(*draws, sum(sizes), generator=generator, device=device))
+
+
+def split_noise(eps: Tensor, sizes: Sequence[int]) -> list[LayerNoise]:
+    """Views of eps [..., sum of sizes]."""
+    parts = torch.split(eps, list(sizes), dim=-1)
     return list(zip(parts[::2], parts[1::2], strict=True))
