@@ -23,7 +23,7 @@ from nap_rl.losses import Munchausen
 from nap_rl.native import Adam, Outer
 from nap_rl.nn import NoisyLinear, QNetwork
 from nap_rl.nn.heads import Part
-from nap_rl.nn.noisy import draw_noise, noise_sizes, split_noise
+from nap_rl.nn.noisy import draw_noise, noise_sizes, scale_noise, split_noise
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
 
@@ -108,7 +108,7 @@ class ValueAgent:
         self._noise_sizes = noise_sizes(list(self._noisy.values()))
         self._passes = compiled_method(self._run_passes) if compiled else self._run_passes
         on_cpu = self.device.type == "cpu"  # on a GPU acting is captured instead
-        self._values = compiled_method(network.q_values) if compiled and on_cpu else network.q_values
+        self._values = compiled_method(self._run_values) if compiled and on_cpu else self._run_values
         self._captured = Captured(self._learn, self.device, [self.generator, replay.generator]) if captured else None
         self._choice = Captured(self._choose, self.device, [self.generator]) if captured else None
         self.updates = 0
@@ -128,9 +128,16 @@ class ValueAgent:
         return actions
 
     def _choose(self, stacks: Tensor, noisy: bool = True) -> tuple[Tensor]:
-        noise = self.network.sample_noise(self.generator, rows=len(stacks)) if noisy else None
+        sizes, eps = self._noise_sizes, None
+        if noisy and sizes:
+            eps = torch.randn(len(stacks), sum(sizes), generator=self.generator, device=self.generator.device)
         taus = self.network.sample_taus("acting", len(stacks), self.generator)
-        return (self._values(stacks.to(self.device), noise, taus),)
+        return (self._values(stacks.to(self.device), eps, taus),)
+
+    def _run_values(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:
+        """Expected returns [N, A]; of eps [N, sum of sizes] ~ N(0, 1) the noise is made here, in the graph."""
+        noise = None if eps is None else split_noise(scale_noise(eps), self._noise_sizes)
+        return self.network.q_values(stacks, noise, taus)
 
     def update(self, importance_exponent: float = 1.0) -> Update:
         """One optimiser step on a batch from the replay; no host sync in it."""
