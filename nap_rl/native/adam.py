@@ -97,7 +97,7 @@ class Adam(torch.optim.Adam):
         places = [tensor.data_ptr() for tensor in parameters]
         moments = [state[name].data_ptr() for state in states for name in MOMENTS]
         pairs = [(id(p), id(found.of)) for p, found in outer.items()]
-        layout = (list(map(id, parameters)), places, moments, pairs, id(groups))
+        layout = (list(map(id, parameters)), places, [p.stride() for p in parameters], moments, pairs, id(groups))
         if layout == self._layout:
             return
         row = {p: k for k, p in enumerate(parameters)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Literal
 
@@ -63,6 +64,41 @@ def test_steps_are_those_of_torch_and_so_are_norms_and_moments() -> None:
             close(native.state[p]["exp_avg"], plain.state[q]["exp_avg"])
             close(native.state[p]["exp_avg_sq"], plain.state[q]["exp_avg_sq"])
             assert float(native.state[p]["step"]) == step + 1
+
+
+def test_weights_and_moments_that_moved_in_memory_are_found_again() -> None:
+    """What stays as it is from step to step is laid out once."""
+    mine, exact = weights(), doubles()
+    native, plain = Adam(mine, lr=3e-3, eps=1e-4), torch.optim.Adam(exact, lr=3e-3, eps=1e-4)
+    kept = []
+    for step in range(5):
+        give_gradients(native, mine, exact, step)
+        if step == 1:
+            kept = [p.data for p in mine]  # whose memory nobody else gets
+            for p in mine:
+                p.data = p.data.clone()
+        if step == 2:
+            native.load_state_dict(copy.deepcopy(native.state_dict()))
+        if step == 3:  # a gradient that was a product is given as any other, and back
+            native.complete_gradients()
+            assert not native.outer
+        native.projected = Groups({mine[2]: 0}, [float(mine[2].norm()) if step < 4 else 3.0])
+        native.step(), plain.step()
+        with torch.no_grad():
+            exact[2] *= float(mine[2].norm()) / exact[2].norm()
+        for p, q in zip(mine, exact, strict=True):
+            close(p, q)
+    assert float(mine[2].norm()) == pytest.approx(3.0) and kept[0].data_ptr() != mine[0].data_ptr()
+
+
+def test_a_weight_that_is_turned_where_it_lies_is_refused() -> None:
+    weight = nn.Parameter(torch.randn(4, 4))
+    native = Adam([weight], lr=1e-2, eps=1e-8)
+    weight.grad = torch.ones(4, 4)
+    native.step()
+    weight.data = weight.data.t()
+    with pytest.raises(ValueError, match=r"a weight \[4, 4\] is torch.float32, expected contiguous float32"):
+        native.step()
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
