@@ -77,6 +77,13 @@ def _function(name: str, sizes: int, tensors: int, numbers: int) -> Callable[...
     return cast(Callable[..., None], function)
 
 
+def operator(name: str, signature: str, run: Callable[..., Any], shape: Callable[..., Any]) -> None:
+    """`torch.ops.nap_rl.<name>`, on the CPU; of `shape`'s empty results is what torch.compile traces."""
+    torch.library.define(f"nap_rl::{name}", signature)
+    torch.library.impl(f"nap_rl::{name}", "cpu", run)
+    torch.library.register_fake(f"nap_rl::{name}", shape)
+
+
 def type_name(dtype: torch.dtype) -> str:
     """As functions of one type are named: float32, bfloat16."""
     return str(dtype).removeprefix("torch.")

@@ -17,7 +17,7 @@ import functools
 import torch
 from torch import Tensor
 
-from nap_rl.native.build import call, library, type_name
+from nap_rl.native.build import call, library, operator, type_name
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -125,21 +125,18 @@ def _checked(
     return f"{name}_{type_name(dtype)}", (images, height, width, channels, outputs, kernel, stride)
 
 
-for name, arguments, run, shape in (
-    ("convolution", "Tensor x, Tensor weight, int stride, ScalarType dtype", _convolution, _convolution_shape),
-    (
-        "convolution_input_gradient",
-        "Tensor dy, Tensor weight, int height, int width, int stride",
-        _input_gradient,
-        _input_gradient_shape,
-    ),
-    (
-        "convolution_weight_gradient",
-        "Tensor dy, Tensor x, int kernel, int stride",
-        _weight_gradient,
-        _weight_gradient_shape,
-    ),
-):
-    torch.library.define(f"nap_rl::{name}", f"({arguments}) -> Tensor")
-    torch.library.impl(f"nap_rl::{name}", "cpu", run)
-    torch.library.register_fake(f"nap_rl::{name}", shape)  # what torch.compile traces
+operator(
+    "convolution", "(Tensor x, Tensor weight, int stride, ScalarType dtype) -> Tensor", _convolution, _convolution_shape
+)
+operator(
+    "convolution_input_gradient",
+    "(Tensor dy, Tensor weight, int height, int width, int stride) -> Tensor",
+    _input_gradient,
+    _input_gradient_shape,
+)
+operator(
+    "convolution_weight_gradient",
+    "(Tensor dy, Tensor x, int kernel, int stride) -> Tensor",
+    _weight_gradient,
+    _weight_gradient_shape,
+)

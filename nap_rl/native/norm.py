@@ -11,7 +11,7 @@ import functools
 import torch
 from torch import Tensor
 
-from nap_rl.native.build import call, library, type_name
+from nap_rl.native.build import call, library, operator, type_name
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -85,15 +85,15 @@ def _is_last(images: Tensor) -> bool:
     return images.is_contiguous(memory_format=torch.channels_last)
 
 
-for name, arguments, run, shape in (
-    ("norm_relu", "Tensor x, Tensor gain, Tensor offset, float eps) -> (Tensor, Tensor", _norm_relu, _norm_relu_shape),
-    (
-        "norm_relu_gradient",
-        "Tensor dy, Tensor x, Tensor gain, Tensor offset, Tensor statistics) -> (Tensor, Tensor, Tensor",
-        _gradient,
-        _gradient_shape,
-    ),
-):
-    torch.library.define(f"nap_rl::{name}", f"({arguments})")
-    torch.library.impl(f"nap_rl::{name}", "cpu", run)
-    torch.library.register_fake(f"nap_rl::{name}", shape)  # what torch.compile traces
+operator(
+    "norm_relu",
+    "(Tensor x, Tensor gain, Tensor offset, float eps) -> (Tensor, Tensor)",
+    _norm_relu,
+    _norm_relu_shape,
+)
+operator(
+    "norm_relu_gradient",
+    "(Tensor dy, Tensor x, Tensor gain, Tensor offset, Tensor statistics) -> (Tensor, Tensor, Tensor)",
+    _gradient,
+    _gradient_shape,
+)

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from nap_rl.native.build import call, library, type_name
+from nap_rl.native.build import call, library, operator, type_name
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -89,12 +89,7 @@ def _checked(
     return f"{name}_{type_name(dtype)}", (rows, n_in, n_out)
 
 
-for name, arguments, run, shape in (
-    ("product", "Tensor x, Tensor weight", _product, _product_shape),
-    ("few_rows", "Tensor x, Tensor weight", _few_rows, _product_shape),
-    ("input_gradient", "Tensor dy, Tensor weight", _input_gradient, _input_gradient_shape),
-    ("weight_gradient", "Tensor dy, Tensor x", _weight_gradient, _weight_gradient_shape),
-):
-    torch.library.define(f"nap_rl::{name}", f"({arguments}) -> Tensor")
-    torch.library.impl(f"nap_rl::{name}", "cpu", run)
-    torch.library.register_fake(f"nap_rl::{name}", shape)  # what torch.compile traces
+operator("product", "(Tensor x, Tensor weight) -> Tensor", _product, _product_shape)
+operator("few_rows", "(Tensor x, Tensor weight) -> Tensor", _few_rows, _product_shape)
+operator("input_gradient", "(Tensor dy, Tensor weight) -> Tensor", _input_gradient, _input_gradient_shape)
+operator("weight_gradient", "(Tensor dy, Tensor x) -> Tensor", _weight_gradient, _weight_gradient_shape)
