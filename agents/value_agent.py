@@ -197,11 +197,11 @@ class ValueAgent:
                 where nothing but the losses is differentiated.
         """
         implicit = self.network.head.levels is not None  # drawn levels that value an action have no part in choosing it
+        choosing, soft = self.double or implicit, self.munchausen is not None
         parts: list[Part] = ["online", "target"]
-        parts += ["acting"] * ((self.double or implicit) + (self.munchausen is not None))
+        parts += ["acting"] * (choosing + soft)
         online, target, *acting = self._draws(parts, len(batch.a_tm1))
-        chooser = acting.pop(0) if self.double or implicit else None
-        policy = acting.pop(0) if self.munchausen is not None else None
+        chooser, policy = acting[0] if choosing else None, acting[-1] if soft else None
         constant = self._leave_sigma(online.noise if sigma_apart else None)
         losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy, constant)
         return losses

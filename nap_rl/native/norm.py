@@ -46,7 +46,8 @@ def _norm_relu_shape(x: Tensor, gain: Tensor, offset: Tensor, eps: float) -> tup
 
 def _gradient(dy: Tensor, x: Tensor, gain: Tensor, offset: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     found = _gradient_shape(dy, x, gain, offset, statistics)
-    assert dy.dtype is x.dtype and _is_last(dy)
+    assert dy.dtype is x.dtype and dy.shape == x.shape and _is_last(dy)
+    assert statistics.shape == (x.shape[0], 2) and statistics.is_contiguous()
     _run("norm_relu_gradient", x, gain, offset, (dy, x, gain, offset, statistics, *found))
     return found
 
