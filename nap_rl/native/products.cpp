@@ -33,17 +33,17 @@ template <class Kind>
 void weight_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename Kind::Number* dy,
                      const typename Kind::Number* x, float* dw, int threads) {
     const int64_t length = (rows + Kind::DEPTH - 1) / Kind::DEPTH;
-    std::vector<typename Kind::Item> dy_items(length * n_out), x_items(length * n_in);
+    Room<typename Kind::Item> dy_items(length * n_out), x_items(length * n_in);
 #pragma omp parallel num_threads(threads)
     {
         const Share inputs(n_in, LANES), outputs(n_out, ROWS);
-        join_rows<Kind>(rows, n_out, dy, dy_items.data(), outputs.begin, outputs.end);
-        join_rows<Kind>(rows, n_in, x, x_items.data(), inputs.begin, inputs.end);
+        join_rows<Kind>(rows, n_out, dy, dy_items, outputs.begin, outputs.end);
+        join_rows<Kind>(rows, n_in, x, x_items, inputs.begin, inputs.end);
 #pragma omp barrier
         for (int64_t o = outputs.begin; o < outputs.end; o += ROWS)
             for (int64_t k = 0; k < n_in; k += COLUMNS) {
                 Lanes sums[ROWS][2] = {};
-                tile<Kind>(length, dy_items.data() + o, n_out, 1, x_items.data() + k, n_in, sums);
+                tile<Kind>(length, dy_items + o, n_out, 1, x_items + k, n_in, sums);
                 for (int i = 0; i < ROWS; i++)
                     for (int j = 0; j < 2; j++) write_past(dw + (o + i) * n_in + k + j * LANES, sums[i][j]);
             }
@@ -58,18 +58,19 @@ void product(int64_t rows, int64_t n_in, int64_t n_out, const typename Kind::Num
     typedef typename Kind::Item Item;
     const int64_t columns = (rows + COLUMNS - 1) / COLUMNS * COLUMNS, items = n_in / Kind::DEPTH;
     const Item *x_items = reinterpret_cast<const Item*>(x), *w_items = reinterpret_cast<const Item*>(w);
-    std::vector<Item> transposed(items * columns);  // x as [items][columns]; beyond the rows zeros
+    Room<Item> transposed(items * columns);  // x as [items][columns]; beyond the rows zeros
 #pragma omp parallel num_threads(threads)
     {
         const Share inputs(items, LANES), outputs(n_out, ROWS);
         for (int64_t k = inputs.begin; k < inputs.end; k += LANES)
-            for (int64_t b = 0; b < rows; b++)
-                for (int64_t j = k; j < k + LANES; j++) transposed[j * columns + b] = x_items[b * items + j];
+            for (int64_t b = 0; b < columns; b++)
+                for (int64_t j = k; j < k + LANES; j++)
+                    transposed[j * columns + b] = b < rows ? x_items[b * items + j] : Item(0);
 #pragma omp barrier
         for (int64_t o = outputs.begin; o < outputs.end; o += ROWS)
             for (int64_t b = 0; b < columns; b += COLUMNS) {
                 Lanes sums[ROWS][2] = {};
-                tile<Kind>(items, w_items + o * items, 1, items, transposed.data() + b, columns, sums);
+                tile<Kind>(items, w_items + o * items, 1, items, transposed + b, columns, sums);
                 typename Kind::Number rounded[ROWS][COLUMNS];
                 for (int i = 0; i < ROWS; i++)
                     for (int j = 0; j < 2; j++) Kind::store(rounded[i] + j * LANES, sums[i][j]);
