@@ -63,6 +63,13 @@ class Adam(torch.optim.Adam):
             raise ValueError("the native Adam has one group of parameters: use torch.optim.Adam, or compile=off")
         super().add_param_group(param_group)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch.optim.Adam's."""
+        if not set_to_none:
+            return super().zero_grad(set_to_none)
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on all parameters that have a gradient. ValueError: one is not contiguous float32 on the CPU."""

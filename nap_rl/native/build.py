@@ -1,4 +1,4 @@
-"""The C++ files beside this one as a shared library: compiled once a machine, kept in a cache, loaded by ctypes."""
+"""The C++ files beside this one as a shared library: compiled once a machine, kept in a cache, loaded into torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nap_rl.compute import cache_folder, compiler
 
-SOURCES, HEADERS = (sorted(Path(__file__).parent.glob(pattern)) for pattern in ("*.cpp", "*.h"))
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+HERE = Path(__file__).parent
+SOURCES, HEADERS = (sorted(HERE.glob(pattern)) for pattern in ("*.cpp", "*.h"))
+FLAGS = ["-std=c++20", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")  # as wide as the CPU has them
 
@@ -30,8 +32,8 @@ if platform.machine() in ("x86_64", "AMD64"):
 def library() -> ctypes.CDLL | None:
     """The functions, or None where they cannot be had: a failure is a warning, and whoever asks does without.
 
-    Only Linux is tried. The OpenMP functions that the library calls are those of the runtime that torch has loaded, so
-    both use the same threads.
+    Loading it gives torch the operators of operators.cpp. Only Linux is tried. The OpenMP functions that the library
+    calls are those of the runtime that torch has loaded, so both use the same threads.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -58,35 +60,21 @@ def pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def call(name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...], numbers: tuple[float, ...] = ()) -> None:
-    """A function of sizes, tensors in the CPU's memory, laid out as it reads them, numbers, and torch's threads."""
-    places = []
-    for tensor in tensors:
-        assert tensor.is_cpu
-        places.append(tensor.data_ptr())
-    function = _function(name, len(sizes), len(places), len(numbers))
-    function(*sizes, *places, *numbers, torch.get_num_threads())
+def has(name: str, *sizes: int, dtype: torch.dtype, pixels: bool | None = None) -> bool:
+    """What a `has_...` of operators.cpp says of sizes; False without the library, and of other types."""
+    found = library()
+    if found is None or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    function = getattr(found, name)
+    function.restype = ctypes.c_bool
+    flags = [flag for flag in (pixels, dtype is torch.bfloat16) if flag is not None]
+    return bool(function(*map(ctypes.c_int64, sizes), *map(ctypes.c_bool, flags)))
 
 
-@functools.cache
-def _function(name: str, sizes: int, tensors: int, numbers: int) -> Callable[..., None]:
-    """With the types of its arguments, which ctypes converts faster than we do: updates call two dozen."""
-    kinds = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * tensors + [ctypes.c_double] * numbers + [ctypes.c_int]
-    function: Any = getattr(kernels(), name)
-    function.argtypes, function.restype = kinds, None
-    return cast(Callable[..., None], function)
-
-
-def operator(name: str, signature: str, run: Callable[..., Any], shape: Callable[..., Any]) -> None:
-    """`torch.ops.nap_rl.<name>`, on the CPU; of `shape`'s empty results is what torch.compile traces."""
+def operator(name: str, signature: str, shape: Callable[..., Any]) -> None:
+    """`torch.ops.nap_rl.<name>`, which operators.cpp computes; torch.compile traces the empty results of `shape`."""
     torch.library.define(f"nap_rl::{name}", signature)
-    torch.library.impl(f"nap_rl::{name}", "cpu", run)
     torch.library.register_fake(f"nap_rl::{name}", shape)
-
-
-def type_name(dtype: torch.dtype) -> str:
-    """As functions of one type are named: float32, bfloat16."""
-    return str(dtype).removeprefix("torch.")
 
 
 def compiled(folder: Path) -> Path:
@@ -99,17 +87,31 @@ def compiled(folder: Path) -> Path:
     name = compiler()
     version = subprocess.run([name, "--version"], capture_output=True, check=True, text=True).stdout
     texts = (source.read_text(encoding="utf-8") for source in SOURCES + HEADERS)
-    identity = "\n".join([*texts, *FLAGS, name, version, _cpu()])
+    identity = "\n".join([*texts, *FLAGS, name, version, torch.__version__, _cpu()])
     path = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as own:  # two processes may compile at once
             made = Path(own) / path.name
-            subprocess.run(
-                [name, *FLAGS, "-o", str(made), *map(str, SOURCES)], capture_output=True, check=True, text=True
-            )
+            _compile(name, made)
             os.replace(made, path)
     return path
+
+
+def _compile(name: str, made: Path) -> None:
+    """The sources at once, each by a process."""
+    torch_at = Path(torch.__file__).parent
+    folders = [f"-I{HERE}", *(f"-isystem{torch_at / 'include' / at}" for at in ("", "torch/csrc/api/include"))]
+    objects = [made.with_name(f"{source.stem}.o") for source in SOURCES]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:
+        commands = ([name, *FLAGS, *folders, "-c", str(s), "-o", str(o)] for s, o in zip(SOURCES, objects, strict=True))
+        list(workers.map(_run, commands))
+    libraries = [f"-L{torch_at / 'lib'}", "-ltorch_cpu", "-lc10"]  # which the process has loaded
+    _run([name, *FLAGS, "-shared", "-o", str(made), *map(str, objects), *libraries])
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, check=True, text=True)
 
 
 def _cpu() -> str:

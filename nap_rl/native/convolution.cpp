@@ -18,6 +18,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "functions.h"
 #include "lanes.h"
 
 #ifdef __AVX512F__
@@ -77,13 +78,9 @@ INLINE void around(Matrix matrix, const Lanes (&in)[C][C], Lanes (&to)[R][R]) {
         UNROLL for (int c = 0; c < R; c++) to[i][c] = sum_of<C>(matrix, c, half[i], 1);
 }
 
-struct Sizes {
-    int64_t images, height, width, C, O, k, s;
-};
-
 // Of images that are numbers [B][height][width][C], or pixels [B][C][height][width] to be divided by 255.
 template <class Kind, class Source, int m, int r>
-class Convolution : Sizes {
+class Convolution : nap_rl::Sizes {
     typedef typename Kind::Number Number;
     typedef typename Kind::Item Item;
     static constexpr int n = m + r - 1, DEPTH = Kind::DEPTH;
@@ -348,39 +345,38 @@ class Convolution : Sizes {
     }
 };
 
-template <class Kind, class Source, int m_of_3, class Do>
-void with(Sizes sizes, int threads, Do run) {
+// Outputs of a tile: as many as leave float32 its digits, and fewer for bfloat16, which has few.
+template <class Kind> constexpr int OF_3 = std::is_same_v<Kind, Single> ? 4 : 2;
+
+template <class Kind, class Source, class Do>
+void with(const nap_rl::Sizes& sizes, int threads, Do run) {
     if (sizes.k == sizes.s) run(Convolution<Kind, Source, 1, 1>(sizes, threads));
     if (sizes.k == 2 * sizes.s) run(Convolution<Kind, Source, 3, 2>(sizes, threads));
-    if (sizes.k == 3 * sizes.s) run(Convolution<Kind, Source, m_of_3, 3>(sizes, threads));
+    if (sizes.k == 3 * sizes.s) run(Convolution<Kind, Source, OF_3<Kind>, 3>(sizes, threads));
 }
 
 }  // namespace
 
-#define SIZES int64_t images, int64_t height, int64_t width, int64_t C, int64_t O, int64_t k, int64_t s
-#define NAP_RL_CONVOLUTION_OF(source, Source, type, Kind, m_of_3)                                                      \
-    void convolution_of_##source##_##type(SIZES, const Source* x, const float* w, Kind::Number* y, int threads) {      \
-        with<Kind, Source, m_of_3>({images, height, width, C, O, k, s}, threads,                                       \
-                                   [=](const auto& convolution) { convolution.forward(x, w, y); });                    \
+namespace nap_rl {
+
+#define NAP_RL_CONVOLUTION_OF(Source, Kind)                                                                            \
+    void convolution(const Sizes& sizes, const Source* x, const float* w, Kind::Number* y, int threads) {              \
+        with<Kind, Source>(sizes, threads, [=](const auto& convolution) { convolution.forward(x, w, y); });            \
     }                                                                                                                  \
-    void convolution_weight_gradient_of_##source##_##type(SIZES, const Kind::Number* dy, const Source* x, float* dw,   \
-                                                          int threads) {                                               \
-        with<Kind, Source, m_of_3>({images, height, width, C, O, k, s}, threads,                                       \
-                                   [=](const auto& convolution) { convolution.weight_gradient(dy, x, dw); });          \
+    void convolution_weight_gradient(const Sizes& sizes, const Kind::Number* dy, const Source* x, float* dw,           \
+                                     int threads) {                                                                    \
+        with<Kind, Source>(sizes, threads, [=](const auto& convolution) { convolution.weight_gradient(dy, x, dw); });  \
     }
-#define NAP_RL_CONVOLUTION(type, Kind, m_of_3)                                                                         \
-    NAP_RL_CONVOLUTION_OF(numbers, Kind::Number, type, Kind, m_of_3)                                                   \
-    NAP_RL_CONVOLUTION_OF(pixels, uint8_t, type, Kind, m_of_3)                                                         \
-    void convolution_input_gradient_##type(SIZES, const Kind::Number* dy, const float* w, Kind::Number* dx,            \
-                                           int threads) {                                                              \
-        with<Kind, Kind::Number, m_of_3>({images, height, width, C, O, k, s}, threads,                                 \
-                                         [=](const auto& convolution) { convolution.input_gradient(dy, w, dx); });     \
+#define NAP_RL_CONVOLUTION(Kind)                                                                                       \
+    NAP_RL_CONVOLUTION_OF(Kind::Number, Kind)                                                                          \
+    NAP_RL_CONVOLUTION_OF(uint8_t, Kind)                                                                               \
+    void convolution_input_gradient(const Sizes& sizes, const Kind::Number* dy, const float* w, Kind::Number* dx,      \
+                                    int threads) {                                                                     \
+        with<Kind, Kind::Number>(sizes, threads,                                                                       \
+                                 [=](const auto& convolution) { convolution.input_gradient(dy, w, dx); });             \
     }
 
-extern "C" {
-NAP_RL_CONVOLUTION(float32, Single, 4)
-#ifdef __AVX512BF16__
-NAP_RL_CONVOLUTION(bfloat16, Half, 2)
-#endif
-}
+NAP_RL_FOR_EACH_KIND(NAP_RL_CONVOLUTION)
+
+}  // namespace nap_rl
 #endif

@@ -9,14 +9,13 @@
 #include <cmath>
 #include <vector>
 
+#include "functions.h"
 #include "lanes.h"
 
 #ifdef __AVX512F__
 namespace {
 
-struct Statistics {
-    float mean, scale;  // scale: 1 / deviation
-};
+using nap_rl::Statistics;
 
 float sum_of(const Lanes& lanes) {
     float sum = 0.0f;
@@ -130,22 +129,21 @@ void norm_relu_gradient(int64_t images, int64_t positions, int64_t C, const type
 
 }  // namespace
 
-#define NAP_RL_NORM(type, Kind)                                                                                        \
-    void norm_relu_##type(int64_t images, int64_t positions, int64_t C, const Kind::Number* x, const float* gain,      \
-                          const float* offset, Kind::Number* y, Statistics* statistics, double eps, int threads) {     \
-        norm_relu<Kind>(images, positions, C, x, gain, offset, y, statistics, eps, threads);                           \
+namespace nap_rl {
+
+#define NAP_RL_NORM(Kind)                                                                                              \
+    void norm_relu(int64_t images, int64_t positions, int64_t C, const Kind::Number* x, const float* gain,             \
+                   const float* offset, double eps, Kind::Number* y, Statistics* statistics, int threads) {            \
+        ::norm_relu<Kind>(images, positions, C, x, gain, offset, y, statistics, eps, threads);                         \
     }                                                                                                                  \
-    void norm_relu_gradient_##type(int64_t images, int64_t positions, int64_t C, const Kind::Number* dy,               \
-                                   const Kind::Number* x, const float* gain, const float* offset,                      \
-                                   const Statistics* statistics, Kind::Number* dx, float* dgain, float* doffset,       \
-                                   int threads) {                                                                      \
-        norm_relu_gradient<Kind>(images, positions, C, dy, x, gain, offset, statistics, dx, dgain, doffset, threads);  \
+    void norm_relu_gradient(int64_t images, int64_t positions, int64_t C, const Kind::Number* dy,                      \
+                            const Kind::Number* x, const float* gain, const float* offset,                             \
+                            const Statistics* statistics, Kind::Number* dx, float* dgain, float* doffset,              \
+                            int threads) {                                                                             \
+        ::norm_relu_gradient<Kind>(images, positions, C, dy, x, gain, offset, statistics, dx, dgain, doffset, threads);\
     }
 
-extern "C" {
-NAP_RL_NORM(float32, Single)
-#ifdef __AVX512BF16__
-NAP_RL_NORM(bfloat16, Half)
-#endif
-}
+NAP_RL_FOR_EACH_KIND(NAP_RL_NORM)
+
+}  // namespace nap_rl
 #endif

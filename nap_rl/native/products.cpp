@@ -8,6 +8,7 @@
 
 #include <vector>
 
+#include "functions.h"
 #include "lanes.h"
 
 namespace {
@@ -108,7 +109,7 @@ void input_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename Ki
 
 }  // namespace
 
-extern "C" {
+namespace nap_rl {
 
 // `product` for few rows, as in acting, where a tile would be empty for the most part: eight rows of x meet two of w at a
 // time, which are 16 sums of 16 lanes.
@@ -141,24 +142,22 @@ void few_rows(int64_t rows, int64_t n_in, int64_t n_out, const float* x, const f
     }
 }
 
-#define NAP_RL_PRODUCTS(type, Kind)                                                                                    \
-    void product_##type(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* x, const Kind::Number* w,       \
-                        Kind::Number* y, int threads) {                                                                \
-        product<Kind>(rows, n_in, n_out, x, w, y, threads);                                                            \
+#define NAP_RL_PRODUCTS(Kind)                                                                                          \
+    void product(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* x, const Kind::Number* w,              \
+                 Kind::Number* y, int threads) {                                                                       \
+        ::product<Kind>(rows, n_in, n_out, x, w, y, threads);                                                          \
     }                                                                                                                  \
-    void input_gradient_##type(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* dy,                      \
-                               const Kind::Number* w, Kind::Number* dx, int threads) {                                 \
-        input_gradient<Kind>(rows, n_in, n_out, dy, w, dx, threads);                                                   \
+    void input_gradient(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* dy, const Kind::Number* w,      \
+                        Kind::Number* dx, int threads) {                                                               \
+        ::input_gradient<Kind>(rows, n_in, n_out, dy, w, dx, threads);                                                 \
     }                                                                                                                  \
-    void weight_gradient_##type(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* dy,                     \
-                                const Kind::Number* x, float* dw, int threads) {                                       \
-        weight_gradient<Kind>(rows, n_in, n_out, dy, x, dw, threads);                                                  \
+    void weight_gradient(int64_t rows, int64_t n_in, int64_t n_out, const Kind::Number* dy, const Kind::Number* x,     \
+                         float* dw, int threads) {                                                                     \
+        ::weight_gradient<Kind>(rows, n_in, n_out, dy, x, dw, threads);                                                \
     }
 
 #ifdef __AVX512F__
-NAP_RL_PRODUCTS(float32, Single)
+NAP_RL_FOR_EACH_KIND(NAP_RL_PRODUCTS)
 #endif
-#ifdef __AVX512BF16__
-NAP_RL_PRODUCTS(bfloat16, Half)
-#endif
-}
+
+}  // namespace nap_rl
