@@ -106,9 +106,10 @@ class ValueAgent:
         self.compiled = compiled
         self._noisy = {name: m for name, m in network.named_modules() if isinstance(m, NoisyLinear)}
         self._noise_sizes = noise_sizes(list(self._noisy.values()))
-        self._passes = compiled_method(self._run_passes) if compiled else self._run_passes
-        on_cpu = self.device.type == "cpu"  # on a GPU acting is captured instead
-        self._values = compiled_method(self._run_values) if compiled and on_cpu else self._run_values
+        on_cpu = self.device.type == "cpu"
+        self._passes = compiled_method(self._run_passes, on_cpu) if compiled else self._run_passes
+        # On a GPU acting is captured instead.
+        self._values = compiled_method(self._run_values, on_cpu) if compiled and on_cpu else self._run_values
         self._captured = Captured(self._learn, self.device, [self.generator, replay.generator]) if captured else None
         self._choice = Captured(self._choose, self.device, [self.generator]) if captured else None
         self.updates = 0

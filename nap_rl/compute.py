@@ -53,8 +53,10 @@ def pick_compile(name: str, updates: float) -> bool:
     return True
 
 
-def compiled_method(method: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_method(method: Callable[..., Any], on_cpu: bool) -> Callable[..., Any]:
     """torch.compile of a method for inputs of fixed shapes, with graphs that are of this object alone.
+
+    On a CPU what calls a graph's kernels is C++ as they are (a hundredth of an update, a thirtieth of an act).
 
     At every call torch asks whether its graph still holds. That modules are those that they were, and globals, are
     1,600 questions of 1,700 for a Rainbow, and a sixtieth of an update: they are not asked, so after the first call no
@@ -67,8 +69,9 @@ def compiled_method(method: Callable[..., Any]) -> Callable[..., Any]:
     code, names = function.__code__.replace(), function.__globals__
     alone = types.FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)
     alone.__kwdefaults__ = function.__kwdefaults__
+    options: dict[str, Any] = {"guard_filter_fn": _asked, "cpp_wrapper": on_cpu}
     compiled: Callable[..., Any] = torch.compile(
-        types.MethodType(alone, method.__self__), dynamic=False, options={"guard_filter_fn": _asked}
+        types.MethodType(alone, method.__self__), dynamic=False, options=options
     )
     return compiled
 
