@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nap_rl.compute import cache_folder, compiler
 
@@ -54,12 +53,6 @@ def kernels() -> ctypes.CDLL:
     return found
 
 
-def pointer(tensor: Tensor) -> ctypes.c_void_p:
-    """Where a contiguous tensor lies in the CPU's memory; it must be kept alive while that is used."""
-    assert tensor.is_contiguous() and tensor.is_cpu
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
 def has(name: str, *sizes: int, dtype: torch.dtype, pixels: bool | None = None) -> bool:
     """What a `has_...` of operators.cpp says of sizes; False without the library, and of other types."""
     found = library()
@@ -71,10 +64,15 @@ def has(name: str, *sizes: int, dtype: torch.dtype, pixels: bool | None = None) 
     return bool(function(*map(ctypes.c_int64, sizes), *map(ctypes.c_bool, flags)))
 
 
-def operator(name: str, signature: str, shape: Callable[..., Any]) -> None:
-    """`torch.ops.nap_rl.<name>`, which operators.cpp computes; torch.compile traces the empty results of `shape`."""
+def operator(name: str, signature: str, shape: Callable[..., Any] | None = None) -> None:
+    """`torch.ops.nap_rl.<name>`, which operators.cpp computes.
+
+    Args:
+        shape: gives the empty results that torch.compile traces; None for what is no part of a graph.
+    """
     torch.library.define(f"nap_rl::{name}", signature)
-    torch.library.register_fake(f"nap_rl::{name}", shape)
+    if shape is not None:
+        torch.library.register_fake(f"nap_rl::{name}", shape)
 
 
 def compiled(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-// The functions of functions.h as the torch operators that products.py, convolution.py and norm.py define, on the CPU.
+// The functions of functions.h as the torch operators that the Python files beside this one define, on the CPU.
 //
 // An update calls three dozen of them between megabytes of other memory, which push Python's code and data out of the
 // caches: by way of Python a call costs as much as a small function.
@@ -188,6 +188,68 @@ std::tuple<Tensor, Tensor, Tensor> norm_relu_gradient(const Tensor& dy, const Te
     return {dx, dgain, doffset};
 }
 
+// The replay's, which are called by Python, once an update.
+
+template <class Number>
+Number* of_replay(const Tensor& tensor, int64_t size) {
+    TORCH_CHECK(tensor.is_contiguous() && tensor.numel() == size, "expected ", size, " contiguous numbers, got ",
+                tensor.sizes());
+    return tensor.data_ptr<Number>();  // which asks for the type
+}
+
+std::tuple<Tensor, Tensor> replay_draw(const Tensor& uniforms, const Tensor& leaves, const Tensor& valid,
+                                       const Tensor& leaf_sums, const Tensor& valid_counts, double uniform) {
+    const int64_t blocks = leaves.size(0), length = leaves.size(1), batch = uniforms.size(1);
+    const Tensor u = uniforms.contiguous(), slots = at::empty({batch}, at::kLong);
+    const Tensor probabilities = at::empty({batch}, at::kFloat);
+    nap_rl::replay_draw(blocks, length, of_replay<double>(leaf_sums, blocks), of_replay<double>(valid_counts, blocks),
+                        of_replay<float>(leaves, blocks * length), of_replay<float>(valid, blocks * length), uniform,
+                        batch, of_replay<double>(u, 2 * batch), at_of<int64_t>(slots), at_of<float>(probabilities));
+    return {slots, probabilities};
+}
+
+std::tuple<Tensor, Tensor, Tensor> replay_gather(const Tensor& drawn, const Tensor& frames, const Tensor& first,
+                                                 const Tensor& rewards, const Tensor& discounts, int64_t length,
+                                                 int64_t stack, int64_t n_steps, double discount, double reward_clip) {
+    const Tensor slots = drawn.contiguous();
+    const int64_t batch = slots.numel(), ring = first.numel();
+    TORCH_CHECK(frames.is_contiguous() && frames.size(0) == ring + 1, "expected a ring of ", ring, " frames and a zero");
+    const Tensor r_t = at::empty({batch}, at::kFloat), discount_t = at::empty({batch}, at::kFloat);
+    std::vector<int64_t> places(2 * batch * stack), shape = {2, batch, stack};
+    nap_rl::replay_windows(batch, of_replay<int64_t>(slots, batch), length, stack, n_steps, ring,
+                           of_replay<bool>(first, ring), of_replay<float>(rewards, ring),
+                           of_replay<float>(discounts, ring), float(discount), float(reward_clip), at_of<float>(r_t),
+                           at_of<float>(discount_t), places.data());
+    shape.insert(shape.end(), frames.sizes().begin() + 1, frames.sizes().end());
+    const Tensor stacks = at::empty(shape, frames.options());
+    nap_rl::replay_stacks(batch, stack, frames.stride(0) * frames.element_size(), places.data(), at_of<char>(frames),
+                          at_of<char>(stacks), at::get_num_threads());
+    return {stacks, r_t, discount_t};
+}
+
+std::tuple<Tensor, Tensor> replay_kept(const Tensor& drawn, const Tensor& drawn_serials, const Tensor& new_priorities,
+                                       const Tensor& serials, const Tensor& valid, double max_priority,
+                                       const Tensor& largest) {
+    const Tensor slots = drawn.contiguous(), priorities = new_priorities.clone(MemoryFormat::Contiguous);
+    const int64_t batch = slots.numel();
+    const Tensor keep = at::empty({batch}, at::kBool);
+    TORCH_CHECK(valid.numel() >= serials.numel(), "expected as many slots as serials");
+    nap_rl::replay_kept(batch, of_replay<int64_t>(slots, batch), of_replay<int64_t>(drawn_serials.contiguous(), batch),
+                        of_replay<int64_t>(serials, serials.numel()), of_replay<float>(valid, valid.numel()),
+                        float(max_priority), of_replay<float>(priorities, batch), at_of<bool>(keep),
+                        of_replay<float>(largest, 1));
+    return {priorities, keep};
+}
+
+void replay_update(const Tensor& drawn, const Tensor& new_priorities, const Tensor& kept, double exponent,
+                   const Tensor& leaves, const Tensor& leaf_sums) {
+    const Tensor slots = drawn.contiguous(), priorities = new_priorities.contiguous(), keep = kept.contiguous();
+    const int64_t batch = slots.numel();
+    nap_rl::replay_update(batch, of_replay<int64_t>(slots, batch), of_replay<float>(priorities, batch),
+                          of_replay<bool>(keep, batch), float(exponent), leaves.size(1),
+                          of_replay<float>(leaves, leaves.numel()), of_replay<double>(leaf_sums, leaves.size(0)));
+}
+
 bool has_type(bool bfloat16) {
 #ifdef __AVX512BF16__
     return true;
@@ -210,6 +272,10 @@ TORCH_LIBRARY_IMPL(nap_rl, CPU, operators) {
     operators.impl("convolution_weight_gradient", convolution_weight_gradient);
     operators.impl("norm_relu", norm_relu);
     operators.impl("norm_relu_gradient", norm_relu_gradient);
+    operators.impl("replay_draw", replay_draw);
+    operators.impl("replay_gather", replay_gather);
+    operators.impl("replay_kept", replay_kept);
+    operators.impl("replay_update", replay_update);
 }
 
 extern "C" {  // whether there is code for it, in float32 or bfloat16, on this CPU

@@ -2,81 +2,87 @@
 
 from __future__ import annotations
 
-import ctypes
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from nap_rl.native.build import kernels, pointer
-
-_INFINITY = float("inf")
+from nap_rl.native.build import operator
 
 
-def draw(mass: Tensor, leaves: Tensor, valid: Tensor, c: float, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots [B] int64 and their probabilities [B] float32, as `Priorities.sample` describes.
+def draw(
+    u: Tensor, leaves: Tensor, valid: Tensor, leaf_sums: Tensor, valid_counts: Tensor, uniform: float
+) -> tuple[Tensor, Tensor]:
+    """Slots [B] int64 and their probabilities [B] float32, as `Priorities.sample` describes; names as there.
 
     Args:
-        mass: [blocks] float64, the sums of what slots weigh.
-        leaves, valid: [blocks, BLOCK] float32; a slot weighs leaf + c * valid.
-        u: [2, B] float64 in [0, 1): for the block and for the leaf.
+        u: [2, B] float64 in [0, 1]: for the block and for the leaf.
     """
-    u = u.contiguous()
-    slots = torch.empty(u.shape[1], dtype=torch.int64)
-    probabilities = torch.empty(u.shape[1])
-    kernels().replay_draw(
-        ctypes.c_int64(leaves.shape[0]),
-        ctypes.c_int64(leaves.shape[1]),
-        *map(pointer, (mass, leaves, valid)),
-        ctypes.c_double(c),
-        ctypes.c_int64(len(slots)),
-        *map(pointer, (u, slots, probabilities)),
-    )
-    return slots, probabilities
-
-
-class Windows(NamedTuple):
-    """What `windows` finds."""
-
-    r_t: Tensor  # [B] float32
-    discount_t: Tensor  # [B] float32
-    stacks: Tensor  # [2, B, C] int64: the slots of the frames of s_tm1 and of s_t
-
-
-def windows(
-    slots: Tensor,
-    *,
-    length: int,
-    stack: int,
-    n_steps: int,
-    zero_slot: int,
-    first: Tensor,
-    rewards: Tensor,
-    discounts: Tensor,
-    discount: float,
-    reward_clip: float | None,
-) -> Windows:
-    """The n-step returns of valid starts, slots [B] int64, and where their frames are; names as in `Replay`."""
-    batch = len(slots)
-    found = Windows(torch.empty(batch), torch.empty(batch), torch.empty(2, batch, stack, dtype=torch.int64))
-    kernels().replay_windows(
-        ctypes.c_int64(batch),
-        pointer(slots),
-        *map(ctypes.c_int64, (length, stack, n_steps, zero_slot)),
-        *map(pointer, (first, rewards, discounts)),
-        ctypes.c_float(discount),
-        ctypes.c_float(_INFINITY if reward_clip is None else reward_clip),
-        *map(pointer, found),
+    found: tuple[Tensor, Tensor] = torch.ops.nap_rl.replay_draw.default(
+        u, leaves, valid, leaf_sums, valid_counts, uniform
     )
     return found
 
 
-def update(slots: Tensor, entries: Tensor, keep: Tensor, leaves: Tensor, leaf_sums: Tensor) -> None:
-    """Write entries [K] float32 into leaves [blocks, BLOCK] at slots [K] where keep [K]; see `Priorities.update`."""
-    slots, entries, keep = slots.contiguous(), entries.contiguous(), keep.contiguous()
-    kernels().replay_update(
-        ctypes.c_int64(len(slots)),
-        *map(pointer, (slots, entries, keep)),
-        ctypes.c_int64(leaves.shape[1]),
-        *map(pointer, (leaves, leaf_sums)),
+def gather(
+    slots: Tensor,
+    frames: Tensor,
+    first: Tensor,
+    rewards: Tensor,
+    discounts: Tensor,
+    *,
+    length: int,
+    stack: int,
+    n_steps: int,
+    discount: float,
+    reward_clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of valid starts, slots [B] int64: stacks [2, B, C, *frame], s_tm1 and s_t, r_t and discount_t [B] float32.
+
+    Names as in `Replay`.
+    """
+    clip = float("inf") if reward_clip is None else reward_clip
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.nap_rl.replay_gather.default(
+        slots, frames, first, rewards, discounts, length, stack, n_steps, discount, clip
     )
+    return found
+
+
+def kept(
+    slots: Tensor,
+    serials: Tensor,
+    priorities: Tensor,
+    *,
+    serials_now: Tensor,
+    valid: Tensor,
+    max_priority: float,
+    largest: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Priorities [B], clipped, and which count, [B] bool; `largest` is raised to theirs. See `Replay.update`."""
+    found: tuple[Tensor, Tensor] = torch.ops.nap_rl.replay_kept.default(
+        slots, serials, priorities, serials_now, valid, max_priority, largest
+    )
+    return found
+
+
+def update(slots: Tensor, priorities: Tensor, keep: Tensor, exponent: float, leaves: Tensor, leaf_sums: Tensor) -> None:
+    """Write priorities [B] float32 ^ exponent into leaves at slots [B] where keep [B]; see `Priorities.update`."""
+    torch.ops.nap_rl.replay_update.default(slots, priorities, keep, exponent, leaves, leaf_sums)
+
+
+operator(
+    "replay_draw",
+    "(Tensor u, Tensor leaves, Tensor valid, Tensor leaf_sums, Tensor valid_counts, float uniform) -> (Tensor, Tensor)",
+)
+operator(
+    "replay_gather",
+    "(Tensor slots, Tensor frames, Tensor first, Tensor rewards, Tensor discounts, int length, int stack, int n_steps, "
+    "float discount, float reward_clip) -> (Tensor, Tensor, Tensor)",
+)
+operator(
+    "replay_kept",
+    "(Tensor slots, Tensor serials, Tensor priorities, Tensor serials_now, Tensor valid, float max_priority, "
+    "Tensor(a!) largest) -> (Tensor, Tensor)",
+)
+operator(
+    "replay_update",
+    "(Tensor slots, Tensor priorities, Tensor keep, float exponent, Tensor(a!) leaves, Tensor(b!) leaf_sums) -> ()",
+)

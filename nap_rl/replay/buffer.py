@@ -202,19 +202,18 @@ class Replay:
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(s_tm1, a_tm1, r_t, discount_t, s_t) of valid starts, slots [B] int64."""
         if self.priorities.native_code:
-            r_t, discount_t, frames = native.windows(
+            stacks, r_t, discount_t = native.gather(
                 slots,
+                self.frames,
+                self.first,
+                self.rewards,
+                self.discounts,
                 length=self.length,
                 stack=self.stack,
                 n_steps=self.n_steps,
-                zero_slot=self.zero_slot,
-                first=self.first,
-                rewards=self.rewards,
-                discounts=self.discounts,
                 discount=self.discount,
                 reward_clip=self.reward_clip,
             )
-            stacks = self.frames.index_select(0, frames.view(-1)).view(*frames.shape, *self.frames.shape[1:])
             return stacks[0], self.actions.take(slots), r_t, discount_t, stacks[1]
         place = slots % self.length
         index = (slots - place)[:, None] + (place[:, None] + self._offsets) % self.length  # [B, C - 1 + 1 + n]
@@ -248,10 +247,20 @@ class Replay:
 
         Priorities from another device are waited for.
         """
-        priorities = priorities.to(self.device).clamp(0.0, self.max_priority)
-        keep = (self.serials.take(slots) == serials) & self.priorities.is_valid(slots)
-        largest = torch.where(keep, priorities, 0.0).max()
-        torch.maximum(self.largest_priority, largest, out=self.largest_priority)
+        if self.priorities.native_code:
+            priorities, keep = native.kept(
+                slots,
+                serials,
+                priorities.to(self.device),
+                serials_now=self.serials,
+                valid=self.priorities.valid,
+                max_priority=self.max_priority,
+                largest=self.largest_priority,
+            )
+        else:
+            priorities = priorities.to(self.device).clamp(0.0, self.max_priority)
+            keep = (self.serials.take(slots) == serials) & self.priorities.is_valid(slots)
+            torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max(), out=self.largest_priority)
         self.priorities.update(slots, priorities, keep)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -87,7 +87,7 @@ class Priorities:
         Where a slot stands several times, its largest kept entry counts, so the result does not depend on the order.
         """
         if self.native_code:
-            native.update(slots, priorities.pow(self.exponent), keep, self.leaves, self.leaf_sums)
+            native.update(slots, priorities, keep, self.exponent, self.leaves, self.leaf_sums)
             return
         leaves = self.leaves.view(-1)
         before = leaves.take(slots)
@@ -110,6 +110,11 @@ class Priorities:
         Of the cumulative weights the first one *above* a target in [0, total) is taken, whose own weight is therefore
         above zero: an item of weight zero is never drawn.
         """
+        u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)
+        if self.native_code:
+            sums = (self.leaf_sums, self.valid_counts)
+            return Draw(*native.draw(u, self.leaves, self.valid, *sums, self.uniform_probability))
+        u.clamp_(max=1.0 - 2.0**-52)  # u times a total is below the total then, also after rounding
         # Density of a block or a leaf under the mixture, of any scale: its p^alpha + c * its valid slots.
         total, valid = self.leaf_sums.sum(), self.valid_counts.sum()
         if self.uniform_probability < 1.0:
@@ -118,10 +123,6 @@ class Priorities:
             mass, leaves = torch.addcmul(self.leaf_sums, c, self.valid_counts), self.leaves
         else:
             c, mass, leaves = torch.zeros_like(total), self.valid_counts, self.valid
-        u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)
-        u.clamp_(max=1.0 - 2.0**-52)  # u times a total is below the total then, also after rounding
-        if self.native_code:
-            return Draw(*native.draw(mass, leaves, self.valid, float(c), u))
         cumulative = mass.cumsum(0)
         block = torch.searchsorted(cumulative, u[0] * cumulative[-1], right=True)
         density = leaves.index_select(0, block).double()  # [B, BLOCK]
