@@ -20,9 +20,10 @@ from torch import Tensor
 from nap_rl.agents.captured import Captured
 from nap_rl.compute import compiled_method
 from nap_rl.losses import Munchausen
-from nap_rl.native import Adam, Outer
+from nap_rl.native import Adam, Factors, Outer
 from nap_rl.nn import NoisyLinear, QNetwork
 from nap_rl.nn.heads import Part
+from nap_rl.nn.linear import Probe, takes_probe
 from nap_rl.nn.noisy import draw_noise, noise_sizes, scale_noise, split_noise
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
@@ -203,8 +204,8 @@ class ValueAgent:
         parts += ["acting"] * (choosing + soft)
         online, target, *acting = self._draws(parts, len(batch.a_tm1))
         chooser, policy = acting[0] if choosing else None, acting[-1] if soft else None
-        constant = self._leave_sigma(online.noise if sigma_apart else None)
-        losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy, constant)
+        constant, probes = self._leave_gradients(online if sigma_apart else None, len(batch.a_tm1))
+        losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy, constant, probes)
         return losses
 
     def _run_passes(
@@ -215,14 +216,16 @@ class ValueAgent:
         target: Draw,
         policy: Draw | None,
         constant: tuple[str, ...],
+        probes: Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """`losses` under given draws; a pure function of tensors, which compiles as a whole.
 
         Args:
             constant: names of parameters that get no gradient.
+            probes: by the names that layers have for them.
         """
         head = self.network.head
-        outputs_tm1 = self._outputs(self.network, batch.s_tm1, online, constant)
+        outputs_tm1 = self._outputs(self.network, batch.s_tm1, online, constant, probes)
         with torch.no_grad():
             q_t = None
             if chooser is not None:
@@ -240,29 +243,51 @@ class ValueAgent:
         loss, priority = head.loss(outputs_tm1, batch.a_tm1, r_t, batch.discount_t, outputs_t, a_t, online.taus)
         return loss, priority
 
-    def _leave_sigma(self, noise: Tensor | None) -> tuple[str, ...]:
-        """Leave the gradients of sigma under `noise` to a native optimiser; the names of those that are left to it."""
-        if not isinstance(self.optimizer, Adam):
-            return ()
-        self.optimizer.outer = {}
-        if noise is None:
-            return ()
-        left = []
-        of_layers = split_noise(noise, self._noise_sizes)
-        for (name, layer), (eps_in, eps_out) in zip(self._noisy.items(), of_layers, strict=True):
-            if layer.weight_mu.requires_grad and layer.weight_sigma.requires_grad:
-                self.optimizer.outer[layer.weight_sigma] = Outer(layer.weight_mu, rows=eps_out, columns=eps_in)
-                left.append(f"{name}.weight_sigma")
-        return tuple(left)
+    def _leave_gradients(self, draw: Draw | None, batch: int) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+        """Leave gradients of noisy layers' weights to a native optimiser: all of sigma, and of mu in hidden layers.
 
-    def _outputs(self, network: QNetwork, stacks: Tensor, draw: Draw, constant: tuple[str, ...] = ()) -> Tensor:
+        Returns:
+            The names of those that are left to it, and probes that get the factors of some (see `Probe`).
+        """
+        left: list[str] = []
+        probes: dict[str, Tensor] = {}
+        if not isinstance(self.optimizer, Adam):
+            return (), probes
+        self.optimizer.outer, self.optimizer.factors = {}, {}
+        if draw is None or draw.noise is None:
+            return (), probes
+        rows = batch if draw.taus is None else draw.taus.numel()  # that go through the streams
+        hidden = [stream.hidden for stream in self.network.streams.children()]
+        of_layers = split_noise(draw.noise, self._noise_sizes)
+        for (name, layer), (eps_in, eps_out) in zip(self._noisy.items(), of_layers, strict=True):
+            mu, sigma = layer.weight_mu, layer.weight_sigma
+            if not (mu.requires_grad and sigma.requires_grad):
+                continue
+            self.optimizer.outer[sigma] = Outer(mu, rows=eps_out, columns=eps_in)
+            left.append(f"{name}.weight_sigma")
+            native_code = self.compiled and layer.native_code and layer in hidden
+            if native_code and takes_probe(mu, rows, self.precision):
+                probe = Probe.of(mu, rows, self.precision)
+                self.optimizer.factors[mu] = Factors(*probe)
+                left.append(f"{name}.weight_mu")
+                probes |= {f"{name}.probe_dy": probe.dy, f"{name}.probe_x": probe.x}
+        return tuple(left), probes
+
+    def _outputs(
+        self,
+        network: QNetwork,
+        stacks: Tensor,
+        draw: Draw,
+        constant: tuple[str, ...] = (),
+        probes: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """A pass in the agent's precision, [B, A, N] float32; what is computed from it is computed in float32."""
         noise = None if draw.noise is None else split_noise(draw.noise, self._noise_sizes)
         arguments = (stacks, noise, draw.taus)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             if constant:
-                constants = {name: network.get_parameter(name).detach() for name in constant}
-                outputs: Tensor = torch.func.functional_call(network, constants, arguments)
+                instead = {name: network.get_parameter(name).detach() for name in constant} | dict(probes or {})
+                outputs: Tensor = torch.func.functional_call(network, instead, arguments)
             else:
                 outputs = network(*arguments)
         return outputs.float()

@@ -1,6 +1,6 @@
 """Native code for what torch does in several passes over memory; plain torch does without it."""
 
-from nap_rl.native.adam import Adam, Groups, Outer
+from nap_rl.native.adam import Adam, Factors, Groups, Outer
 from nap_rl.native.build import library
 
-__all__ = ["Adam", "Groups", "Outer", "library"]
+__all__ = ["Adam", "Factors", "Groups", "Outer", "library"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nap_rl.native.build import kernels
+from nap_rl.native.products import has_product
 
 
 class Outer(NamedTuple):
@@ -23,6 +24,16 @@ class Outer(NamedTuple):
     columns: Tensor  # [columns of `of`] float32; both contiguous
 
 
+class Factors(NamedTuple):
+    """A gradient dy^T x that is never written to memory: that of a layer x -> x w^T, where dy is its output's gradient.
+
+    Both are the `.grad` of a tensor, where a backward pass leaves them (see `nap_rl.nn.linear.Probe`).
+    """
+
+    dy: Tensor  # [B, rows of w]
+    x: Tensor  # [B, columns of w]; both bfloat16 or float32
+
+
 class Groups(NamedTuple):
     """Weights that are scaled to a norm after the step: those of one group together."""
 
@@ -32,9 +43,9 @@ class Groups(NamedTuple):
 
 NOTHING = Groups({}, ())
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-FIELDS = 11
-"""Of a tensor in the table that `adam.cpp` reads: gradient, rows, columns, weight, moments, size, length, base, group;
-the first three are written at each step."""
+FIELDS = 15
+"""Of a tensor in the table that `adam.cpp` reads: gradient, rows, columns, dy, x, weight, moments, size, length, base,
+group, batch, bfloat16; the first five are written at each step, and the last two."""
 
 
 class Adam(torch.optim.Adam):
@@ -48,6 +59,8 @@ class Adam(torch.optim.Adam):
         super().__init__(parameters, lr=lr, eps=eps, fused=True)
         self.outer: dict[Tensor, Outer] = {}
         """Parameters whose gradient is not in their `.grad`, but given so; for whoever computes gradients to set."""
+        self.factors: dict[Tensor, Factors] = {}
+        """Parameters whose gradient is given so."""
         self.max_norm: float | None = None
         """The global norm that a step clips the gradients to."""
         self.projected: Groups | None = None
@@ -78,13 +91,14 @@ class Adam(torch.optim.Adam):
             with torch.enable_grad():
                 loss = closure()
         (group,) = self.param_groups
-        outer = {p: found for p, found in self.outer.items() if found.of.grad is not None}
-        parameters = [p for p in group["params"] if p.grad is not None or p in outer]
+        factors = {p: (_given(found.dy), _given(found.x)) for p, found in self.factors.items()}
+        outer = {p: found for p, found in self.outer.items() if found.of.grad is not None or found.of in factors}
+        parameters = [p for p in group["params"] if p.grad is not None or p in outer or p in factors]
         if not parameters:
             return loss
         groups = self._take_projected(parameters)
         self._lay_out(parameters, outer, groups)
-        self._write_gradients(parameters, outer)
+        self._write_gradients(parameters, outer, factors)
         beta1, beta2 = group["betas"]
         limit = float("inf") if self.max_norm is None else self.max_norm
         self.gradient_norm = norm = kernels().adam_update(
@@ -114,31 +128,47 @@ class Adam(torch.optim.Adam):
                 raise ValueError(f"a weight {list(p.shape)} is {p.dtype}, expected contiguous float32 on the CPU")
             length = p.shape[1] if p.dim() == 2 else 1
             base = row[outer[p].of] if p in outer else -1
-            table += [0, 0, 0, places[k], *moments[3 * k : 3 * k + 3], p.numel(), length, base, groups.of.get(p, -1)]
+            sizes = (p.numel(), length, base, groups.of.get(p, -1))
+            table += [0, 0, 0, 0, 0, places[k], *moments[3 * k : 3 * k + 3], *sizes, 0, 0]
         self._layout = layout
         self._laid_out = (parameters, groups)  # kept, so that nothing else gets an id of theirs
         self._outer_rows = [row[p] for p in outer]
         self._table = (ctypes.c_int64 * len(table))(*table)
         self._norms = (ctypes.c_double * len(groups.norms))(*groups.norms)
 
-    def _write_gradients(self, parameters: list[Tensor], outer: Mapping[Tensor, Outer]) -> None:
+    def _write_gradients(
+        self,
+        parameters: list[Tensor],
+        outer: Mapping[Tensor, Outer],
+        factors: Mapping[Tensor, tuple[Tensor, Tensor]],
+    ) -> None:
         table = self._table
         for at, p in zip(range(0, len(table), FIELDS), parameters, strict=True):
-            if p.grad is not None:
+            if p in factors:
+                dy, x = factors[p]
+                assert dy.shape == (len(x), p.shape[0]) and x.shape[1] == p.shape[1] and dy.dtype is x.dtype
+                assert p.shape[0] % 16 == 0 and has_product(p.shape[1], p.shape[0], x.dtype)
+                table[at] = 0
+                table[at + 3 : at + 5] = [_place(dy), _place(x)]
+                table[at + FIELDS - 2 : at + FIELDS] = [len(x), x.dtype is torch.bfloat16]
+            elif p.grad is not None:
                 table[at] = _place(p.grad)
+                table[at + 3 : at + 5] = [0, 0]
         for row, (of, rows, columns) in zip(self._outer_rows, outer.values(), strict=True):
-            assert of.grad is not None
-            table[FIELDS * row : FIELDS * row + 3] = [_place(tensor) for tensor in (of.grad, rows, columns)]
+            gradient = 0 if of.grad is None else _place(of.grad)
+            table[FIELDS * row : FIELDS * row + 3] = [gradient, _place(rows), _place(columns)]
 
     @torch.no_grad()
     def complete_gradients(self) -> None:
-        """Put into every `.grad` what the last step took: those of `outer`, and all clipped. For whoever looks."""
+        """Put into every `.grad` what the last step took: those not written yet, and all clipped. For whoever looks."""
+        for parameter, (dy, x) in self.factors.items():
+            parameter.grad = _given(dy).float().t() @ _given(x).float()
         for parameter, (of, rows, columns) in self.outer.items():
             if of.grad is not None:
                 parameter.grad = of.grad * torch.outer(rows, columns)
         if self._scale != 1.0:
             torch._foreach_mul_([p.grad for p in self.param_groups[0]["params"] if p.grad is not None], self._scale)
-        self.outer, self._scale = {}, 1.0
+        self.outer, self.factors, self._scale = {}, {}, 1.0
 
     def _take_projected(self, parameters: Sequence[Tensor]) -> Groups:
         """None of it where a weight of it gets no gradient: norms are summed over the weights that are stepped."""
@@ -154,6 +184,11 @@ class Adam(torch.optim.Adam):
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         return state
+
+
+def _given(probe: Tensor) -> Tensor:
+    assert probe.grad is not None, "the factors of a gradient are set, but no backward pass left them"
+    return probe.grad
 
 
 def _place(tensor: Tensor) -> int:

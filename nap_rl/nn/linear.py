@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,21 @@ from nap_rl.native.products import few_rows, has_product, input_gradient, produc
 
 FEW, LARGE = 16, 1 << 18
 """Rows and elements of a weight for which native code is faster: acting in a few environments, with a hidden layer."""
+
+
+class Probe(NamedTuple):
+    """Where a layer's backward pass leaves the factors of its weight's gradient dy^T x, and no gradient of the weight.
+
+    After it `dy.grad` and `x.grad` are they. The numbers of these two tensors, which require a gradient, nobody reads.
+    """
+
+    dy: Tensor  # [B, out]
+    x: Tensor  # [B, in]; both in the type of the product
+
+    @classmethod
+    def of(cls, weight: Tensor, rows: int, dtype: torch.dtype) -> Probe:
+        n_out, n_in = weight.shape
+        return cls(*(torch.empty(rows, n, dtype=dtype, requires_grad=True) for n in (n_out, n_in)))
 
 
 class Linear(nn.Linear):
@@ -24,7 +39,20 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias, self.native_code)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, native_code: bool = False) -> Tensor:
+def takes_probe(weight: Tensor, rows: int, dtype: torch.dtype) -> bool:
+    """Whether `linear` with `native_code` can leave factors of so many rows, computed in this type, in a probe."""
+    n_out, n_in = weight.shape
+    large = rows < n_out and n_out * n_in >= LARGE
+    return weight.device.type == "cpu" and large and n_out % 16 == 0 and has_product(n_in, n_out, dtype)
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    native_code: bool = False,
+    probe: Probe | None = None,
+) -> Tensor:
     """F.linear: x [B, in], weight [out, in], bias [out] -> [B, out].
 
     On the CPU and in float32, for a batch smaller than the layer, y^T = W x^T and dx^T = W^T dy^T stand for y = x W^T
@@ -35,6 +63,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, native_code: b
     Args:
         native_code: large weights by `nap_rl.native`, in two cases: few rows in inference mode, which is how an agent
             acts, and in compiled graphs, which is how it learns (also under autocast).
+        probe: gets the factors of the weight's gradient, and the weight none. For what `takes_probe`.
     """
     device = x.device.type
     if device != "cpu" or x.dim() != 2 or len(x) >= len(weight):
@@ -47,8 +76,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, native_code: b
     y: Tensor
     if native_code and acting and len(x) <= FEW and dtype is torch.float32:
         y = few_rows(x, weight)
-    elif native_code and compiling and has_product(weight.shape[1], weight.shape[0], dtype):
-        y = _NativeProduct.apply(x.to(dtype), weight)  # type: ignore[no-untyped-call]
+    elif native_code and (compiling or probe is not None) and has_product(weight.shape[1], weight.shape[0], dtype):
+        y = _NativeProduct.apply(x.to(dtype), weight, *(probe or (None, None)))  # type: ignore[no-untyped-call]
     elif dtype is not torch.float32:
         return F.linear(x, weight, bias)
     else:
@@ -60,15 +89,17 @@ class _NativeProduct(torch.autograd.Function):
     """x W^T, [B, out], in the type of x, for compiled graphs; the gradient to W is float32, as W is."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dy: Tensor | None, factor: Tensor | None) -> Tensor:
         cast = weight.to(x.dtype)
         ctx.save_for_backward(x, cast)
+        ctx.in_factors = dy is not None
         return product(x, cast)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return input_gradient(dy, weight), weight_gradient(dy, x)
+        dx = input_gradient(dy, weight)
+        return (dx, None, dy, x) if ctx.in_factors else (dx, weight_gradient(dy, x), None, None)
 
 
 class _Product(torch.autograd.Function):

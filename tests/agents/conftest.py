@@ -49,10 +49,12 @@ def _torch_adam(network: QNetwork) -> torch.optim.Optimizer:
 def rainbow() -> Callable[..., ValueAgent]:
     """A small noisy, dueling, categorical network with NaP over real convolutions, and a replay of noise pictures."""
 
-    def make(optimize: Callable[[QNetwork], torch.optim.Optimizer] = _torch_adam, **settings: Any) -> ValueAgent:
+    def make(
+        optimize: Callable[[QNetwork], torch.optim.Optimizer] = _torch_adam, hidden: int = 32, **settings: Any
+    ) -> ValueAgent:
         torch.manual_seed(0)
         head, torso = Categorical(), DataEfficientTorso()
-        network = QNetwork(torso, Streams(torso.features, 4, head.outputs, 32, True, 0.1), head)
+        network = QNetwork(torso, Streams(torso.features, 4, head.outputs, hidden, True, 0.1), head)
         normalize(network, torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8))
         with torch.no_grad():  # one action is clearly the best: of two that are nearly equal, rounding would choose
             bias = network.streams.advantage.output.bias_mu

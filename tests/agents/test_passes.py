@@ -12,6 +12,7 @@ import torch
 from nap_rl.agents import ValueAgent
 from nap_rl.native import Adam, library
 from nap_rl.nn import QNetwork
+from nap_rl.nn.linear import takes_probe
 
 Make = Callable[..., ValueAgent]
 
@@ -83,6 +84,38 @@ def test_updates_of_the_native_optimiser_are_the_plain_ones(
         assert p.grad is not None and q.grad is not None
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-4 * float(p.grad.abs().max()), msg=name)
         torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@needs_native
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradients_of_large_noisy_layers_are_left_as_factors_and_updates_are_the_plain_ones(
+    precision: torch.dtype, failing: bool, rainbow: Make
+) -> None:
+    """Also where torch.compile fails, which is a warning: the passes run uncompiled then."""
+    plain = rainbow(hidden=512, precision=precision)
+    native = rainbow(native_adam, hidden=512, precision=precision, compiled=True)
+    for layer in native.network.streams.noisy_layers():
+        layer.native_code = True
+    mus = [stream.hidden.weight_mu for stream in native.network.streams.children()]
+    if not all(takes_probe(mu, 8, precision) for mu in mus):
+        pytest.skip("this CPU has no native products of this type")
+    if failing:
+        native._passes = native._run_passes
+    tolerance = 1e-4 if precision is torch.float32 else 3e-2
+    for _ in range(3):
+        a, b = plain.update(0.5), native.update(0.5)
+        torch.testing.assert_close(b.loss, a.loss, rtol=tolerance, atol=0.0)
+        torch.testing.assert_close(b.grad_norm, a.grad_norm, rtol=tolerance, atol=0.0, check_dtype=False)
+    assert isinstance(native.optimizer, Adam)
+    assert set(native.optimizer.factors) == set(mus) and all(mu.grad is None for mu in mus)
+    native.complete_gradients()
+    cosine = torch.nn.functional.cosine_similarity(flat_gradient(plain), flat_gradient(native), dim=0)
+    assert cosine > 1 - tolerance
+    for (name, p), (_, q) in zip(plain.network.named_parameters(), native.network.named_parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
+        torch.testing.assert_close(q, p, rtol=1e-3, atol=1e-6 if precision is torch.float32 else 1e-3, msg=name)
 
 
 @needs_native

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nap_rl.nap import Projector, normalize
-from nap_rl.native import Adam, Groups, Outer, library
+from nap_rl.native import Adam, Factors, Groups, Outer, library
+from nap_rl.native.products import has_product
 
 pytestmark = pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
 SHAPES = [(300, 70), (300, 70), (9_001,), (4, 3, 5, 5), (1, 1), (3, 5), (3, 5)]
@@ -248,3 +249,94 @@ def test_the_projector_lets_it_project_and_arrives_at_the_same_weights(
     assert projector.max_relative_drift() < 1e-6
     for p, q in zip(mine.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+def left(factor: Tensor) -> Tensor:
+    """A probe that a backward pass left this in."""
+    probe = torch.empty_like(factor, requires_grad=True)
+    probe.grad = factor
+    return probe
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 40),
+    height=st.integers(1, 5),
+    length=st.integers(1, 5),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    max_norm=st.sampled_from([None, 0.5]),
+    together=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_gradients_given_as_factors_are_their_product(
+    batch: int, height: int, length: int, dtype: torch.dtype, max_norm: float | None, together: bool, seed: int
+) -> None:
+    """Those of a weight and of another that is an outer product of it, in one projected group or in two."""
+    if not has_product(32 * length, 16 * height, dtype):
+        pytest.skip("this CPU has no native products of this type")
+    generator = torch.Generator().manual_seed(seed)
+    mine = [nn.Parameter(torch.randn(16 * height, 32 * length, generator=generator)) for _ in range(3)]
+    exact = [nn.Parameter(p.detach().double()) for p in mine]
+    native, plain = Adam(mine, lr=1e-2, eps=1e-2), torch.optim.Adam(exact, lr=1e-2, eps=1e-2)
+    native.max_norm = max_norm
+    groups = [0, 0, 0] if together else [0, 1, 2]
+    for _ in range(3):
+        dy, x = (torch.randn(batch, n, generator=generator).to(dtype) for n in mine[0].shape)
+        rows, columns = (torch.randn(n, generator=generator) for n in mine[0].shape)
+        mine[0].grad = mine[1].grad = None
+        mine[2].grad = torch.randn(mine[2].shape, generator=generator)
+        native.factors = {mine[0]: Factors(left(dy), left(x))}
+        native.outer = {mine[1]: Outer(mine[0], rows, columns)}
+        exact[0].grad = dy.double().t() @ x.double()
+        exact[1].grad = exact[0].grad * torch.outer(rows.double(), columns.double())
+        exact[2].grad = mine[2].grad.double()
+        norm = torch.nn.utils.clip_grad_norm_(exact, float("inf") if max_norm is None else max_norm)
+        native.projected = Groups(dict(zip(mine, groups, strict=True)), [3.0] * (max(groups) + 1))
+        native.step(), plain.step()
+        assert native.gradient_norm == pytest.approx(float(norm), rel=1e-5)
+        with torch.no_grad():
+            for group in set(groups):
+                of = [q for q, number in zip(exact, groups, strict=True) if number == group]
+                total = torch.nn.utils.get_total_norm(of)
+                for q in of:
+                    q *= 3.0 / total
+        for p, q in zip(mine, exact, strict=True):
+            close(p, q)
+            close(native.state[p]["exp_avg"], plain.state[q]["exp_avg"])
+    native.complete_gradients()
+    assert not native.factors
+    for p, q in zip(mine, exact, strict=True):
+        assert p.grad is not None and q.grad is not None
+        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_factors_give_the_same_numbers_for_any_count_of_threads() -> None:
+    if not has_product(512, 320, torch.float32):
+        pytest.skip("this CPU has no native products")
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            generator = torch.Generator().manual_seed(0)
+            mine = [nn.Parameter(torch.randn(320, 512, generator=generator)) for _ in range(2)]
+            native = Adam(mine, lr=1e-2, eps=1e-2)
+            native.max_norm = 1.0
+            dy, x, rows, columns = (torch.randn(n, generator=generator) for n in ((7, 320), (7, 512), (320,), (512,)))
+            native.factors = {mine[0]: Factors(left(dy), left(x))}
+            native.outer = {mine[1]: Outer(mine[0], rows, columns)}
+            native.projected = Groups(dict.fromkeys(mine, 0), [3.0])
+            native.step()
+            results.append((native.gradient_norm, mine))
+    finally:
+        torch.set_num_threads(threads)
+    for norm, mine in results[1:]:
+        assert norm == results[0][0]
+        assert all(torch.equal(p, q) for p, q in zip(mine, results[0][1], strict=True))
+
+
+def test_factors_that_no_backward_pass_left_are_an_error_and_no_step_without_them() -> None:
+    weight = nn.Parameter(torch.randn(16, 32))
+    native = Adam([weight], lr=1e-2, eps=1e-8)
+    native.factors = {weight: Factors(*(torch.empty(4, n, requires_grad=True) for n in weight.shape))}
+    with pytest.raises(AssertionError, match="no backward pass left them"):
+        native.step()
