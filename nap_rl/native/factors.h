@@ -2,7 +2,7 @@
 // is a multiple of LANES, its length one of COLUMNS.
 #pragma once
 
-#include <cstring>
+#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -97,7 +97,7 @@ class Factors {
             const std::vector<double> inputs = products_of_rows<Kind>(x, length, columns);
             sum = std::inner_product(outputs.begin(), outputs.end(), inputs.begin(), 0.0);
         });
-        return sum;
+        return std::max(sum, 0.0);  // rounding may leave a little less of what cancels; NaN stays
     }
 };
 
