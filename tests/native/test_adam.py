@@ -51,6 +51,13 @@ def close(mine: Tensor, exact: Tensor) -> None:
     torch.testing.assert_close(mine.detach().double(), exact.detach(), rtol=1e-5, atol=1e-6)
 
 
+def assert_equal(results: list[tuple[float, list[nn.Parameter]]]) -> None:
+    """Norms and weights, to the bit."""
+    for norm, mine in results[1:]:
+        assert norm == results[0][0]
+        assert all(torch.equal(p, q) for p, q in zip(mine, results[0][1], strict=True))
+
+
 def test_steps_are_those_of_torch_and_so_are_norms_and_moments() -> None:
     mine, exact = weights(), doubles()
     native, plain = Adam(mine, lr=3e-3, eps=1e-4), torch.optim.Adam(exact, lr=3e-3, eps=1e-4)
@@ -158,9 +165,7 @@ def test_any_count_of_threads_gives_the_same_bits() -> None:
             results.append((native.gradient_norm, mine))
     finally:
         torch.set_num_threads(threads)
-    for norm, mine in results[1:]:
-        assert norm == results[0][0]
-        assert all(torch.equal(p, q) for p, q in zip(mine, results[0][1], strict=True))
+    assert_equal(results)
 
 
 @settings(max_examples=30, deadline=None)
@@ -329,9 +334,7 @@ def test_factors_give_the_same_numbers_for_any_count_of_threads() -> None:
             results.append((native.gradient_norm, mine))
     finally:
         torch.set_num_threads(threads)
-    for norm, mine in results[1:]:
-        assert norm == results[0][0]
-        assert all(torch.equal(p, q) for p, q in zip(mine, results[0][1], strict=True))
+    assert_equal(results)
 
 
 def test_factors_that_no_backward_pass_left_are_an_error_and_no_step_without_them() -> None:
