@@ -23,7 +23,7 @@ from nap_rl.losses import Munchausen
 from nap_rl.native import Adam, Factors, Outer
 from nap_rl.nn import NoisyLinear, QNetwork
 from nap_rl.nn.heads import Part
-from nap_rl.nn.linear import Probe, takes_probe
+from nap_rl.nn.linear import leaves_factors
 from nap_rl.nn.noisy import draw_noise, noise_sizes, scale_noise, split_noise
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
@@ -204,8 +204,8 @@ class ValueAgent:
         parts += ["acting"] * (choosing + soft)
         online, target, *acting = self._draws(parts, len(batch.a_tm1))
         chooser, policy = acting[0] if choosing else None, acting[-1] if soft else None
-        constant, probes = self._leave_gradients(online if sigma_apart else None, len(batch.a_tm1))
-        losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy, constant, probes)
+        constant, factors = self._leave_gradients(online if sigma_apart else None, len(batch.a_tm1))
+        losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy, constant, factors)
         return losses
 
     def _run_passes(
@@ -216,16 +216,16 @@ class ValueAgent:
         target: Draw,
         policy: Draw | None,
         constant: tuple[str, ...],
-        probes: Mapping[str, Tensor],
+        factors: Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """`losses` under given draws; a pure function of tensors, which compiles as a whole.
 
         Args:
             constant: names of parameters that get no gradient.
-            probes: by the names that layers have for them.
+            factors: of gradients, by the names that layers have for them.
         """
         head = self.network.head
-        outputs_tm1 = self._outputs(self.network, batch.s_tm1, online, constant, probes)
+        outputs_tm1 = self._outputs(self.network, batch.s_tm1, online, constant, factors)
         with torch.no_grad():
             q_t = None
             if chooser is not None:
@@ -247,15 +247,15 @@ class ValueAgent:
         """Leave gradients of noisy layers' weights to a native optimiser: all of sigma, and of mu in hidden layers.
 
         Returns:
-            The names of those that are left to it, and probes that get the factors of some (see `Probe`).
+            The names of those that are left to it, and what gets the factors of some (see `Factors`).
         """
         left: list[str] = []
-        probes: dict[str, Tensor] = {}
+        factors: dict[str, Tensor] = {}
         if not isinstance(self.optimizer, Adam):
-            return (), probes
+            return (), factors
         self.optimizer.outer, self.optimizer.factors = {}, {}
         if draw is None or draw.noise is None:
-            return (), probes
+            return (), factors
         rows = batch if draw.taus is None else draw.taus.numel()  # that go through the streams
         hidden = [stream.hidden for stream in self.network.streams.children()]
         of_layers = split_noise(draw.noise, self._noise_sizes)
@@ -266,12 +266,11 @@ class ValueAgent:
             self.optimizer.outer[sigma] = Outer(mu, rows=eps_out, columns=eps_in)
             left.append(f"{name}.weight_sigma")
             native_code = self.compiled and layer.native_code and layer in hidden
-            if native_code and takes_probe(mu, rows, self.precision):
-                probe = Probe.of(mu, rows, self.precision)
-                self.optimizer.factors[mu] = Factors(*probe)
+            if native_code and leaves_factors(mu, rows, self.precision):
+                self.optimizer.factors[mu] = found = Factors.of(mu, rows, self.precision)
                 left.append(f"{name}.weight_mu")
-                probes |= {f"{name}.probe_dy": probe.dy, f"{name}.probe_x": probe.x}
-        return tuple(left), probes
+                factors |= {f"{name}.factor_dy": found.dy, f"{name}.factor_x": found.x}
+        return tuple(left), factors
 
     def _outputs(
         self,
@@ -279,14 +278,14 @@ class ValueAgent:
         stacks: Tensor,
         draw: Draw,
         constant: tuple[str, ...] = (),
-        probes: Mapping[str, Tensor] | None = None,
+        factors: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """A pass in the agent's precision, [B, A, N] float32; what is computed from it is computed in float32."""
         noise = None if draw.noise is None else split_noise(draw.noise, self._noise_sizes)
         arguments = (stacks, noise, draw.taus)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             if constant:
-                instead = {name: network.get_parameter(name).detach() for name in constant} | dict(probes or {})
+                instead = {name: network.get_parameter(name).detach() for name in constant} | dict(factors or {})
                 outputs: Tensor = torch.func.functional_call(network, instead, arguments)
             else:
                 outputs = network(*arguments)

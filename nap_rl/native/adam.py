@@ -27,11 +27,17 @@ class Outer(NamedTuple):
 class Factors(NamedTuple):
     """A gradient dy^T x that is never written to memory: that of a layer x -> x w^T, where dy is its output's gradient.
 
-    Both are the `.grad` of a tensor, where a backward pass leaves them (see `nap_rl.nn.linear.Probe`).
+    The two are the `.grad` of these tensors, where a backward pass leaves them (see `nap_rl.nn.linear.linear`). The
+    tensors' own numbers nobody reads.
     """
 
     dy: Tensor  # [B, rows of w]
     x: Tensor  # [B, columns of w]; both bfloat16 or float32
+
+    @classmethod
+    def of(cls, weight: Tensor, batch: int, dtype: torch.dtype) -> Factors:
+        """Of this weight's gradient, yet to be left there."""
+        return cls(*(torch.empty(batch, n, dtype=dtype, requires_grad=True) for n in weight.shape))
 
 
 class Groups(NamedTuple):
@@ -186,9 +192,9 @@ class Adam(torch.optim.Adam):
         return state
 
 
-def _given(probe: Tensor) -> Tensor:
-    assert probe.grad is not None, "the factors of a gradient are set, but no backward pass left them"
-    return probe.grad
+def _given(factor: Tensor) -> Tensor:
+    assert factor.grad is not None, "the factors of a gradient are set, but no backward pass left them"
+    return factor.grad
 
 
 def _place(tensor: Tensor) -> int:

@@ -53,8 +53,12 @@ def kernels() -> ctypes.CDLL:
     return found
 
 
+@functools.cache
 def has(name: str, *sizes: int, dtype: torch.dtype, pixels: bool | None = None) -> bool:
-    """What a `has_...` of operators.cpp says of sizes; False without the library, and of other types."""
+    """What a `has_...` of operators.cpp says of sizes; False without the library, and of other types.
+
+    It is asked at every update, hence kept.
+    """
     found = library()
     if found is None or dtype not in (torch.float32, torch.bfloat16):
         return False

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nap_rl.native import Factors
 from nap_rl.native.products import few_rows, has_product, input_gradient, product, weight_gradient
 
 FEW, LARGE = 16, 1 << 18
 """Rows and elements of a weight for which native code is faster: acting in a few environments, with a hidden layer."""
-
-
-class Probe(NamedTuple):
-    """Where a layer's backward pass leaves the factors of its weight's gradient dy^T x, and no gradient of the weight.
-
-    After it `dy.grad` and `x.grad` are they. The numbers of these two tensors, which require a gradient, nobody reads.
-    """
-
-    dy: Tensor  # [B, out]
-    x: Tensor  # [B, in]; both in the type of the product
-
-    @classmethod
-    def of(cls, weight: Tensor, rows: int, dtype: torch.dtype) -> Probe:
-        n_out, n_in = weight.shape
-        return cls(*(torch.empty(rows, n, dtype=dtype, requires_grad=True) for n in (n_out, n_in)))
 
 
 class Linear(nn.Linear):
@@ -39,8 +25,8 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias, self.native_code)
 
 
-def takes_probe(weight: Tensor, rows: int, dtype: torch.dtype) -> bool:
-    """Whether `linear` with `native_code` can leave factors of so many rows, computed in this type, in a probe."""
+def leaves_factors(weight: Tensor, rows: int, dtype: torch.dtype) -> bool:
+    """Whether `linear` with `native_code` can leave the factors of its gradient, of so many rows, in this type."""
     n_out, n_in = weight.shape
     large = rows < n_out and n_out * n_in >= LARGE
     return weight.device.type == "cpu" and large and n_out % 16 == 0 and has_product(n_in, n_out, dtype)
@@ -51,7 +37,7 @@ def linear(
     weight: Tensor,
     bias: Tensor | None = None,
     native_code: bool = False,
-    probe: Probe | None = None,
+    factors: Factors | None = None,
 ) -> Tensor:
     """F.linear: x [B, in], weight [out, in], bias [out] -> [B, out].
 
@@ -63,7 +49,7 @@ def linear(
     Args:
         native_code: large weights by `nap_rl.native`, in two cases: few rows in inference mode, which is how an agent
             acts, and in compiled graphs, which is how it learns (also under autocast).
-        probe: gets the factors of the weight's gradient, and the weight none. For what `takes_probe`.
+        factors: get their `.grad` in the backward pass, and the weight none. For what `leaves_factors`.
     """
     device = x.device.type
     if device != "cpu" or x.dim() != 2 or len(x) >= len(weight):
@@ -76,8 +62,8 @@ def linear(
     y: Tensor
     if native_code and acting and len(x) <= FEW and dtype is torch.float32:
         y = few_rows(x, weight)
-    elif native_code and (compiling or probe is not None) and has_product(weight.shape[1], weight.shape[0], dtype):
-        y = _NativeProduct.apply(x.to(dtype), weight, *(probe or (None, None)))  # type: ignore[no-untyped-call]
+    elif native_code and (compiling or factors is not None) and has_product(weight.shape[1], weight.shape[0], dtype):
+        y = _NativeProduct.apply(x.to(dtype), weight, *(factors or (None, None)))  # type: ignore[no-untyped-call]
     elif dtype is not torch.float32:
         return F.linear(x, weight, bias)
     else:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nap_rl.nn.linear import Probe, linear
+from nap_rl.native import Factors
+from nap_rl.nn.linear import linear
 
 LayerNoise = tuple[Tensor, Tensor]
 """(eps_in [in_features], eps_out [out_features]), float32, already passed through f(x) = sign(x) sqrt|x|: one draw for
@@ -36,8 +37,8 @@ class NoisyLinear(nn.Module):
     # One common factor on all of these scales the output, so a projection must treat them as one vector.
     joint_scale = ("weight_mu", "weight_sigma", "bias_mu", "bias_sigma")
     native_code = False
-    probe_dy: Tensor | None
-    probe_x: Tensor | None
+    factor_dy: Tensor | None
+    factor_x: Tensor | None
 
     def __init__(self, in_features: int, out_features: int, sigma0: float = 0.1, bias: bool = True) -> None:
         super().__init__()
@@ -48,9 +49,9 @@ class NoisyLinear(nn.Module):
         self.weight_sigma = nn.Parameter(torch.empty(out_features, in_features))
         self.bias_mu: nn.Parameter | None = nn.Parameter(torch.empty(out_features)) if bias else None
         self.bias_sigma: nn.Parameter | None = nn.Parameter(torch.empty(out_features)) if bias else None
-        # A probe of the weight's gradient: given for a pass by torch.func.functional_call, under these names.
-        self.register_buffer("probe_dy", None, persistent=False)
-        self.register_buffer("probe_x", None, persistent=False)
+        # Get the factors of the weight's gradient: given for a pass by torch.func.functional_call, under these names.
+        self.register_buffer("factor_dy", None, persistent=False)
+        self.register_buffer("factor_x", None, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -82,11 +83,11 @@ class NoisyLinear(nn.Module):
             y = y + linear(x * eps_in, self.weight_sigma, None, self.native_code) * eps_out
             return y if self.bias_sigma is None else y + self.bias_sigma * eps_out
         weight = torch.addcmul(self.weight_mu, self.weight_sigma, torch.outer(eps_out, eps_in))
-        probe = None if self.probe_dy is None or self.probe_x is None else Probe(self.probe_dy, self.probe_x)
+        factors = None if self.factor_dy is None or self.factor_x is None else Factors(self.factor_dy, self.factor_x)
         bias = None
         if self.bias_mu is not None and self.bias_sigma is not None:
             bias = torch.addcmul(self.bias_mu, self.bias_sigma, eps_out)
-        return linear(x, weight, bias, self.native_code, probe)
+        return linear(x, weight, bias, self.native_code, factors)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, sigma0={self.sigma0}"

@@ -12,7 +12,7 @@ import torch
 from nap_rl.agents import ValueAgent
 from nap_rl.native import Adam, library
 from nap_rl.nn import QNetwork
-from nap_rl.nn.linear import takes_probe
+from nap_rl.nn.linear import leaves_factors
 
 Make = Callable[..., ValueAgent]
 
@@ -99,7 +99,7 @@ def test_gradients_of_large_noisy_layers_are_left_as_factors_and_updates_are_the
     for layer in native.network.streams.noisy_layers():
         layer.native_code = True
     mus = [stream.hidden.weight_mu for stream in native.network.streams.children()]
-    if not all(takes_probe(mu, 8, precision) for mu in mus):
+    if not all(leaves_factors(mu, 8, precision) for mu in mus):
         pytest.skip("this CPU has no native products of this type")
     if failing:
         native._passes = native._run_passes

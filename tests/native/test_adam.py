@@ -257,10 +257,10 @@ def test_the_projector_lets_it_project_and_arrives_at_the_same_weights(
 
 
 def left(factor: Tensor) -> Tensor:
-    """A probe that a backward pass left this in."""
-    probe = torch.empty_like(factor, requires_grad=True)
-    probe.grad = factor
-    return probe
+    """A tensor that a backward pass left this in."""
+    left_in = torch.empty_like(factor, requires_grad=True)
+    left_in.grad = factor
+    return left_in
 
 
 @settings(max_examples=20, deadline=None)
