@@ -26,17 +26,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nap_rl import cli
+from nap_rl import checkpoint, cli
 from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, Played, Policy, play_episodes
 from nap_rl.conf import evaluation, schema
 from nap_rl.conf.evaluation import EvaluationConfig
 from nap_rl.conf.load import load_network
-from nap_rl.conf.weights import find_checkpoint
 from nap_rl.envs import AtariEnvs, Protocol
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.video import check_video, write_video
+from nap_rl.machine import pick_device
 from nap_rl.report.statistics import Aggregate, Estimate, aggregate, estimate, iqm
-from nap_rl.runtime import pick_device
 
 EPISODE_COLUMNS = ("run", "game", "episode", "seed", "return", "length_frames")
 
@@ -116,7 +115,7 @@ def load_subject(path: Path, settings: EvaluationConfig) -> Subject:
     """
     if path.is_file():
         return load_zip(path, settings)
-    folder = find_checkpoint(path)
+    folder = checkpoint.newest_of_run(path)
     network, config = load_network(folder)
     network.to(pick_device(settings.device.name))
     env = config.env

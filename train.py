@@ -34,8 +34,9 @@ from nap_rl.conf.resume import Resume, check_changes, plan
 from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
 from nap_rl.logging import Progress, RunLog
+from nap_rl.machine import flush_denormals, keep_freed_memory, pick_device
 from nap_rl.nap import weight_groups
-from nap_rl.runtime import StopSignals, flush_denormals, keep_freed_memory, pick_device, sole_owner
+from nap_rl.process import StopSignals, sole_owner
 
 DIVERGED, CANNOT_WRITE, EMULATOR_DIED = 3, 4, 5
 

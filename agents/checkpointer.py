@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from nap_rl import checkpoint, tree
+from nap_rl import checkpoint
 from nap_rl.agents.trainer import Diverged, Trainer
+from nap_rl.checkpoint import nested
 from nap_rl.logging import Progress, RunLog
 from nap_rl.replay import segments
 from nap_rl.replay.segments import Segment
@@ -132,7 +133,7 @@ class Checkpointer:
         self.log.sync()
         replay = self.trainer.agent.replay
         planned = segments.plan(replay, self._segments) if self.rhythm.replay else []
-        tensors, state = tree.split(self.trainer.state_dict())
+        tensors, state = nested.flatten(self.trainer.state_dict())
         meta = {
             **self.about,
             "frames": self.trainer.frames,
@@ -164,7 +165,7 @@ def restore(trainer: Trainer, saved: checkpoint.Checkpoint) -> None:
     """
     if not saved.meta.get("has_replay"):
         raise ValueError("the checkpoint holds no replay (checkpoint.replay=false): its run cannot be resumed")
-    trainer.load_state_dict(tree.join(saved.tensors, saved.meta["state"]))
+    trainer.load_state_dict(nested.unflatten(saved.tensors, saved.meta["state"]))
     for segment in (Segment(**each) for each in saved.meta["segments"]):
         segments.decode(trainer.agent.replay, segment, saved.blobs[segment.name].read_bytes())
 

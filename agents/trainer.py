@@ -22,9 +22,10 @@ from nap_rl.agents.evaluation import Evaluator
 from nap_rl.agents.frame_stack import FrameStack
 from nap_rl.agents.trainer_config import TrainerConfig
 from nap_rl.agents.value_agent import Update, ValueAgent
-from nap_rl.envs.atari import FRAME_SKIP, Episode, Step
+from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.sequential import Visit
+from nap_rl.envs.step import Episode, Step
 from nap_rl.logging import Progress, RunLog
 from nap_rl.nap import LayerMonitor, Projector
 from nap_rl.schedules import progress

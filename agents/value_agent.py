@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nap_rl.agents.captured import Captured
-from nap_rl.compute import compiled_method
+from nap_rl.compilation import compiled_method
 from nap_rl.losses import Munchausen
 from nap_rl.native import Adam, Factors, Outer
 from nap_rl.nn import NoisyLinear, QNetwork

@@ -27,7 +27,7 @@ from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.envs.atari import Frames
 from nap_rl.logging import Progress, RunLog
-from nap_rl.runtime import keep_freed_memory
+from nap_rl.machine import keep_freed_memory
 
 REAL_STEPS = 20_000
 

@@ -18,8 +18,8 @@ from nap_rl.agents import Trainer
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
 from nap_rl.logging import Progress, RunLog
+from nap_rl.machine import pick_device
 from nap_rl.replay import Replay
-from nap_rl.runtime import pick_device
 
 PRECISIONS = {
     "fp32": ("precision=fp32", "compile=off"),

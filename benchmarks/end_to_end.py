@@ -27,7 +27,7 @@ from stable_baselines3 import DQN
 from benchmarks import measure
 from benchmarks.contenders import PRECISIONS, sb3, sb3_env, trainer
 from nap_rl.agents import Trainer
-from nap_rl.runtime import keep_freed_memory
+from nap_rl.machine import keep_freed_memory
 
 GAME, BATCH, CAPACITY = "pong", 32, 20_000
 RAINBOW, RAINBOW_NAP = ("agent=rainbow",), ("agent=rainbow", "agent.nap=true")

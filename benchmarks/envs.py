@@ -27,7 +27,7 @@ from nap_rl.conf import build
 from nap_rl.envs import AtariEnvs, Protocol
 from nap_rl.envs.atari import vector_env
 from nap_rl.envs.sequential import RESEED_STEPS
-from nap_rl.runtime import pick_device
+from nap_rl.machine import pick_device
 
 ACTIONS = 6  # of Pong
 OURS, RAW = "nap_rl", "ale-py, vector"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nap_rl.runtime import keep_freed_memory
+from nap_rl.machine import keep_freed_memory
 
 Times = dict[str, list[float]]
 """Milliseconds, or any figure, of each variant: the k-th of all were taken in the same turn."""

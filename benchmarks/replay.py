@@ -26,9 +26,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from benchmarks import measure
 from benchmarks.contenders import fill
+from nap_rl.machine import available_memory
 from nap_rl.native import library
 from nap_rl.replay import Replay
-from nap_rl.runtime import available_memory
 
 ENVS, FRAME, STACK = 8, 84 * 84, 4
 OURS = "nap_rl"

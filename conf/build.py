@@ -15,7 +15,7 @@ from torch import nn
 from nap_rl import native
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
-from nap_rl.compute import pick_compile, pick_precision
+from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import zips
 from nap_rl.conf.schema import (
     Affine,
@@ -35,6 +35,7 @@ from nap_rl.conf.weights import read_weights, transfer
 from nap_rl.envs import Protocol, SequentialAtari
 from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.losses import Munchausen
+from nap_rl.machine import free_device_memory
 from nap_rl.nap import Projector, normalize, project
 from nap_rl.nap.layers import Axes, NormKind
 from nap_rl.nap.normalized import Normalized
@@ -56,7 +57,6 @@ from nap_rl.nn.conv import Conv2d
 from nap_rl.nn.linear import Linear as LinearLayer
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
-from nap_rl.runtime import free_device_memory
 from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup
 
 STACK = 4

@@ -28,9 +28,9 @@ from nap_rl.conf.schema import (
 )
 from nap_rl.envs import check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP
+from nap_rl.machine import available_memory, free_space, pick_device
 from nap_rl.plasticity import make_method, method_named, options_of
 from nap_rl.replay import Replay
-from nap_rl.runtime import available_memory, free_space, pick_device
 
 COMPRESSION = 10  # frames shrink at least so far on disk; by 13 to 50 in the games tried
 SINGLE_GAME_FRAMES = 200_000_000  # the usual length of a run on one game

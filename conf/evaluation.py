@@ -10,7 +10,7 @@ from omegaconf import MISSING, OmegaConf, open_dict
 from nap_rl import cli
 from nap_rl.conf.schema import Config, Device, SequentialConfig
 from nap_rl.envs import Protocol, Resize, check_game
-from nap_rl.runtime import pick_device
+from nap_rl.machine import pick_device
 
 CONFIG_NAME = "evaluate"
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from nap_rl import checkpoint
 from nap_rl.conf import schema
 from nap_rl.conf.build import build_network
-from nap_rl.conf.weights import find_checkpoint
 from nap_rl.nn import QNetwork
 
 
@@ -21,7 +20,7 @@ def load_network(path: Path) -> tuple[QNetwork, schema.Config]:
         FileNotFoundError: there is no checkpoint.
         checkpoint.CheckpointError: it is damaged.
     """
-    saved = checkpoint.load(find_checkpoint(path))
+    saved = checkpoint.load(checkpoint.newest_of_run(path))
     config = schema.from_dict(saved.meta["config"])
     network = build_network(config, int(saved.meta["num_actions"]))
     network.load_state_dict(saved.tensors["network"])

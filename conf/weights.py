@@ -13,19 +13,6 @@ from nap_rl.nn import QNetwork
 TORSO = "torso."
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint's folder itself, or the newest sound checkpoint of a run's folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = Path(path)
-    folder = checkpoint.latest(path / "checkpoints") if (path / "checkpoints").is_dir() else path
-    if folder is None or not (folder / checkpoint.MANIFEST).is_file():
-        raise FileNotFoundError(f"{path} holds no checkpoint: expected a run's folder or a folder in its checkpoints/")
-    return folder
-
-
 def read_weights(path: Path) -> Mapping[str, Tensor]:
     """The online network's tensors by their names in `QNetwork`, on the CPU.
 
@@ -33,7 +20,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         FileNotFoundError, checkpoint.CheckpointError: there is no checkpoint, or it is damaged.
     """
     # The one place that knows files: a reader of another kind gives its tensors our names here.
-    return checkpoint.load(find_checkpoint(path)).tensors["network"]
+    return checkpoint.load(checkpoint.newest_of_run(path)).tensors["network"]
 
 
 def transfer(weights: Mapping[str, Tensor], network: QNetwork) -> list[str]:

@@ -27,27 +27,27 @@ def initialize(source: str, network: QNetwork, make_env: Callable[[], Sequential
     Raises:
         OSError, ValueError: there is no sound zip, or it does not fit even in the torso.
     """
-    from nap_rl.sb3 import init
+    from nap_rl.sb3 import transfer
     from nap_rl.sb3.load import read_model
 
     model = read_model(source)
     try:
-        fit = init.initialize(model, network)
+        fit = transfer.initialize(model, network)
     except ValueError as error:
         raise ValueError(f"agent.init_from={source}: {error}") from None
-    difference = init.describe(model, network, fit, lambda before: real_stacks(make_env(), before))
+    difference = transfer.describe(model, network, fit, lambda before: real_stacks(make_env(), before))
     if difference is not None:
         warnings.warn(f"agent.init_from={source}: {difference}", stacklevel=3)
 
 
 def continue_learning(source: str, agent: ValueAgent) -> None:
     """The target network and Adam's moments as well, where the agent's network is the zip's."""
-    from nap_rl.sb3 import init
+    from nap_rl.sb3 import transfer
     from nap_rl.sb3.load import read_model
 
     model = read_model(source)
-    if init.initialize(model, agent.network).exact:
-        init.continue_learning(model, agent)
+    if transfer.initialize(model, agent.network).exact:
+        transfer.continue_learning(model, agent)
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """What the agent acts in: real Atari games, one at a time or in sequence."""
 
-from nap_rl.envs.atari import AtariEnvs, EmulatorError, Episode, Protocol, Resize, Step
+from nap_rl.envs.atari import AtariEnvs, EmulatorError, Protocol, Resize
 from nap_rl.envs.games import check_game, check_games
 from nap_rl.envs.sequential import SequentialAtari, Visit, visits
+from nap_rl.envs.step import Episode, Step
 
 __all__ = [
     "AtariEnvs",

@@ -13,20 +13,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from ale_py.vector_env import AtariVectorEnv
 
 from nap_rl.envs.games import check_game
+from nap_rl.envs.step import Episode, Flags, Frames, Step
 
 FRAME_SKIP = 4  # emulator frames to an agent step; the last two are max-pooled
 SCREEN = (210, 160)
 FRAME = (84, 84)
-
-Frames = npt.NDArray[np.uint8]
-Flags = npt.NDArray[np.bool_]
 
 
 class Resize(str, Enum):
@@ -62,26 +60,6 @@ class Protocol:
 
 class EmulatorError(RuntimeError):
     """An emulator failed; names the game, and of each environment its seed and the agent steps since it was seeded."""
-
-
-class Episode(NamedTuple):
-    """A finished game: score and length of the whole of it, whatever lives were lost."""
-
-    env: int
-    score: float  # raw, unclipped
-    frames: int  # emulator frames acted in
-
-
-class Step(NamedTuple):
-    """What one action in each of N environments led to."""
-
-    frames: Frames  # [N, 84, 84]: what to act on next; the first frame of a new episode where one ended
-    last_frames: Frames  # [N, 84, 84]: what the action led to; differs from `frames` only where an episode ended
-    rewards: npt.NDArray[np.float32]  # [N], raw
-    discounts: npt.NDArray[np.float32]  # [N]: 0 at a terminal state and, if the protocol says so, a lost life; else 1
-    terminated: Flags  # [N]: the game is over
-    ended: Flags  # [N]: terminated, or truncated by the frame cap or a task switch
-    episodes: list[Episode]  # those that ended of themselves (not cut by a task switch)
 
 
 class AtariEnvs:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nap_rl.envs.atari import FRAME_SKIP, AtariEnvs, Frames, Protocol, Step
+from nap_rl.envs.atari import FRAME_SKIP, AtariEnvs, Protocol
 from nap_rl.envs.games import check_games
+from nap_rl.envs.step import Frames, Step
 
 RESEED_STEPS = 5_000
 """Agent steps of an environment between two seeds of its emulator, which bounds what a resumed run plays again."""

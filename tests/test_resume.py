@@ -19,7 +19,7 @@ import pytest
 
 from nap_rl import checkpoint
 from nap_rl.agents.fingerprint import fingerprint
-from nap_rl.runtime import sole_owner
+from nap_rl.process import sole_owner
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from nap_rl.compute import cache_folder, compiler
+from nap_rl.compilation import cache_folder, compiler
 
 HERE = Path(__file__).parent
 SOURCES, HEADERS = (sorted(HERE.glob(pattern)) for pattern in ("*.cpp", "*.h"))

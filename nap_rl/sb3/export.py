@@ -43,11 +43,7 @@ def export(run: str | Path, path: str | Path) -> str:
         checkpoint.CheckpointError: it is damaged.
         ValueError: no zip can hold the network; one sentence.
     """
-    run = Path(run)
-    folder = checkpoint.latest(run / "checkpoints") if (run / "checkpoints").is_dir() else run
-    if folder is None or not folder.is_dir():
-        raise FileNotFoundError(f"{run} holds no checkpoint: expected a run's folder or a folder in its checkpoints/")
-    saved = checkpoint.load(folder)
+    saved = checkpoint.load(checkpoint.newest_of_run(Path(run)))
     config = saved.meta["config"]
     spec = _spec(config)
     method = config.get("plasticity", {"name": "none"})["name"]

@@ -23,8 +23,8 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
+from nap_rl.machine import available_memory
 from nap_rl.replay import Replay
-from nap_rl.runtime import available_memory
 
 # Wrappers through which an observation comes as it is, or with its channels moved to the front.
 TRANSPARENT = (VecTransposeImage, VecMonitor, VecCheckNan, VecVideoRecorder)

@@ -18,8 +18,9 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from nap_rl import checkpoint, cli, tree
+from nap_rl import checkpoint, cli
 from nap_rl.agents import ValueAgent
+from nap_rl.checkpoint import nested
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
 from nap_rl.nap import Projector
@@ -118,7 +119,7 @@ def write_checkpoint(folder: Path, *overrides: str) -> tuple[ValueAgent, Project
         agent.optimizer.step()
         agent.updates += 1
     state = agent.state_dict()
-    tensors, _ = tree.split({name: state[name] for name in ("network", "target", "optimizer")})
+    tensors, _ = nested.flatten({name: state[name] for name in ("network", "target", "optimizer")})
     checkpoint.save(
         folder / "checkpoints",
         "frames-000000000400",

@@ -1,4 +1,4 @@
-"""Signals that are noted, folders that one process has, space that is left."""
+"""Signals that are noted, and folders that one process has."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from nap_rl.runtime import StopSignals, free_space, sole_owner
+from nap_rl.process import StopSignals, sole_owner
 
 
 @pytest.mark.parametrize("number", StopSignals.SIGNALS)
@@ -37,7 +36,7 @@ def test_the_first_signal_counts_and_a_second_ctrl_c_interrupts_at_once() -> Non
 
 
 def test_a_folder_has_one_owner_and_none_after_it_was_killed(tmp_path: Path) -> None:
-    code = "import sys, time\nfrom pathlib import Path\nfrom nap_rl.runtime import sole_owner\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom nap_rl.process import sole_owner\n"
     code += "with sole_owner(Path(sys.argv[1])):\n    print('mine', flush=True)\n    time.sleep(600)"
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None and owner.stdout.readline() == "mine\n"
@@ -51,20 +50,3 @@ def test_a_folder_has_one_owner_and_none_after_it_was_killed(tmp_path: Path) -> 
     owner.stdout.close()
     with sole_owner(tmp_path):
         assert f"process {os.getpid()} on " in (tmp_path / ".lock").read_text()
-
-
-def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
-    there, below = free_space(tmp_path), free_space(tmp_path / "not" / "yet")
-    assert there is not None and below is not None and abs(there - below) < 1 << 30 and there > 0
-
-
-@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this CPU cannot flush denormals")
-def test_denormals_are_zero_in_every_thread_of_torch() -> None:
-    """A product large enough to be shared out among threads, each of which has a flag of its own."""
-    code = "import torch\nfrom nap_rl.runtime import flush_denormals\ntorch.set_num_threads(4)\n{}\n"
-    code += "print(int((torch.full((1 << 20,), 1e-39) * 1.0).count_nonzero()))"
-    counts = [
-        int(subprocess.run([sys.executable, "-c", code.format(call)], capture_output=True, check=True).stdout)
-        for call in ("", "flush_denormals()")
-    ]
-    assert counts == [1 << 20, 0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def split(tree: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """(tensors, rest): tensors["network"]["torso/weight"] was tree["network"]["torso"]["weight"], and so were arrays.
 
     Raises ValueError for a key with a slash, and where a tensor stands outside of every section.
@@ -36,8 +36,8 @@ def split(tree: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[s
     return tensors, walk(tree, ())
 
 
-def join(tensors: Mapping[str, Mapping[str, Tensor]], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `split`, but for arrays, which stay tensors."""
+def unflatten(tensors: Mapping[str, Mapping[str, Tensor]], rest: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`, but for arrays, which stay tensors."""
     tree = _copied(rest)
     for section, group in tensors.items():
         for path, tensor in group.items():

@@ -46,7 +46,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nap_rl.manifest import (
+from nap_rl.checkpoint.manifest import (
     MANIFEST,
     META,
     CheckpointError,
@@ -57,19 +57,6 @@ from nap_rl.manifest import (
     verify_file,
     write_file,
 )
-
-__all__ = [
-    "MANIFEST",
-    "Checkpoint",
-    "CheckpointError",
-    "latest",
-    "latest_meta",
-    "load",
-    "load_newest",
-    "read_meta",
-    "save",
-    "sha256_of",
-]
 
 HOST = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "host"
 PROCESS = secrets.token_hex(4)  # tells us from an earlier process of our number, as in a restarted container
@@ -195,6 +182,18 @@ def latest(parent: Path) -> Path | None:
         else:
             return path
     return None
+
+
+def newest_of_run(path: Path) -> Path:
+    """The newest sound checkpoint of a run's folder, or `path` itself if that is a checkpoint's folder.
+
+    Raises FileNotFoundError if there is none.
+    """
+    path = Path(path)
+    folder = latest(path / "checkpoints") if (path / "checkpoints").is_dir() else path
+    if folder is None or not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"{path} holds no checkpoint: expected a run's folder or a folder in its checkpoints/")
+    return folder
 
 
 def load_newest(parent: Path) -> tuple[Path, Checkpoint] | None:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from nap_rl import tree
+from nap_rl.checkpoint import nested
 
 
 def test_a_tree_comes_back_with_its_tensors_where_they_were() -> None:
-    nested: dict[str, Any] = {
+    state: dict[str, Any] = {
         "network": {"torso.0.weight": torch.ones(2), "deep": {"er": {"x": torch.arange(3)}}},
         "trainer": {"steps": 3, "first": np.array([True, False]), "list": [1, [2.5, None]], "empty": {}},
         "projector": None,
     }
-    tensors, rest = tree.split(nested)
+    tensors, rest = nested.flatten(state)
     assert set(tensors) == {"network", "trainer"}
     assert set(tensors["network"]) == {"torso.0.weight", "deep/er/x"}
     assert rest == {
@@ -25,7 +25,7 @@ def test_a_tree_comes_back_with_its_tensors_where_they_were() -> None:
         "trainer": {"steps": 3, "list": [1, [2.5, None]], "empty": {}},
         "projector": None,
     }
-    back = tree.join(tensors, rest)
+    back = nested.unflatten(tensors, rest)
     assert torch.equal(back["network"]["deep"]["er"]["x"], torch.arange(3))
     assert back["trainer"]["first"].tolist() == [True, False] and back["trainer"]["list"] == [1, [2.5, None]]
     assert back["projector"] is None and list(rest["network"]["deep"]["er"]) == []  # the given one is left as it was
@@ -33,6 +33,6 @@ def test_a_tree_comes_back_with_its_tensors_where_they_were() -> None:
 
 def test_keys_with_slashes_and_tensors_outside_of_sections_are_refused() -> None:
     with pytest.raises(ValueError, match="'a/b' holds a slash"):
-        tree.split({"s": {"a/b": 1}})
+        nested.flatten({"s": {"a/b": 1}})
     with pytest.raises(ValueError, match="'x' is in no section"):
-        tree.split({"x": torch.ones(1)})
+        nested.flatten({"x": torch.ones(1)})

@@ -10,7 +10,7 @@ import torch
 import torch._inductor.config  # which reads CXX, once, and that tests change
 from torch import Tensor, nn
 
-from nap_rl.compute import WORTH_COMPILING, compiled_method, compiler, pick_compile, pick_precision
+from nap_rl.compilation import WORTH_COMPILING, compiled_method, compiler, pick_compile, pick_precision
 
 
 def test_auto_is_float32_until_there_is_evidence() -> None:

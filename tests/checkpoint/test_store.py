@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nap_rl import checkpoint
+from nap_rl.checkpoint import store
 
 
 def contents(step: int) -> dict[str, Any]:
@@ -222,7 +223,7 @@ def test_a_damaged_latest_is_named_and_passed_over(tmp_path: Path) -> None:
 def test_temporaries_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host, me, parent = checkpoint.HOST, os.getpid(), os.getppid()
+    host, me, parent = store.HOST, os.getpid(), os.getppid()
     gone = [
         f".tmp.{host}.{dead.pid}.0a.0b.step-1",
         f".tmp.{host}.{me}.0a.0b.step-1",
@@ -230,7 +231,7 @@ def test_temporaries_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: 
     stay = [
         f".tmp.another-host.{dead.pid}.0a.0b.step-1",
         f".tmp.{host}.{parent}.0a.0b.step-1",
-        f".tmp.{host}.{me}.{checkpoint.PROCESS}.0b.step-1",
+        f".tmp.{host}.{me}.{store.PROCESS}.0b.step-1",
     ]
     for name in gone + stay:
         (tmp_path / name).mkdir()
@@ -246,7 +247,7 @@ def test_a_checkpoint_that_cannot_be_pruned_is_a_warning(tmp_path: Path, monkeyp
     def refuse(path: Path) -> None:
         raise PermissionError("not yours")
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", refuse)
+    monkeypatch.setattr(store.shutil, "rmtree", refuse)
     with pytest.warns(UserWarning, match="could not be removed: not yours"):
         assert_holds(save(tmp_path, 3), 3)
     assert "step-000000001" not in names(tmp_path)  # renamed away: never half there under its name
