@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from nap_rl import checkpoint
-from nap_rl.agents.trainer import Diverged, Trainer
+from nap_rl.agents.divergence import Diverged
+from nap_rl.agents.trainer import Trainer
 from nap_rl.checkpoint import nested
 from nap_rl.logging import Progress, RunLog
 from nap_rl.replay import segments

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nap_rl.agents.divergence import Diverged
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.agents.frame_stack import FrameStack
 from nap_rl.agents.trainer_config import TrainerConfig
@@ -46,10 +47,6 @@ class Envs(Protocol):
     def close(self) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> npt.NDArray[np.uint8]: ...
-
-
-class Diverged(RuntimeError):
-    """Loss, gradient or a weight is NaN or infinite; says at which update."""
 
 
 @dataclass
