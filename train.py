@@ -1,6 +1,6 @@
 """Train a value-based agent on Atari: `python train.py env=sequential_atari agent.nap=true`.
 
-One run, its settings composed by Hydra from conf/. `resume=<run folder>` or `resume=auto` goes on: docs/resume.md.
+One run, its settings composed by Hydra from conf/. `resume=<run folder>` or `resume=auto` goes on with an earlier one.
 
 Exit codes:
     0                finished

@@ -1,4 +1,4 @@
-"""The example in docs/nap.md runs as it stands."""
+"""The example in docs/guides/nap.md runs as it stands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from nap_rl import nap
 
-DOC = (Path(__file__).parents[2] / "docs" / "nap.md").read_text()
+DOC = (Path(__file__).parents[2] / "docs" / "guides" / "nap.md").read_text()
 
 
 def test_example_is_short_and_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,7 +18,7 @@ def test_example_is_short_and_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(examples) == 1
     assert len(examples[0].splitlines()) <= 20
     scope: dict[str, object] = {}
-    exec(compile(examples[0], "docs/nap.md", "exec"), scope)
+    exec(compile(examples[0], "docs/guides/nap.md", "exec"), scope)
     assert capsys.readouterr().out.count("param_norm") == 1
     assert float(scope["projector"].max_relative_drift()) < 1e-6  # type: ignore[attr-defined]
 

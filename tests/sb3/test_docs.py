@@ -1,4 +1,4 @@
-"""The examples in docs/sb3.md run as they stand."""
+"""The examples in docs/guides/sb3.md run as they stand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-DOC = (Path(__file__).parents[2] / "docs" / "sb3.md").read_text()
+DOC = (Path(__file__).parents[2] / "docs" / "guides" / "sb3.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
 
 
@@ -30,7 +30,7 @@ def test_examples_are_short_and_run(
         checkpoint_of(tmp_path / "runs" / "pong-dqn", "agent=dqn")
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
-    exec(compile(EXAMPLES[number], f"docs/sb3.md, example {number + 1}", "exec"), scope)
+    exec(compile(EXAMPLES[number], f"docs/guides/sb3.md, example {number + 1}", "exec"), scope)
     assert capsys.readouterr().out
     if number == 2:
         assert scope["callback"].max_relative_drift() < 1e-6

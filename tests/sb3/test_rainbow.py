@@ -325,7 +325,7 @@ def test_a_damaged_replay_file_is_refused(tmp_path: Path) -> None:
 def test_cartpole_is_solved_within_60k_steps(tmp_path: Path) -> None:
     """Solved: SB3's EvalCallback sees 475 over 20 episodes, and that model has 475 over 20 others as well.
 
-    The model after all 60k steps is not held to it: docs/sb3.md says what those scored.
+    The model after all 60k steps is not held to it: docs/guides/sb3.md says what those scored.
     """
     model = Rainbow("MlpPolicy", "CartPole-v1", nap=True, learning_rate=lambda left: 1e-3 * left, seed=0, device="cpu")
     evaluation = EvalCallback(
