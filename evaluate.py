@@ -34,6 +34,7 @@ from nap_rl.conf.load import load_network
 from nap_rl.envs import AtariEnvs, Protocol
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.video import check_video, write_video
+from nap_rl.files import write_atomic
 from nap_rl.machine import pick_device
 from nap_rl.report.statistics import Aggregate, Estimate, aggregate, estimate, iqm
 
@@ -101,7 +102,7 @@ def run(arguments: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     results = [play(subject, game, settings, out) for subject in subjects for game in subject.games]
     summary = summarize(results, settings)
-    (out / "evaluation.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_atomic(out / "evaluation.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     print(tables(summary))
     print(f"\nwritten to {out}")
     return 0

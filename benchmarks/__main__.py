@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
+from nap_rl.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {  # script: heading of what it prints
@@ -80,7 +81,7 @@ def main() -> None:
             sys.exit(f"benchmarks.{script} failed with exit code {done.returncode}: its part was not written")
         parts[PARTS[script]] = done.stdout.strip()
         page = [beginning, *(parts[heading] for heading in PARTS.values() if heading in parts)]
-        arguments.out.write_text("\n\n".join(page) + "\n", encoding="utf-8")
+        write_atomic(arguments.out, "\n\n".join(page) + "\n")
     print(f"written: {arguments.out}", file=sys.stderr)
 
 

@@ -7,6 +7,7 @@ are drawn as their mean and a 95 % bootstrap interval of it.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from nap_rl.files import write_atomic
 from nap_rl.studies.stream import STEPS, SUMMARY, TASKS
 
 Floats = NDArray[np.float64]
@@ -71,7 +73,9 @@ def report(folder: Path) -> str:
     curves, table = KINDS[kind]
     panels = collect((study.config["seed"], curve) for study in studies for curve in curves(study))
     _write_csv(folder / "figure.csv", panels)
-    draw(panels).savefig(folder / "figure.png", dpi=110)
+    picture = io.BytesIO()
+    draw(panels).savefig(picture, format="png", dpi=110)
+    write_atomic(folder / "figure.png", picture.getvalue())
     return table(studies)
 
 
@@ -268,14 +272,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _write_csv(path: Path, panels: Panels) -> None:
-    with path.open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["quantity", "network", "column", "series", "runs", "x", "mean", "low", "high"])
-        for (row, column), series in panels.items():
-            for name, (curve, values) in series.items():
-                low, high = bootstrap(values)
-                for point in zip(curve.x, values.mean(0), low, high, strict=True):
-                    out.writerow([*row, column, name, len(values), *(f"{number:.6g}" for number in point)])
+    table = io.StringIO(newline="")
+    out = csv.writer(table)
+    out.writerow(["quantity", "network", "column", "series", "runs", "x", "mean", "low", "high"])
+    for (row, column), series in panels.items():
+        for name, (curve, values) in series.items():
+            low, high = bootstrap(values)
+            for point in zip(curve.x, values.mean(0), low, high, strict=True):
+                out.writerow([*row, column, name, len(values), *(f"{number:.6g}" for number in point)])
+    write_atomic(path, table.getvalue())
 
 
 def draw(panels: Panels) -> Figure:

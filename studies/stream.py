@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nap_rl import checkpoint
 from nap_rl.diagnostics import activations, dead_fraction, jacobian_norm, jvp
+from nap_rl.files import write_atomic
 from nap_rl.studies.config import StudyConfig, root_of
 from nap_rl.studies.data import CLASSES, load_images
 from nap_rl.studies.learner import Learner, gains_and_offsets
@@ -149,18 +150,11 @@ def summarise(rows: Sequence[Row]) -> Row:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, float | str]]) -> None:
     lines = [",".join(rows[0])] + [",".join(str(value) for value in row.values()) for row in rows]
-    _write(path, "\n".join(lines) + "\n")
+    write_atomic(path, "\n".join(lines) + "\n")
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    _write(path, json.dumps(value, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """All of the file or nothing: it appears under its name when it is whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
 
 
 def save(

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
+from nap_rl.files import write_atomic
 from nap_rl.logging.files import EventFile, GrowingFile, row
 
 CLOCKS = ("updates", "agent_steps", "frames")
@@ -155,22 +156,11 @@ class RunLog:
     def summary(self, values: Mapping[str, Any]) -> Path:
         """Writes summary.json, keys in the given order, and returns its path.
 
-        The file is replaced whole or not at all (temporary file, fsync, rename). Non-finite floats become
-        null, tuples lists, paths text, scalars of numpy or torch plain numbers. Raises TypeError for anything
-        else.
+        The file is replaced whole or not at all. Non-finite floats become null, tuples lists, paths text, scalars of
+        numpy or torch plain numbers. Raises TypeError for anything else.
         """
-        path = self.folder / "summary.json"
         text = json.dumps(_plain(values, "summary"), indent=2, allow_nan=False) + "\n"
-        temporary = self.folder / f".summary.json.{os.getpid()}"
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return write_atomic(self.folder / "summary.json", text)
 
     def sync(self) -> None:
         """Everything is on the disk when this returns, what was waiting too. Raises OSError otherwise."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nap_rl.files import write_atomic
 from nap_rl.report.curves import (
     Columns,
     column,
@@ -120,7 +122,9 @@ def _mark_switches(axes: Axes, table: Columns) -> None:
 
 
 def _save(figure: Figure, out: Path) -> Path:
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, metadata={"Software": None} if out.suffix == ".png" else None)  # the same bytes each time
-    return out
+    """Writes the picture in the format that the suffix of `out` names, PNG without one. The same figure gives the
+    same bytes."""
+    picture = io.BytesIO()
+    kind = Path(out).suffix.removeprefix(".").lower() or "png"
+    figure.savefig(picture, format=kind, metadata={"Software": None} if kind == "png" else None)
+    return write_atomic(out, picture.getvalue())

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickletools
 import re
 import zipfile
@@ -29,6 +28,8 @@ import numpy as np
 import torch
 from stable_baselines3.common.save_util import save_to_zip_file
 from torch import Tensor
+
+from nap_rl.files import write_atomic
 
 MIB = 1 << 20
 # Member -> the most bytes that it may have. A Rainbow with NaP, hidden layers of 512 and both networks has 54 MB.
@@ -263,18 +264,8 @@ def write(
 
 
 def write_whole(path: Any, content: bytes) -> None:
-    """Into a binary file, or to a path: written beside it, and renamed once it is on the disk."""
-    if not isinstance(path, (str, Path)):
+    """Writes `content` into a binary file, or to a path."""
+    if isinstance(path, (str, Path)):
+        write_atomic(path, content)
+    else:
         path.write(content)
-        return
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
