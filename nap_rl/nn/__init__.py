@@ -4,6 +4,7 @@ from nap_rl.nn.embedding import QuantileEmbedding
 from nap_rl.nn.heads import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
 from nap_rl.nn.noisy import LayerNoise, NoisyLinear
 from nap_rl.nn.q_network import QNetwork
+from nap_rl.nn.spec import NetworkSpec
 from nap_rl.nn.streams import Streams
 from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MlpTorso, NatureTorso
 
@@ -17,6 +18,7 @@ __all__ = [
     "LayerNoise",
     "MlpTorso",
     "NatureTorso",
+    "NetworkSpec",
     "NoisyLinear",
     "QNetwork",
     "Quantile",

@@ -15,7 +15,7 @@ Noise = Sequence[LayerNoise]
 
 
 class Stream(nn.Module):
-    """One hidden layer and one output layer: [B, F] -> [B, outputs].
+    """One hidden layer, if any, and one output layer: [B, F] -> [B, outputs].
 
     The output layer computes in its weights' precision, under autocast too: a value rounded to bfloat16 has 8 bits, and
     actions are closer to each other than that.
@@ -27,9 +27,9 @@ class Stream(nn.Module):
         def linear(n_in: int, n_out: int) -> nn.Module:
             return Linear(n_in, n_out) if sigma0 is None else NoisyLinear(n_in, n_out, sigma0)
 
-        self.hidden = linear(features, hidden)
-        self.activation = nn.ReLU()
-        self.output = linear(hidden, outputs)
+        self.hidden = linear(features, hidden) if hidden else nn.Identity()
+        self.activation = nn.ReLU() if hidden else nn.Identity()
+        self.output = linear(hidden or features, outputs)
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         # Without noise: plain layers, or noisy ones at their mean.
@@ -52,7 +52,7 @@ class Streams(nn.Module):
         features: F of the torso.
         actions: A.
         outputs: N, outputs an action: 1 for an expected value, the atoms or quantiles of a distribution otherwise.
-        hidden: width of the hidden layer of each stream.
+        hidden: width of the hidden layer of each stream; 0 for streams of an output layer alone, which must be plain.
         dueling: y = v + a - mean_a(a), for each of the N outputs.
         sigma0: None for plain linear layers; else all four layers are noisy (see `NoisyLinear`).
     """

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from nap_rl import checkpoint
 from nap_rl.nap import Projector
+from nap_rl.nn import NetworkSpec
 from nap_rl.plasticity import Method, method_named
 from nap_rl.sb3.algorithm import Rainbow
 from nap_rl.sb3.load import CNN, MOMENTS, OUTPUT, Moments, load_moments
-from nap_rl.sb3.policy import NetworkSpec
+from nap_rl.sb3.policy import HEADS, build_network
 
 STACK, FRAME_SHAPE = 4, (84, 84)
 BUFFER_SIZE = 10_000  # of the zip: SB3 allocates it on loading, 56 kB a transition; `load(..., buffer_size=)` overrides
@@ -45,11 +46,13 @@ def export(run: str | Path, path: str | Path) -> str:
     """
     saved = checkpoint.load(checkpoint.newest_of_run(Path(run)))
     config = saved.meta["config"]
-    spec = _spec(config)
+    spec = NetworkSpec.from_config(config["agent"], config["nap"])
+    if spec.head not in HEADS:
+        raise ValueError(f"head={spec.head} is in no SB3 zip: {', '.join(HEADS)} are")
     method = config.get("plasticity", {"name": "none"})["name"]
     if method_named(method).prepare is not Method.prepare:
         raise ValueError(f"plasticity={method} changes the network to one that is in no SB3 zip")
-    network = spec.build(FRAME_SHAPE, STACK, int(saved.meta["num_actions"]))
+    network = build_network(spec, FRAME_SHAPE, STACK, int(saved.meta["num_actions"]))
     moments = _moments(saved.tensors["optimizer"], [name for name, _ in network.named_parameters()])
     plain = NetworkSpec(head=spec.head, outputs=spec.outputs, dueling=False, noisy_sigma0=None)
     if spec.head in ("expected", "quantile") and spec == plain:
@@ -130,30 +133,6 @@ def _export_sb3(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     model.save(path)
     return "DQN" if algorithm is DQN else "QRDQN"
-
-
-def _spec(config: Mapping[str, Any]) -> NetworkSpec:
-    """The network that a run's configuration describes; ValueError where no zip can hold it."""
-    agent, nap, head = config["agent"], config["nap"], config["agent"]["head"]
-    normalized = agent["nap"] and nap["normalize"]
-    common = {
-        "torso": agent["torso"],
-        "hidden": agent["hidden"],
-        "dueling": agent["dueling"],
-        "noisy_sigma0": agent["noisy_sigma0"],
-        "norm": nap["norm"] if normalized else None,
-        "axes": nap["axes"],
-        "affine": nap["affine"] != "omit",
-    }
-    if set(head) == {"atoms", "v_min", "v_max"}:
-        return NetworkSpec(
-            head="categorical", outputs=head["atoms"], v_min=head["v_min"], v_max=head["v_max"], **common
-        )
-    if set(head) == {"quantiles", "kappa"}:
-        return NetworkSpec(head="quantile", outputs=head["quantiles"], **common)
-    if not head:
-        return NetworkSpec(head="expected", outputs=1, **common)
-    raise ValueError(f"a head with {', '.join(sorted(head))} is in no SB3 zip: expected, categorical and quantile are")
 
 
 def _settings(agent: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from nap_rl.agents import ValueAgent
-from nap_rl.nn import QNetwork
+from nap_rl.nn import NetworkSpec, QNetwork
 from nap_rl.replay import Replay
 from nap_rl.sb3.archive import Archive, ZipError, naming, number, read
-from nap_rl.sb3.policy import NetworkSpec, to_stacks
+from nap_rl.sb3.policy import build_network, to_stacks
 
 CNN = {
     "features_extractor.cnn.0": "torso.0",
@@ -55,7 +55,7 @@ class Model(NamedTuple):
 
     def build(self) -> QNetwork:
         """The online network."""
-        network = self.spec.build(self.frame_shape, self.stack, self.actions)
+        network = build_network(self.spec, self.frame_shape, self.stack, self.actions)
         network.load_state_dict(self.network)
         return network
 
@@ -265,7 +265,7 @@ def _rainbow(archive: Archive) -> Model:
     online, target = _split(archive, "q_net")
     # The network without norms is compared first, so that nothing is built which the zip has no tensors for.
     _check_shapes(online, spec.shapes(frame_shape, stack, actions), exactly=False)
-    network = spec.build(frame_shape, stack, actions)
+    network = build_network(spec, frame_shape, stack, actions)
     _check_shapes(online, {name: tuple(t.shape) for name, t in network.state_dict().items()}, exactly=True)
     names = [name for name, _ in network.named_parameters()]
     moments = _moments(archive, names, online)
