@@ -118,7 +118,10 @@ class AtariEnvs:
 
     def send(self, actions: npt.NDArray[np.int64]) -> None:
         """Begin a step: the emulators play in their own threads until `recv`, which has to come next."""
-        self._guarded(self._envs.send, np.asarray(actions, dtype=np.int64))
+        actions = np.asarray(actions, dtype=np.int64)
+        if len(actions) and not 0 <= actions.min() <= actions.max() < self.num_actions:  # ale-py would wait for ever
+            raise ValueError(f"actions {actions.tolist()} of {self.game}, expected 0 to {self.num_actions - 1}")
+        self._guarded(self._envs.send, actions)
         self._sent = actions.tolist()
 
     def recv(self) -> Step:

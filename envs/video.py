@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -15,37 +18,57 @@ SCALE = 2
 SIZE = (160 * SCALE, 210 * SCALE)  # width, height
 
 
-def check_video() -> ModuleType:
-    """OpenCV, which writes the file. Raises ValueError where it cannot be imported."""
-    return import_cv2("video=true")
+def check_video() -> None:
+    """Writes a film of one picture into a temporary folder.
+
+    Raises:
+        ValueError: OpenCV cannot be imported, or has no VP9 encoder here.
+    """
+    cv2 = import_cv2("video=true")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with _film(cv2, Path(folder) / "film.mp4") as writer:
+                writer.write(np.zeros((SIZE[1], SIZE[0], 3), dtype=np.uint8))
+        except OSError:
+            raise ValueError(
+                f"video=true needs OpenCV with a VP9 encoder, which OpenCV {cv2.__version__} has not here: install "
+                "opencv-python or opencv-python-headless as a wheel, or leave video=true out"
+            ) from None
+
+
+@contextmanager
+def _film(cv2: ModuleType, path: Path) -> Iterator[Any]:
+    """OpenCV's writer of a VP9 film, which every browser plays. Raises OSError if it cannot be opened."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"vp09"), FPS, SIZE)
+    try:
+        if not writer.isOpened():
+            raise OSError(f"cannot write the video {path}: OpenCV has no VP9 encoder here, or the folder is read-only")
+        yield writer
+    finally:
+        writer.release()
 
 
 def write_video(path: Path, game: str, protocol: Protocol, seed: int, actions: Sequence[int]) -> float:
-    """Write the episode that began with the emulator's `seed` and took `actions`; returns its raw score.
+    """Writes the episode that began with the emulator's `seed` and took `actions`; returns its raw score.
 
-    One picture before each action; the last action leads to the end, of which ale-py shows no picture.
+    One picture before each action. The last action leads to the end, of which ale-py shows no picture.
 
     Raises:
         ValueError: OpenCV cannot be imported.
         OSError: the file cannot be written.
     """
-    cv2 = check_video()
+    cv2 = import_cv2("video=true")
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, SIZE)
-    if not writer.isOpened():
-        raise OSError(
-            f"cannot write the video {path}: OpenCV has no MPEG-4 encoder here, or the folder is not writable"
-        )
-    envs = vector_env(game, 1, protocol, threads=1, colour=True)
-    score = 0.0
-    try:
-        frames, _ = envs.reset(seed=np.array([seed]))
-        for action in actions:
-            picture = cv2.resize(frames[0, 0], SIZE, interpolation=cv2.INTER_NEAREST)
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            frames, rewards, *_ = envs.step(np.array([action]))
-            score += float(rewards[0])
-    finally:
-        envs.close()
-        writer.release()
+    with _film(cv2, path) as writer:
+        envs = vector_env(game, 1, protocol, threads=1, colour=True)
+        score = 0.0
+        try:
+            frames, _ = envs.reset(seed=np.array([seed]))
+            for action in actions:
+                picture = cv2.resize(frames[0, 0], SIZE, interpolation=cv2.INTER_NEAREST)
+                writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                frames, rewards, *_ = envs.step(np.array([action]))
+                score += float(rewards[0])
+        finally:
+            envs.close()
     return score

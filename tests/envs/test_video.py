@@ -45,3 +45,16 @@ def test_without_opencv_the_sentence_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ValueError, match=r"video=true needs OpenCV.*libgl1"):
         check_video()
+
+
+def test_a_film_is_vp9_in_mp4_which_browsers_play(tmp_path: Path) -> None:
+    write_video(tmp_path / "film.mp4", "pong", PROTOCOL, 0, [0, 0, 0])
+    content = (tmp_path / "film.mp4").read_bytes()
+    assert content[4:8] == b"ftyp" and b"vp09" in content and b"mp4v" not in content
+
+
+def test_a_missing_encoder_is_found_before_the_first_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_video()
+    monkeypatch.setattr(cv2.VideoWriter, "isOpened", lambda _: False, raising=False)
+    with pytest.raises(ValueError, match="video=true needs OpenCV with a VP9 encoder"):
+        check_video()
