@@ -26,8 +26,8 @@ from nap_rl.conf.schema import (
     SequentialConfig,
     Torso,
 )
-from nap_rl.envs import check_game, check_games
-from nap_rl.envs.atari import FRAME_SKIP
+from nap_rl.envs import Resize, check_game, check_games
+from nap_rl.envs.atari import FRAME_SKIP, import_cv2
 from nap_rl.machine import available_memory, free_space, pick_device
 from nap_rl.plasticity import make_method, method_named, options_of
 from nap_rl.replay import Replay
@@ -102,6 +102,8 @@ def _check_env(config: Config) -> None:
     _between("env.protocol.sticky_actions", env.protocol.sticky_actions, 0.0, 1.0)
     _at_least("env.protocol.noop_max", env.protocol.noop_max, 1)
     _at_least("env.protocol.max_episode_frames", env.protocol.max_episode_frames, FRAME_SKIP)
+    if env.protocol.resize is Resize.linear:
+        import_cv2("env.protocol.resize=linear")
     if isinstance(env, AtariConfig):
         check_game(env.game)
     if isinstance(env, SequentialConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,12 @@ def test_bad_input_of_a_sequence_is_one_sentence(override: str, sentence: str) -
         checked("env=sequential_atari", "env.frames_per_game=20000", *SMALL, override)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_linear_resizing_without_opencv_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ValueError, match=r"env.protocol.resize=linear needs OpenCV"):
+        checked("env.protocol.resize=linear")
 
 
 def test_nap_that_does_nothing_is_refused() -> None:
