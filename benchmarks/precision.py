@@ -20,8 +20,9 @@ from torch import Tensor
 from benchmarks import measure
 from nap_rl.agents import FrameStack
 from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy
-from nap_rl.conf.build import STACK, build_env
+from nap_rl.conf.build import build_env
 from nap_rl.conf.load import load_network
+from nap_rl.conf.networks import STACK
 from nap_rl.conf.schema import Config
 from nap_rl.nn import QNetwork
 

@@ -3,84 +3,42 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import asdict
-from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
-import numpy as np
 import torch
-from torch import nn
 
 from nap_rl import native
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compilation import pick_compile, pick_precision
-from nap_rl.conf import zips
+from nap_rl.conf import init_from
+from nap_rl.conf.networks import STACK, build_network, example_input, seeds
 from nap_rl.conf.schema import (
     Affine,
     AgentConfig,
     AtariConfig,
     AtSwitch,
-    CategoricalHead,
     Config,
     CosineSchedule,
-    ImplicitQuantileHead,
     LinearSchedule,
-    QuantileHead,
     SequentialConfig,
-    Torso,
 )
-from nap_rl.conf.weights import read_weights, transfer
 from nap_rl.envs import Protocol, SequentialAtari
 from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.losses import Munchausen
 from nap_rl.machine import free_device_memory
-from nap_rl.nap import Projector, normalize, project
-from nap_rl.nap.layers import Axes, NormKind
+from nap_rl.nap import Projector, project
 from nap_rl.nap.normalized import Normalized
 from nap_rl.nn import (
-    Categorical,
-    DataEfficientTorso,
-    ExpectedValue,
-    Head,
-    ImpalaTorso,
-    ImplicitQuantile,
-    NatureTorso,
     NoisyLinear,
     QNetwork,
-    Quantile,
-    QuantileEmbedding,
-    Streams,
 )
 from nap_rl.nn.conv import Conv2d
 from nap_rl.nn.linear import Linear as LinearLayer
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
 from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup
-
-STACK = 4
-TORSOS: dict[Torso, type[NatureTorso] | type[DataEfficientTorso] | type[ImpalaTorso]] = {
-    Torso.nature: NatureTorso,
-    Torso.data_efficient: DataEfficientTorso,
-    Torso.impala: ImpalaTorso,
-}
-
-
-class Seeds(NamedTuple):
-    """Independent seeds for whatever draws at random."""
-
-    network: int
-    noise: int
-    replay: int
-    env: int
-    plasticity: int
-    evaluation: int
-
-
-def seeds(seed: int) -> Seeds:
-    """All of a run's seeds from its one."""
-    return Seeds(*(int(word) for word in np.random.SeedSequence(seed).generate_state(len(Seeds._fields))))
 
 
 def build_env(config: Config) -> SequentialAtari:
@@ -97,34 +55,13 @@ def build_env(config: Config) -> SequentialAtari:
     return SequentialAtari(games, frames, cycles, env.num_envs, Protocol(**settings), seed=seed)
 
 
-def build_network(config: Config, num_actions: int) -> QNetwork:
-    """A freshly initialised network, with NaP's normalisations in front of its nonlinearities if it has them."""
-    agent, nap = config.agent, config.nap
-    head = _head(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds(config.seed).network)
-        torso = TORSOS[agent.torso](STACK)
-        streams = Streams(torso.features, num_actions, head.outputs, agent.hidden, agent.dueling, agent.noisy_sigma0)
-        network: nn.Module = QNetwork(torso, streams, head, _embedding(config, torso.features))
-        network = method_named(config.plasticity.name).prepare(network, _example())
-    if agent.nap and nap.normalize:
-        network = normalize(
-            network,
-            _example(),
-            norm=cast(NormKind, nap.norm.name),
-            axes=cast(Axes, nap.axes.name),
-            affine=nap.affine is not Affine.omit,
-        )
-    assert isinstance(network, QNetwork)
-    return network
-
-
 def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple[ValueAgent, Projector | None]:
     """The agent with its replay, and what projects its weights (None where nothing does)."""
     agent, seed = config.agent, seeds(config.seed)
     updates = (config.frames or 0) / FRAME_SKIP / agent.update_every_steps
     network = build_network(config, num_actions)
-    initialize(config, network)
+    if agent.init_from is not None:
+        init_from.initialize(agent.init_from, network, lambda: build_env(config))
     network = network.to(device)
     compiled = pick_compile(config.compile.name, updates)
     native_code = compiled and device.type == "cpu" and native.library() is not None
@@ -167,8 +104,8 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         compiled=compiled,
         captured=captured,
     )
-    if agent.init_from is not None and Path(agent.init_from).is_file():
-        zips.continue_learning(agent.init_from, built)
+    if agent.init_from is not None:
+        init_from.continue_learning(agent.init_from, built)
     return built, _projector(config, network, optimizer)
 
 
@@ -218,29 +155,6 @@ def build_evaluator(config: Config, env: SequentialAtari) -> Evaluator | None:
         noisy=settings.noisy,
         seed=seeds(config.seed).evaluation,
     )
-
-
-def initialize(config: Config, network: QNetwork) -> None:
-    """Copy the weights of `agent.init_from`, a run or an SB3 zip, into a new network, and warn of what stays fresh.
-
-    Raises:
-        OSError, ValueError: there are no such weights, or they do not fit even in the torso.
-    """
-    source = config.agent.init_from
-    if source is None:
-        return
-    if Path(source).is_file():
-        zips.initialize(source, network, lambda: build_env(config))
-        return
-    try:
-        fresh = transfer(read_weights(Path(source)), network)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"agent.init_from={source}: {error}") from None
-    if fresh:
-        layers = sorted({name.rsplit(".", 1)[0] for name in fresh})
-        warnings.warn(
-            f"agent.init_from={source}: only the torso fits and is kept; FRESH are {', '.join(layers)}", stacklevel=2
-        )
 
 
 def build_rhythm(config: Config) -> CheckpointRhythm:
@@ -327,7 +241,7 @@ def _projector(config: Config, network: QNetwork, optimizer: torch.optim.Optimiz
         output=cast(Literal["free", "project"], nap.output.name),
         regularize_coefficient=nap.regularize_coefficient,
         unnormalized="error" if nap.normalize else "project",
-        example_input=None if nap.normalize else _example().to(next(network.parameters()).device),
+        example_input=None if nap.normalize else example_input().to(next(network.parameters()).device),
     )
 
 
@@ -337,36 +251,12 @@ def _method(config: Config, network: QNetwork, optimizer: torch.optim.Optimizer)
         options.pop("name"),
         network,
         optimizer,
-        example_input=_example().to(next(network.parameters()).device),
+        example_input=example_input().to(next(network.parameters()).device),
         seed=seeds(config.seed).plasticity,
         options=options,
     )
 
 
-def _example() -> torch.Tensor:
-    """Noise pictures: on black ones every feature is zero and no weight would seem to matter."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (2, STACK, 84, 84), dtype=torch.uint8, generator=generator)
-
-
 def _munchausen(agent: AgentConfig) -> Munchausen | None:
     settings = agent.munchausen
     return None if settings.alpha is None else Munchausen(settings.alpha, settings.temperature, settings.clip)
-
-
-def _embedding(config: Config, features: int) -> QuantileEmbedding | None:
-    head = config.agent.head
-    if isinstance(head, ImplicitQuantileHead):
-        return QuantileEmbedding(features, head.cosines, head.acting_samples)
-    return None
-
-
-def _head(config: Config) -> Head:
-    head = config.agent.head
-    if isinstance(head, CategoricalHead):
-        return Categorical(head.atoms, head.v_min, head.v_max)
-    if isinstance(head, QuantileHead):
-        return Quantile(head.quantiles, head.kappa)
-    if isinstance(head, ImplicitQuantileHead):
-        return ImplicitQuantile(head.samples, head.target_samples, head.acting_samples, head.kappa)
-    return ExpectedValue()

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nap_rl.conf import build
+from nap_rl.conf import build, init_from, networks
 from nap_rl.conf.schema import (
     AgentConfig,
     AtariConfig,
@@ -248,7 +248,8 @@ def _check_init_from(config: Config) -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself will say what stays fresh
-        build.initialize(config, build.build_network(config, num_actions=18))
+        network = networks.build_network(config, num_actions=18)
+        init_from.initialize(config.agent.init_from, network, lambda: build.build_env(config))
 
 
 def _check_replay(config: Config) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nap_rl import checkpoint
 from nap_rl.conf import schema
-from nap_rl.conf.build import build_network
+from nap_rl.conf.networks import build_network
 from nap_rl.nn import QNetwork
 
 

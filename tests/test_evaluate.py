@@ -17,7 +17,7 @@ import pytest
 
 import evaluate
 from nap_rl import checkpoint, cli
-from nap_rl.conf import build, evaluation, schema
+from nap_rl.conf import evaluation, networks, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.envs.human import human_normalized
@@ -40,7 +40,7 @@ def _types() -> Iterator[None]:
 def make_run(folder: Path, actions: int, *overrides: str) -> Path:
     """A run's folder with a checkpoint of an untrained network, as train.py leaves it."""
     config: Config = to_config(cli.compose("config", [*TINY, *overrides]))
-    network = build.build_network(config, actions)
+    network = networks.build_network(config, actions)
     checkpoint.save(
         folder / "checkpoints",
         "frames-000000000400",

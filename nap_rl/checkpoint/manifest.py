@@ -11,17 +11,14 @@ import stat
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 META = "meta.json"
 CHUNK_BYTES = 1 << 22
 
-_FILE = re.compile(r"meta\.json|[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.(safetensors|npy|bin)")
+_FILE = re.compile(r"meta\.json|[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.(safetensors|bin)")
 
 
 class CheckpointError(ValueError):
@@ -53,24 +50,20 @@ class _HashedFile:
         self.digest = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         view = memoryview(data)
         written = 0
         while written < len(view):  # a write may take less than it was given
             written += os.write(self.fd, view[written : written + CHUNK_BYTES])
         self.digest.update(view)
         self.size += written
-        return written
 
 
-def write_file(path: Path, content: bytes | NDArray[Any]) -> dict[str, Any]:
+def write_file(path: Path, content: bytes) -> dict[str, Any]:
     """Writes and fsyncs one new file; returns its manifest entry."""
     file = _HashedFile(path)
     try:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            np.lib.format.write_array(cast(Any, file), content, allow_pickle=False)
+        file.write(content)
         os.fsync(file.fd)
     finally:
         os.close(file.fd)

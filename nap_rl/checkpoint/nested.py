@@ -1,4 +1,4 @@
-"""Nested dicts of tensors, arrays and JSON values, split into what goes into tensor files and what into JSON."""
+"""Nested dicts of tensors, arrays and JSON values <-> tensor files and one JSON value."""
 
 from __future__ import annotations
 
@@ -9,45 +9,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SEPARATOR = "/"
 
-def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """(tensors, rest): tensors["network"]["torso/weight"] was tree["network"]["torso"]["weight"], and so were arrays.
 
-    Raises ValueError for a key with a slash, and where a tensor stands outside of every section.
+def flatten(state: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """(tensors, all else): state["network"]["torso"]["weight"] becomes tensors["network"]["torso/weight"].
+
+    A section is a key of `state`. Arrays become tensors over the same memory.
+
+    Raises:
+        ValueError: a key holds a slash, or a tensor stands outside of every section.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
 
-    def walk(node: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    def without_tensors(node: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
         rest = {}
         for key, value in node.items():
-            if "/" in key:
+            if SEPARATOR in key:
                 raise ValueError(f"the key {key!r} holds a slash, which separates keys here")
             if isinstance(value, Mapping):
-                rest[key] = walk(value, (*path, key))
+                rest[key] = without_tensors(value, (*path, key))
             elif isinstance(value, (Tensor, np.ndarray)):
                 if not path:
                     raise ValueError(f"the tensor {key!r} is in no section")
                 section, *inner = (*path, key)
-                tensors.setdefault(section, {})["/".join(inner)] = torch.as_tensor(value)
+                tensors.setdefault(section, {})[SEPARATOR.join(inner)] = torch.as_tensor(value)
             else:
                 rest[key] = value
         return rest
 
-    return tensors, walk(tree, ())
+    return tensors, without_tensors(state, ())
 
 
 def unflatten(tensors: Mapping[str, Mapping[str, Tensor]], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`, but for arrays, which stay tensors."""
-    tree = _copied(rest)
+    """The inverse of `flatten`; what were arrays come back as tensors. `rest` is left unchanged."""
+    state = _copy_of_dicts(rest)
     for section, group in tensors.items():
         for path, tensor in group.items():
-            node = tree
-            *parents, key = section, *path.split("/")
+            node = state
+            *parents, key = section, *path.split(SEPARATOR)
             for parent in parents:
                 node = node.setdefault(parent, {})
             node[key] = tensor
-    return tree
+    return state
 
 
-def _copied(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in node.items()}
+def _copy_of_dicts(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy_of_dicts(value) if isinstance(value, Mapping) else value for key, value in node.items()}

@@ -1,10 +1,9 @@
-"""Checkpoints that a crash cannot spoil: directories of safetensors, .npy and JSON files, never a pickle.
+"""Checkpoints that a crash cannot spoil: directories of safetensors and JSON files, never a pickle.
 
     parent/
       step-000000120000/     whole, or not there at all
         network.safetensors  one file a mapping of tensors
         optimizer.safetensors
-        rewards.npy          one file an array
         replay-3fb1.bin      one file a blob: opaque bytes that never change, shared with earlier checkpoints
         meta.json            counters, RNG states, names
         manifest.json        size and SHA-256 of each file above, and of itself
@@ -34,16 +33,14 @@ import secrets
 import shutil
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nap_rl.checkpoint.manifest import (
@@ -68,11 +65,9 @@ _TEMPORARY = re.compile(r"\.tmp\.(?P<host>[\w-]+)\.(?P<pid>[0-9]+)\.(?P<process>
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved: CPU tensors by file and name (in the order of names), arrays by name, `meta`, and where each
-    blob lies."""
+    """What was saved: CPU tensors by file and name (in the order of names), `meta`, and where each blob lies."""
 
     tensors: dict[str, dict[str, Tensor]]
-    arrays: dict[str, NDArray[Any]]
     meta: dict[str, Any]
     blobs: dict[str, Path] = field(default_factory=dict)
 
@@ -82,7 +77,6 @@ def save(
     name: str,
     *,
     tensors: Mapping[str, Mapping[str, Tensor]],
-    arrays: Mapping[str, NDArray[Any]] | None = None,
     meta: Mapping[str, Any],
     blobs: Mapping[str, Callable[[], bytes]] | None = None,
     keep: int = 2,
@@ -99,12 +93,11 @@ def save(
     name (a damaged one gives way), OSError if the disk fails. Whatever is raised, earlier checkpoints are
     untouched and no half-made one has a final name.
     """
-    arrays = {} if arrays is None else arrays
     blobs = {} if blobs is None else blobs
     kind, _ = _kind_and_step(name)
     if keep < 2:
         raise ValueError(f"keep must be at least 2, so that one survives a damaged one; got {keep}.")
-    _check_keys(tensors, arrays, blobs)
+    _check_keys((*tensors, *blobs))
     text = _encode_meta(meta)
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
@@ -119,9 +112,6 @@ def save(
         for key, group in tensors.items():
             file = f"{key}.safetensors"
             files[file] = write_file(temporary / file, _encode_tensors(key, group))
-        for key, array in arrays.items():
-            file = f"{key}.npy"
-            files[file] = write_file(temporary / file, np.asarray(array))
         earlier = list(_earlier(parent, kind, final)) if blobs else []
         for key, make in blobs.items():
             file = f"{key}.bin"
@@ -151,7 +141,7 @@ def load(path: Path) -> Checkpoint:
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"There is no checkpoint directory {path}.")
-    found = Checkpoint({}, {}, {})
+    found = Checkpoint({}, {})
     for name in verified(path):
         file = path / name
         try:
@@ -160,11 +150,9 @@ def load(path: Path) -> Checkpoint:
             elif name.endswith(".safetensors"):
                 group = safetensors.torch.load(file.read_bytes())
                 found.tensors[name.removesuffix(".safetensors")] = {key: group[key] for key in sorted(group)}
-            elif name.endswith(".bin"):
-                found.blobs[name.removesuffix(".bin")] = file
             else:
-                found.arrays[name.removesuffix(".npy")] = np.load(file, allow_pickle=False)
-        except (ValueError, TypeError, EOFError, RecursionError, safetensors.SafetensorError) as error:
+                found.blobs[name.removesuffix(".bin")] = file
+        except (ValueError, TypeError, RecursionError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}.") from error
     return found
 
@@ -239,17 +227,10 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_keys(
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    arrays: Mapping[str, NDArray[Any]],
-    blobs: Mapping[str, Callable[[], bytes]],
-) -> None:
-    for key in (*tensors, *arrays, *blobs):
+def _check_keys(keys: Iterable[str]) -> None:
+    for key in keys:
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} cannot name a file: use letters, digits, '_', '-' and '.'.")
-    for key, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
-            raise TypeError(f"The array {key!r} holds Python objects, which only a pickle could store.")
 
 
 def _encode_tensors(key: str, group: Mapping[str, Tensor]) -> bytes:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +26,7 @@ def save(parent: Path, step: int) -> Path:
         parent,
         f"step-{step:09}",
         tensors={"network": group, "optimizer": group},
-        arrays={"actions": np.arange(7)},
+        blobs={"actions": lambda: bytes(range(7))},
         meta={"step": step},
     )
 
@@ -37,7 +36,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("sound"), 1)
 
 
-FILES = ["manifest.json", "meta.json", "network.safetensors", "optimizer.safetensors", "actions.npy"]
+FILES = ["manifest.json", "meta.json", "network.safetensors", "optimizer.safetensors", "actions.bin"]
 
 
 def flip(data: bytes, place: int, bits: int) -> bytes:
@@ -152,21 +151,22 @@ def test_the_forger_can_make_a_manifest_that_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "../secret.npy",
+        "../secret.bin",
         "/etc/passwd",
-        "a/../../secret.npy",
+        "a/../../secret.bin",
         "..",
         "",
-        ".npy",
+        ".bin",
+        "actions.npy",
         "weights.pkl",
-        "x.npy\n",
+        "x.bin\n",
         "manifest.json",
     ],
 )
 def test_names_that_lead_elsewhere_or_to_other_formats_are_refused(tmp_path: Path, name: str) -> None:
-    np.save(tmp_path / "secret.npy", np.zeros(3))
+    (tmp_path / "secret.bin").write_bytes(b"secret")
     path = save(tmp_path / "parent", 1)
-    data = (tmp_path / "secret.npy").read_bytes()
+    data = (tmp_path / "secret.bin").read_bytes()
     entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     forge(path, lambda manifest: manifest["files"].update({name: entry}))
     with pytest.raises(CheckpointError, match="no file name of a checkpoint"):
@@ -212,9 +212,9 @@ def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, text: str) -> No
 
 def test_a_link_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "parent", 1)
-    shutil.move(path / "actions.npy", tmp_path / "actions.npy")
-    (path / "actions.npy").symlink_to(tmp_path / "actions.npy")
-    with pytest.raises(CheckpointError, match=r"actions\.npy is not a regular file"):
+    shutil.move(path / "actions.bin", tmp_path / "actions.bin")
+    (path / "actions.bin").symlink_to(tmp_path / "actions.bin")
+    with pytest.raises(CheckpointError, match=r"actions\.bin is not a regular file"):
         checkpoint.load(path)
 
 
@@ -228,13 +228,11 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("name", ["actions.npy", "network.safetensors", "meta.json"])
+@pytest.mark.parametrize("name", ["network.safetensors", "meta.json"])
 def test_nothing_is_unpickled_even_if_the_manifest_vouches_for_it(tmp_path: Path, name: str) -> None:
     path, sprung = save(tmp_path / "parent", 1), tmp_path / "sprung"
     with open(path / name, "wb") as file:
-        if name.endswith(".npy"):
-            np.save(file, np.array([Trap(sprung)], dtype=object), allow_pickle=True)
-        elif name.endswith(".json"):
+        if name.endswith(".json"):
             pickle.dump(Trap(sprung), file)
         else:
             torch.save(Trap(sprung), file)

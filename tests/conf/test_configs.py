@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nap_rl import cli
-from nap_rl.conf import build, check, schema
+from nap_rl.conf import build, check, networks, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 
@@ -143,11 +143,11 @@ def test_one_seed_gives_one_network_and_does_not_touch_torchs_own() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    first, again, other = (build.build_network(checked(*small, f"seed={seed}"), 4) for seed in (3, 3, 4))
+    first, again, other = (networks.build_network(checked(*small, f"seed={seed}"), 4) for seed in (3, 3, 4))
     assert torch.equal(torch.rand(3), expected)
     pairs = zip(first.parameters(), again.parameters(), other.parameters(), strict=True)
     assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in pairs if a.std() > 1e-6)
-    assert len(set(build.seeds(0)) | set(build.seeds(1))) == 2 * len(build.seeds(0))
+    assert len(set(networks.seeds(0)) | set(networks.seeds(1))) == 2 * len(networks.seeds(0))
 
 
 BAD = [

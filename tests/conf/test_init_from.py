@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nap_rl import checkpoint, cli
-from nap_rl.conf import build
+from nap_rl.conf import build, networks
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 
@@ -26,7 +26,7 @@ def checked(*overrides: str) -> Config:
 def saved(folder: Path, *overrides: str, actions: int = 4) -> dict[str, torch.Tensor]:
     """A run's folder with one checkpoint, whose every number is that of another seed; returns its tensors."""
     config = checked("seed=7", *overrides)
-    weights = build.build_network(config, actions).state_dict()
+    weights = networks.build_network(config, actions).state_dict()
     checkpoint.save(folder / "checkpoints", "frames-000000000400", tensors={"network": weights}, meta={})
     return weights
 
@@ -57,7 +57,7 @@ def test_where_only_the_torso_fits_it_is_kept_and_the_rest_is_fresh_and_said(
     overrides: list[str], actions: int, tmp_path: Path
 ) -> None:
     weights = saved(tmp_path)
-    plain = build.build_network(checked(*overrides), actions).state_dict()
+    plain = networks.build_network(checked(*overrides), actions).state_dict()
     config = checked(*overrides, f"agent.init_from={tmp_path}")
     with pytest.warns(UserWarning, match=r"only the torso fits and is kept; FRESH are .*streams\.advantage\.hidden"):
         agent, _ = build.build_agent(config, actions, torch.device("cpu"))

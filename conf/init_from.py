@@ -1,0 +1,140 @@
+"""`agent.init_from=`: begin with the weights of an earlier run of ours, or of a Stable-Baselines3 zip.
+
+What is named is read once a run: by the check, and again only if the file has changed since. SB3 is imported only for
+a zip.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nap_rl import checkpoint
+from nap_rl.agents import FrameStack, ValueAgent
+from nap_rl.conf.networks import STACK
+from nap_rl.envs import SequentialAtari
+from nap_rl.nn import QNetwork
+
+if TYPE_CHECKING:
+    from nap_rl.sb3.load import Model
+
+TORSO = "torso."
+RANDOM_SHARE = 0.1  # of the actions by which observations are gathered
+OBSERVATIONS = 1_000
+
+
+def initialize(source: str, network: QNetwork, make_env: Callable[[], SequentialAtari]) -> None:
+    """Copy the weights of `source` into a new network; warns of what stays fresh or changes.
+
+    Args:
+        make_env: opens environments in which a changed network is compared with the zip's.
+
+    Raises:
+        OSError, ValueError: there are no such weights, or they do not fit even in the torso; names `source`.
+    """
+    try:
+        difference = _from_zip(source, network, make_env) if _is_zip(source) else _from_run(source, network)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"agent.init_from={source}: {error}") from None
+    if difference is not None:
+        warnings.warn(f"agent.init_from={source}: {difference}", stacklevel=2)
+
+
+def continue_learning(source: str, agent: ValueAgent) -> None:
+    """Copy the target network and Adam's moments of a zip as well, if the agent's network is the zip's."""
+    if not _is_zip(source):
+        return
+    from nap_rl.sb3 import transfer
+
+    model = _read_zip(source)
+    if transfer.initialize(model, agent.network).exact:
+        transfer.continue_learning(model, agent)
+
+
+def transfer(weights: Mapping[str, Tensor], network: QNetwork) -> list[str]:
+    """Copy weights into a freshly built network; returns the names of what stays fresh, empty if all fits.
+
+    If everything fits, all of it is copied. If only the torso does (other actions, another head, other streams), the
+    torso is copied, and the rest stays as initialised.
+
+    Raises:
+        ValueError: the torsos differ; names the first tensor that does.
+    """
+    ours = network.state_dict()
+    differing = sorted(name for name in {*weights, *ours} if not _fits(weights.get(name), ours.get(name)))
+    if torso := [name for name in differing if name.startswith(TORSO)]:
+        raise ValueError(
+            f"its torso is another one ({torso[0]} is {_shape(weights.get(torso[0]))} there and "
+            f"{_shape(ours.get(torso[0]))} here): agent.torso, agent.nap, nap and plasticity have to be as in that run"
+        )
+    kept = {name: tensor for name, tensor in weights.items() if not differing or name.startswith(TORSO)}
+    network.load_state_dict({**ours, **kept})
+    return sorted(set(ours) - set(kept))
+
+
+def _is_zip(source: str) -> bool:
+    return Path(source).is_file()
+
+
+def _from_run(source: str, network: QNetwork) -> str | None:
+    fresh = transfer(_read_run(source), network)
+    layers = sorted({name.rsplit(".", 1)[0] for name in fresh})
+    return f"only the torso fits and is kept; FRESH are {', '.join(layers)}" if fresh else None
+
+
+def _from_zip(source: str, network: QNetwork, make_env: Callable[[], SequentialAtari]) -> str | None:
+    from nap_rl.sb3 import transfer
+
+    model = _read_zip(source)
+    fit = transfer.initialize(model, network)
+    return transfer.describe(model, network, fit, lambda before: real_stacks(make_env(), before))
+
+
+def _read_run(source: str) -> Mapping[str, Tensor]:
+    """The online network's tensors, by their names in `QNetwork`, on the CPU."""
+    return checkpoint.load_tensors(checkpoint.newest_of_run(Path(source)), "network")
+
+
+def _read_zip(source: str) -> Model:
+    status = Path(source).stat()
+    return _read_zip_once(source, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_zip_once(source: str, size: int, changed: int) -> Model:
+    from nap_rl.sb3.load import read_model
+
+    return read_model(source)
+
+
+@torch.no_grad()
+def real_stacks(env: SequentialAtari, network: QNetwork) -> npt.NDArray[np.uint8]:
+    """Observations [1000, stack, *frame] of `env`, acted in greedily but for every tenth action; closes it."""
+    rng = np.random.default_rng(0)
+    frames, first = env.reset(), np.ones(env.num_envs, dtype=bool)
+    stack = FrameStack(env.num_envs, STACK)
+    seen: list[npt.NDArray[np.uint8]] = []
+    while len(seen) * env.num_envs < OBSERVATIONS:
+        seen.append(stack.push(frames, first).copy())
+        actions = network.q_values(torch.from_numpy(seen[-1])).argmax(dim=1).numpy()
+        random = rng.random(env.num_envs) < RANDOM_SHARE
+        step = env.step(np.where(random, rng.integers(0, env.num_actions, env.num_envs), actions))
+        frames, first = step.frames, step.ended
+    env.close()
+    return np.concatenate(seen)[:OBSERVATIONS]
+
+
+def _fits(theirs: Tensor | None, ours: Tensor | None) -> bool:
+    return theirs is not None and ours is not None and theirs.shape == ours.shape
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
