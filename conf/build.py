@@ -13,7 +13,7 @@ from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import init_from
-from nap_rl.conf.networks import STACK, build_network, example_input, seeds
+from nap_rl.conf.networks import STACK, build_network, example_input, network_spec, seeds
 from nap_rl.conf.schema import (
     Affine,
     AgentConfig,
@@ -241,7 +241,9 @@ def _projector(config: Config, network: QNetwork, optimizer: torch.optim.Optimiz
         output=cast(Literal["free", "project"], nap.output.name),
         regularize_coefficient=nap.regularize_coefficient,
         unnormalized="error" if nap.normalize else "project",
-        example_input=None if nap.normalize else example_input().to(next(network.parameters()).device),
+        example_input=None
+        if nap.normalize
+        else example_input(network_spec(config)).to(next(network.parameters()).device),
     )
 
 
@@ -251,10 +253,14 @@ def _method(config: Config, network: QNetwork, optimizer: torch.optim.Optimizer)
         options.pop("name"),
         network,
         optimizer,
-        example_input=example_input().to(next(network.parameters()).device),
+        example_input=_example(config, network),
         seed=seeds(config.seed).plasticity,
         options=options,
     )
+
+
+def _example(config: Config, network: QNetwork) -> torch.Tensor:
+    return example_input(network_spec(config)).to(next(network.parameters()).device)
 
 
 def _munchausen(agent: AgentConfig) -> Munchausen | None:

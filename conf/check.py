@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -12,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nap_rl.conf import build, init_from, networks
+from nap_rl.conf import build, init_from
 from nap_rl.conf.schema import (
     AgentConfig,
     AtariConfig,
@@ -246,10 +245,7 @@ def _check_init_from(config: Config) -> None:
     """Whether there are weights and the torsos agree; the number of actions has no part in that."""
     if config.agent.init_from is None:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run itself will say what stays fresh
-        network = networks.build_network(config, num_actions=18)
-        init_from.initialize(config.agent.init_from, network, lambda: build.build_env(config))
+    init_from.check(config.agent.init_from, config)
 
 
 def _check_replay(config: Config) -> None:

@@ -7,10 +7,11 @@ a zip.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,12 @@ from torch import Tensor
 
 from nap_rl import checkpoint
 from nap_rl.agents import FrameStack, ValueAgent
-from nap_rl.conf.networks import STACK
+from nap_rl.conf import schema
+from nap_rl.conf.networks import STACK, network_spec
+from nap_rl.conf.schema import Config
 from nap_rl.envs import SequentialAtari
-from nap_rl.nn import QNetwork
+from nap_rl.envs.atari import FRAME as FRAME_SHAPE
+from nap_rl.nn import NetworkSpec, QNetwork
 
 if TYPE_CHECKING:
     from nap_rl.sb3.load import Model
@@ -29,6 +33,21 @@ if TYPE_CHECKING:
 TORSO = "torso."
 RANDOM_SHARE = 0.1  # of the actions by which observations are gathered
 OBSERVATIONS = 1_000
+
+
+def check(source: str, config: Config) -> None:
+    """Compares the torso of `source` with the configuration's, as far as settings and shapes tell; builds nothing.
+
+    The number of actions, the head and the streams may differ.
+
+    Raises:
+        OSError, ValueError: there are no such weights, they are damaged, or their torso is another one; names `source`.
+    """
+    with _naming(source):
+        if _is_zip(source):
+            _check_torso_of_zip(_read_zip(source), network_spec(config))
+        else:
+            _check_torso_of_run(checkpoint.newest_of_run(Path(source)), config)
 
 
 def initialize(source: str, network: QNetwork, make_env: Callable[[], SequentialAtari]) -> None:
@@ -40,10 +59,8 @@ def initialize(source: str, network: QNetwork, make_env: Callable[[], Sequential
     Raises:
         OSError, ValueError: there are no such weights, or they do not fit even in the torso; names `source`.
     """
-    try:
+    with _naming(source):
         difference = _from_zip(source, network, make_env) if _is_zip(source) else _from_run(source, network)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"agent.init_from={source}: {error}") from None
     if difference is not None:
         warnings.warn(f"agent.init_from={source}: {difference}", stacklevel=2)
 
@@ -71,13 +88,54 @@ def transfer(weights: Mapping[str, Tensor], network: QNetwork) -> list[str]:
     ours = network.state_dict()
     differing = sorted(name for name in {*weights, *ours} if not _fits(weights.get(name), ours.get(name)))
     if torso := [name for name in differing if name.startswith(TORSO)]:
+        there, here = (_shape(tensors[torso[0]].shape if torso[0] in tensors else None) for tensors in (weights, ours))
         raise ValueError(
-            f"its torso is another one ({torso[0]} is {_shape(weights.get(torso[0]))} there and "
-            f"{_shape(ours.get(torso[0]))} here): agent.torso, agent.nap, nap and plasticity have to be as in that run"
+            f"its torso is another one ({torso[0]} is {there} there and {here} here): agent.torso, agent.nap, nap and "
+            "plasticity have to be as in that run"
         )
     kept = {name: tensor for name, tensor in weights.items() if not differing or name.startswith(TORSO)}
     network.load_state_dict({**ours, **kept})
     return sorted(set(ours) - set(kept))
+
+
+def _check_torso_of_run(folder: Path, config: Config) -> None:
+    checkpoint.load_tensors(folder, "network")  # a damaged file is named now
+    theirs = _torso_settings(schema.from_dict(checkpoint.read_meta(folder)["config"]))
+    for name, ours in _torso_settings(config).items():
+        if theirs[name] != ours:
+            raise ValueError(
+                f"its torso is another one ({name}: {theirs[name]} there and {ours} here): agent.torso, agent.nap, "
+                "nap and plasticity have to be as in that run"
+            )
+
+
+def _torso_settings(config: Config) -> dict[str, Any]:
+    """What certainly changes the names or the shapes of the torso's tensors; what only may is left to `transfer`."""
+    spec = network_spec(config)
+    return {
+        "agent.torso": spec.torso,
+        "norms by agent.nap": "none" if spec.norm is None else "learnable" if spec.affine else "plain",
+        "plasticity=crelu": config.plasticity.name == "crelu",
+    }
+
+
+def _check_torso_of_zip(model: Model, spec: NetworkSpec) -> None:
+    ours = spec.shapes(FRAME_SHAPE, STACK, model.actions)
+    for name, tensor in model.network.items():
+        shape = ours.get(name)
+        if name.startswith(TORSO) and name.endswith(".weight") and shape != tensor.shape:
+            raise ValueError(
+                f"its torso is another one ({name} is {_shape(tensor.shape)} there and {_shape(shape)} here): "
+                f"use agent.torso={model.spec.torso}"
+            )
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise type(error)(f"agent.init_from={source}: {error}") from None
 
 
 def _is_zip(source: str) -> bool:
@@ -136,5 +194,5 @@ def _fits(theirs: Tensor | None, ours: Tensor | None) -> bool:
     return theirs is not None and ours is not None and theirs.shape == ours.shape
 
 
-def _shape(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
+def _shape(shape: Sequence[int] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a number"

@@ -20,8 +20,9 @@ def load_network(path: Path) -> tuple[QNetwork, schema.Config]:
         FileNotFoundError: there is no checkpoint.
         checkpoint.CheckpointError: it is damaged.
     """
-    saved = checkpoint.load(checkpoint.newest_of_run(path))
-    config = schema.from_dict(saved.meta["config"])
-    network = build_network(config, int(saved.meta["num_actions"]))
-    network.load_state_dict(saved.tensors["network"])
+    folder = checkpoint.newest_of_run(path)
+    meta = checkpoint.read_meta(folder)
+    config = schema.from_dict(meta["config"])
+    network = build_network(config, int(meta["num_actions"]))
+    network.load_state_dict(checkpoint.load_tensors(folder, "network"))
     return network.eval(), config

@@ -148,13 +148,25 @@ def load(path: Path) -> Checkpoint:
             if name == META:
                 found.meta.update(json.loads(file.read_bytes()))
             elif name.endswith(".safetensors"):
-                group = safetensors.torch.load(file.read_bytes())
-                found.tensors[name.removesuffix(".safetensors")] = {key: group[key] for key in sorted(group)}
+                found.tensors[name.removesuffix(".safetensors")] = _decode_tensors(file)
             else:
                 found.blobs[name.removesuffix(".bin")] = file
-        except (ValueError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}.") from error
     return found
+
+
+def load_tensors(path: Path, key: str) -> dict[str, Tensor]:
+    """The tensors of one file of a checkpoint, on the CPU. Only that file and the manifest are read and checked.
+
+    Raises CheckpointError if it is missing or altered.
+    """
+    file = Path(path) / f"{key}.safetensors"
+    files = read_manifest(Path(path) / MANIFEST)
+    if file.name not in files:
+        raise CheckpointError(f"{path} holds no {file.name}.")
+    verify_file(file, files[file.name])
+    return _decode_tensors(file)
 
 
 def latest(parent: Path) -> Path | None:
@@ -231,6 +243,14 @@ def _check_keys(keys: Iterable[str]) -> None:
     for key in keys:
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} cannot name a file: use letters, digits, '_', '-' and '.'.")
+
+
+def _decode_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        group = safetensors.torch.load(file.read_bytes())
+    except (ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}.") from error
+    return {name: group[name] for name in sorted(group)}
 
 
 def _encode_tensors(key: str, group: Mapping[str, Tensor]) -> bytes:

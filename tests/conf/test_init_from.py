@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 from nap_rl import checkpoint, cli
-from nap_rl.conf import build, networks
+from nap_rl.conf import build, init_from, networks, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
+from nap_rl.nn import NetworkSpec
 
 TINY = [
     *("agent.torso=data_efficient", "agent.hidden=8", "replay.capacity=2000", "agent.min_replay_steps=1000"),
@@ -27,7 +29,8 @@ def saved(folder: Path, *overrides: str, actions: int = 4) -> dict[str, torch.Te
     """A run's folder with one checkpoint, whose every number is that of another seed; returns its tensors."""
     config = checked("seed=7", *overrides)
     weights = networks.build_network(config, actions).state_dict()
-    checkpoint.save(folder / "checkpoints", "frames-000000000400", tensors={"network": weights}, meta={})
+    meta = {"config": schema.to_dict(config)}
+    checkpoint.save(folder / "checkpoints", "frames-000000000400", tensors={"network": weights}, meta=meta)
     return weights
 
 
@@ -69,8 +72,8 @@ def test_where_only_the_torso_fits_it_is_kept_and_the_rest_is_fresh_and_said(
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["agent.torso=nature"], r"its torso is another one \(torso.0.weight is 32x4x5x5 there and 32x4x8x8 here\)"),
-        (["agent.nap=true"], r"its torso is another one \(torso.0.bias is 32 there and missing here\)"),
+        (["agent.torso=nature"], r"its torso is another one \(agent.torso: data_efficient there and nature here\)"),
+        (["agent.nap=true"], r"its torso is another one \(norms by agent.nap: none there and learnable here\)"),
     ],
 )
 def test_another_torso_is_refused_in_one_sentence_before_anything_starts(
@@ -90,3 +93,30 @@ def test_nothing_there_and_a_damaged_checkpoint_are_said(tmp_path: Path) -> None
     (folder / "network.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"agent.init_from=.*network.safetensors has 1 bytes instead of"):
         checked(f"agent.init_from={folder}")
+
+
+def test_a_torso_whose_tensors_differ_in_what_no_setting_tells_is_refused_by_its_shapes(tmp_path: Path) -> None:
+    weights = saved(tmp_path)
+    network = networks.build_network(checked("agent.torso=nature"), 4)
+    with pytest.raises(ValueError, match=r"another one \(torso.0.weight is 32x4x5x5 there and 32x4x8x8 here\)"):
+        init_from.transfer(weights, network)
+    with pytest.raises(ValueError, match=r"another one \(torso.0.bias is 32 there and missing here\)"):
+        init_from.transfer(weights, networks.build_network(checked("agent.nap=true"), 4))
+
+
+def test_a_check_builds_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+    monkeypatch.setattr(NetworkSpec, "build", None)
+    checked(f"agent.init_from={tmp_path}")
+
+
+def test_a_zip_is_read_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    monkeypatch.setattr(import_module("nap_rl.sb3.load"), "read_model", reads.append)
+    (tmp_path / "model.zip").write_bytes(b"first")
+    for _ in range(3):
+        init_from._read_zip(str(tmp_path / "model.zip"))
+    assert len(reads) == 1
+    (tmp_path / "model.zip").write_bytes(b"another")
+    init_from._read_zip(str(tmp_path / "model.zip"))
+    assert len(reads) == 2
