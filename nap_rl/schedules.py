@@ -1,4 +1,4 @@
-"""Schedules: functions of progress in [0, 1], applied to the optimiser outside the update."""
+"""Schedules: functions of progress in [0, 1]."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Schedule = Callable[[float], float]
-"""progress -> value; progress is the share of the schedule's span that lies behind, clipped to [0, 1] by the caller."""
+"""progress -> value. progress is the share of the schedule's span that has passed; the caller clips it to [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """`start`, always."""
+    """`start` at any progress."""
 
     start: float
 
@@ -44,9 +44,9 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Warmup:
-    """A straight line from `start` to the beginning of `after` over the first `share` of the span, then all of `after`.
+    """A straight line from `start` to `after(0)`, then the whole of `after`.
 
-    `share` lies in (0, 1).
+    The line takes the first `share` of the span, in (0, 1). `after` takes the rest.
     """
 
     after: Schedule
@@ -60,5 +60,5 @@ class Warmup:
 
 
 def progress(position: float, begin: float, span: float) -> float:
-    """Share of `span` (> 0) that lies between `begin` and `position`, clipped to [0, 1]."""
+    """Returns (position - begin) / span, clipped to [0, 1]; span > 0."""
     return min(max((position - begin) / span, 0.0), 1.0)

@@ -1,1 +1,1 @@
-"""The paper's nonstationary supervised studies: random labels, dead units, schedule replay."""
+"""The paper's supervised studies on labels that change: random labels, dead units, schedule replay."""

@@ -1,4 +1,4 @@
-"""What a study can be told: the types of conf/study.yaml, and the checks that types cannot express."""
+"""The settings of a study: types of conf/study/study.yaml, and checks that types cannot express."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nap_rl.plasticity import method_named, options_of
 class DataConfig:
     name: str = "mnist5k"  # mnist5k | digits | cifar10
     root: str | None = None  # a folder of your own in place of the package's file
-    images: int = 128  # drawn at random with the run's seed
+    images: int = 128  # how many; the seed decides which
 
 
 @dataclass
@@ -33,7 +33,7 @@ class StudyConfig:
     nap: bool = True
     project_every: int = 1  # updates between two projections
     method: str = "none"
-    options: dict[str, Any] = field(default_factory=dict)  # of the method; what is not given has its default
+    options: dict[str, Any] = field(default_factory=dict)  # options of the method; an option left out has its default
 
     optimizer: str = "adam"  # adam | sgd | momentum
     learning_rate: float = 1e-3
@@ -67,7 +67,7 @@ AT_LEAST_ONE = (
 
 
 def validate(config: StudyConfig) -> None:
-    """Raises ValueError with one sentence for a value that no study could run with."""
+    """Raises ValueError, one sentence, for settings that cannot run."""
     for key, choices in CHOICES.items():
         if getattr(config, key) not in choices:
             raise ValueError(f"{key}={getattr(config, key)} is not one of {', '.join(choices)}.")

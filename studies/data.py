@@ -1,4 +1,4 @@
-"""Small image sets, whole in memory. Nothing is downloaded and nothing is unpickled."""
+"""Small sets of images, held in memory. Nothing is downloaded, nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CIFAR10_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then red, green and blue, 
 
 @dataclass(frozen=True)
 class Shipped:
-    """A gzipped CSV inside an installed package: a line an image, its pixels and at the end its class."""
+    """A gzipped CSV inside an installed package. A line is an image: its pixels, then its class."""
 
     package: str
     path: str
@@ -35,11 +35,17 @@ SHIPPED = {
 
 
 def load_images(name: str, root: Path | None, count: int, seed: int) -> Tensor:
-    """`count` images of the set `name`, drawn with `seed`: [count, C, H, W] float32, mean 0 and variance 1.
+    """Returns `count` images of the set `name`, [count, C, H, W] float32 with mean 0 and variance 1.
 
-    Labels are not returned: every study draws its own. `root` is a folder to read from instead of the package
-    that ships the set (default for cifar10: `data`). Raises ValueError for an unknown set, too many images or
-    a file of the wrong size, FileNotFoundError saying what to put where.
+    Labels are not returned; every study draws its own.
+
+    Args:
+        root: a folder that holds the set's file; None reads the package that ships it (cifar10: the folder `data`).
+        seed: decides which images.
+
+    Raises:
+        ValueError: the set is unknown, `count` is too large, or a file has the wrong size.
+        FileNotFoundError: the message says which file to put where.
     """
     if name in SHIPPED:
         images = _shipped(name, root)
@@ -54,10 +60,10 @@ def load_images(name: str, root: Path | None, count: int, seed: int) -> Tensor:
     return (x - x.mean()) / x.std()
 
 
-@cache  # a process that runs many studies reads it once
+@cache  # a process may run many studies
 def _shipped(name: str, root: Path | None) -> NDArray[np.uint8]:
     shipped = SHIPPED[name]
-    try:  # the file's place is known from the package's metadata, so the package is not imported
+    try:  # from the package's metadata, without importing the package
         inside: Path | None = Path(str(distribution(shipped.package).locate_file(shipped.path)))
     except PackageNotFoundError:
         inside = None

@@ -1,7 +1,7 @@
-"""A folder of finished studies -> figure.png, figure.csv (what is drawn) and a table in Markdown.
+"""Draws a folder of finished studies: figure.png, figure.csv (its numbers) and a table in Markdown.
 
-Every curve has a place in a grid of panels, a row and a column, and a series; those that differ in the seed alone
-are drawn as their mean and a 95 % bootstrap interval of it.
+A curve has a row and a column in a grid of panels, and a series. Curves that differ only in their seed become one
+line: their mean, with its 95 % bootstrap interval.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nap_rl.studies.stream import STEPS, SUMMARY, TASKS
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
-POINTS = 60  # drawn along a curve: each is the mean over a window; figure.csv has every task
+POINTS = 60  # of a drawn curve, each the mean over a window; figure.csv has every task
 LABELS = {
     "online_accuracy": "online accuracy",
     "final_loss": "loss at end of task",
@@ -38,7 +38,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study: its config, its summary, and its rows by file name."""
+    """A finished study: its config, its summary, and the rows of tasks.csv and steps.csv."""
 
     config: dict[str, Any]
     summary: dict[str, Any]
@@ -48,7 +48,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Curve:
-    quantity: str  # on the vertical axis; with `network` it makes a row of panels
+    quantity: str  # on the vertical axis; `quantity` and `network` make a row of panels
     network: str
     column: str
     series: str
@@ -58,9 +58,14 @@ class Curve:
 
 
 def report(folder: Path) -> str:
-    """Draws the studies in `folder` (a sweep's, or one study's), writes figure.png and figure.csv there, and
-    returns the table. Raises FileNotFoundError if there are none, ValueError if they are of different
-    kinds."""
+    """Draws the studies in `folder`, writes figure.png and figure.csv there, and returns the table.
+
+    `folder` is a sweep's or one study's.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished study.
+        ValueError: the studies are of several kinds.
+    """
     studies = [_read(path.parent) for path in sorted(folder.rglob(SUMMARY))]
     if not studies:
         raise FileNotFoundError(f"{folder} holds no finished study (no {SUMMARY} in it).")
@@ -92,11 +97,11 @@ Panels = dict[tuple[Row, str], dict[str, tuple[Curve, Floats]]]
 
 
 def collect(curves: Iterator[tuple[int, Curve]]) -> Panels:
-    """(seed, curve) of every run -> (row, column) -> series -> one of its curves, and the values of all,
-    [runs, points].
+    """Groups (seed, curve) by panel and series: panels[row, column][series] = (one curve, values [runs, points]).
 
-    Raises ValueError if runs of one series have the same seed, and so differ in something that no label
-    shows, or if they differ in length.
+    Raises:
+        ValueError: two runs of a series have the same seed, so they differ in something that no label shows; or runs
+            of a series differ in length.
     """
     grouped: dict[tuple[Row, str], dict[str, dict[int, Curve]]] = defaultdict(lambda: defaultdict(dict))
     for seed, curve in curves:
@@ -118,11 +123,11 @@ def collect(curves: Iterator[tuple[int, Curve]]) -> Panels:
     return panels
 
 
-# --- what each kind of study shows -----------------------------------------------------------------
+# The curves and the table of each kind of study.
 
 
 def variant(config: dict[str, Any]) -> str:
-    """How the network is built, in words: "layer norm", "layer norm, scale free", "NaP (scale projected)"."""
+    """Returns the network in words, such as "NaP, layer norm, scale and offset free"."""
     if config["norm"] == "none":
         return "no normalisation"
     scale = "" if config["affine"] == "omit" else f", scale and offset {config['affine']}"
@@ -134,7 +139,7 @@ def variant(config: dict[str, Any]) -> str:
 
 
 def method(config: dict[str, Any]) -> str:
-    """The plasticity method and the options that were given: "redo, every=30"."""
+    """Returns the method and its options in words, such as "redo, every=30"."""
     return ", ".join([config["method"], *(f"{key}={value}" for key, value in config["options"].items())])
 
 
@@ -147,7 +152,7 @@ def _column(rows: list[dict[str, str]], name: str) -> Floats:
 
 
 def random_labels(study: Study) -> Iterator[Curve]:
-    """Figure 1: a column a rate; from above, accuracy, loss, Jacobian norm and parameter norm."""
+    """Figure 1. Columns: learning rates. Rows: accuracy, loss, Jacobian norm, parameter norm."""
     for name in ("online_accuracy", "final_loss", "jacobian_norm", "parameter_norm"):
         y = _column(study.tasks, name)
         x = _column(study.tasks, "task")
@@ -155,7 +160,7 @@ def random_labels(study: Study) -> Iterator[Curve]:
 
 
 def methods(study: Study) -> Iterator[Curve]:
-    """Figure 5: a column a rate, a row with NaP and one without, a line a method."""
+    """Figure 5. Columns: learning rates. Rows: with NaP, without. Lines: methods."""
     y = _column(study.tasks, "online_accuracy")
     x = _column(study.tasks, "task")
     network = variant(study.config)
@@ -163,7 +168,7 @@ def methods(study: Study) -> Iterator[Curve]:
 
 
 def dead_units(study: Study) -> Iterator[Curve]:
-    """Figure 2: a column a normalisation, a line an optimiser."""
+    """Figure 2. Columns: normalisations. Lines: optimisers."""
     y = _column(study.steps, "dead_fraction")
     x = _column(study.steps, "update")
     series = f"{study.config['optimizer']}, rate {study.config['learning_rate']:g}"
@@ -171,7 +176,7 @@ def dead_units(study: Study) -> Iterator[Curve]:
 
 
 def schedule_replay(study: Study) -> Iterator[Curve]:
-    """Figure 3: a column a rate; above the accuracy, below the angle; a line a network."""
+    """Figure 3. Columns: learning rates. Rows: accuracy, angle. Lines: networks."""
     for network in dict.fromkeys(row["network"] for row in study.tasks):
         rows = [row for row in study.tasks if row["network"] == network]
         for name in ("online_accuracy", "angle"):
@@ -191,8 +196,7 @@ def _mean(studies: Sequence[Study], name: str) -> float:
 
 
 def stream_table(studies: Sequence[Study]) -> str:
-    """Accuracy of tasks 5 - 15 % and of the last 10 %, their difference, loss and Jacobian norm of the last 10 %,
-    and what the weights have come to."""
+    """Returns early (tasks 5-15 %) and late (last 10 %) accuracy, late loss and Jacobian norm, and final norms."""
     lines = [
         "| method | network | rate | seeds | tasks 5-15 % | last 10 % | change | loss, last 10 % | Jacobian norm | "
         "norm at end | dead at end | offset at end |",
@@ -211,7 +215,7 @@ def stream_table(studies: Sequence[Study]) -> str:
 
 
 def dead_table(studies: Sequence[Study]) -> str:
-    """Highest share of dead units at any time, and the mean over the last half."""
+    """Returns the share of dead units: the highest, the mean over the last half, the last."""
     lines = [
         "| network | optimiser | rate | seeds | highest | mean of last half | last |",
         "|---|---|---|---|---|---|---|",
@@ -225,8 +229,7 @@ def dead_table(studies: Sequence[Study]) -> str:
 
 
 def replay_table(studies: Sequence[Study]) -> str:
-    """Accuracy early and late, mean distance of the accuracy to the un-projected network's, angle at the
-    end."""
+    """Returns accuracy early and late, its mean distance to the un-projected network's, and the final angle."""
     lines = [
         "| rate | network | seeds | tasks 5-15 % | last 10 % | mean abs. difference | angle at end |",
         "|---|---|---|---|---|---|---|",
@@ -255,7 +258,7 @@ KINDS: dict[str, tuple[Callable[[Study], Iterator[Curve]], Callable[[Sequence[St
 }
 
 
-# --- files and pictures ----------------------------------------------------------------------------
+# Files and pictures.
 
 
 def _read(folder: Path) -> Study:
@@ -284,7 +287,7 @@ def _write_csv(path: Path, panels: Panels) -> None:
 
 
 def draw(panels: Panels) -> Figure:
-    """One line a series with its interval, the same colour in every panel."""
+    """Draws a line and its interval for each series; a series has the same colour in every panel."""
     rows = list(dict.fromkeys(row for row, _ in panels))
     columns = sorted({column for _, column in panels}, key=_number)
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
@@ -326,7 +329,7 @@ def _line(axes: Axes, curve: Curve, values: Floats, colour: str, name: str) -> N
 
 
 def _number(text: str) -> tuple[float, str]:
-    """Columns in the order of the number that they end with, then by name."""
+    """The sort key of a column: the number that its title ends with, then the title."""
     try:
         return float(text.rsplit(" ", 1)[-1]), text
     except ValueError:

@@ -1,5 +1,4 @@
-"""One network that learns: model, normalisation, optimiser, projection, plasticity method; one update; its
-state."""
+"""One network and all that trains it: normalisation, optimiser, projection, plasticity method."""
 
 from __future__ import annotations
 
@@ -20,10 +19,10 @@ from nap_rl.studies.models import build_model
 
 
 class Learner:
-    """Everything that is trained, built from the config with `config.seed` and nothing else.
+    """A network, its optimiser, projector and method. `config.seed` decides the initial weights.
 
     Args:
-        images: [N, C, H, W], float32 or float64; the network computes in their type.
+        images: [N, C, H, W], float32 or float64; the network has their dtype.
     """
 
     def __init__(self, config: StudyConfig, images: Tensor) -> None:
@@ -59,7 +58,7 @@ class Learner:
         self.updates = 0
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        """One update on images x [B, C, H, W] and labels y [B] int64; returns the logits before it, [B, classes]."""
+        """Updates on images x [B, C, H, W] and labels y [B] int64; returns the logits before it, [B, classes]."""
         logits: Tensor = self.network(x)
         loss: Tensor = F.cross_entropy(logits, y)
         if (penalty := self.method.penalty()) is not None:
@@ -74,7 +73,7 @@ class Learner:
         return logits.detach()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that decides the updates to come, by part and name: what a checkpoint holds."""
+        """Returns what a checkpoint holds: part -> name -> tensor. It decides all later updates."""
         state = {
             "network": dict(self.network.state_dict()),
             "optimizer": _optimizer_tensors(self.optimizer),
@@ -96,7 +95,7 @@ class Learner:
 
 
 def make_optimizer(config: StudyConfig, network: nn.Module) -> Optimizer:
-    """adam | sgd | momentum (0.9), in torch's fused kernels: at this size the interpreter is what costs."""
+    """Returns Adam, SGD or SGD with momentum 0.9. They are fused: with weights this small, Python takes the time."""
     rate = config.learning_rate
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
     if config.affine_rate != 1:
@@ -110,13 +109,13 @@ def make_optimizer(config: StudyConfig, network: nn.Module) -> Optimizer:
 
 
 def gains_and_offsets(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """(scale, offset) of every normalisation that has them."""
+    """Returns (scale, offset) of every normalisation that has both."""
     norms = [m for m in network.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm, RMSNorm))]
     return [(m.weight, m.bias) for m in norms if m.weight is not None and m.bias is not None]
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Adam's moments and step counts, SGD's momentum: "3.exp_avg" is that of the fourth parameter."""
+    """Returns Adam's moments and step counts, or SGD's momentum. "3.exp_avg" belongs to the fourth parameter."""
     return {
         f"{number}.{key}": value
         for number, state in optimizer.state_dict()["state"].items()

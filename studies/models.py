@@ -1,5 +1,4 @@
-"""The studies' networks: [B, C, H, W] float -> logits [B, classes]. Every ReLU is a submodule that is used
-once."""
+"""The studies' networks: [B, C, H, W] float -> logits [B, classes]. Every ReLU is a submodule and is used once."""
 
 from __future__ import annotations
 
@@ -11,10 +10,15 @@ from nap_rl.nn.torsos import ResidualBlock
 
 
 def build_model(name: str, shape: tuple[int, int, int], classes: int, width: int, depth: int) -> nn.Module:
-    """A network for images of `shape` (C, H, W).
+    """Returns a network for images of `shape` (C, H, W).
 
-    `width` is the number of units (mlp) or channels (cnn, resnet) of a hidden layer; `depth` the number of
-    hidden layers (mlp, cnn) or of residual blocks (resnet). Raises ValueError for an unknown name.
+    Args:
+        name: mlp, cnn or resnet.
+        width: units (mlp) or channels (cnn, resnet) of a hidden layer.
+        depth: hidden layers (mlp), convolutions (cnn) or residual blocks (resnet).
+
+    Raises:
+        ValueError: the name is unknown, or width or depth is below 1.
     """
     if name not in MODELS:
         raise ValueError(f"There is no model {name!r}; there are {', '.join(MODELS)}.")
@@ -47,7 +51,7 @@ def cnn(shape: tuple[int, int, int], classes: int, width: int, depth: int) -> nn
 
 
 def resnet(shape: tuple[int, int, int], classes: int, width: int, depth: int) -> nn.Module:
-    """One convolution of 3x3 with stride 2, `depth` residual blocks, the mean over space, a linear layer."""
+    """One convolution of 3x3 with stride 2, `depth` residual blocks, a mean over space, a linear layer."""
     return nn.Sequential(
         nn.Conv2d(shape[0], width, kernel_size=3, stride=2, padding=1),
         *(ResidualBlock(width) for _ in range(depth)),

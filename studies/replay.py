@@ -1,16 +1,15 @@
 """Schedule replay, Figure 3 of the paper: the implicit schedule of an un-projected network, made explicit.
 
-An un-projected network and its followers start from the same weights and see the same batches. Before each
-update the norm ||theta_l|| of every normalised layer l of the un-projected network is read, and a follower,
-which is projected to rho_l = ||theta_l(0)|| after each of its updates, takes its rates from that (eta is the
-base rate, power 1 for Adam and 2 for SGD):
+One network is un-projected. Its followers start from the same weights, see the same batches, and are projected to
+rho_l = ||theta_l(0)|| after each update. Before each update the norm ||theta_l|| of each normalised layer l of the
+un-projected network sets the followers' rates (eta is the base rate; power is 1 for Adam, 2 for SGD):
 
     constant     eta
-    global       eta (||rho|| / ||theta||)^power, one number for all layers, norms over all of them
+    global       eta (||rho|| / ||theta||)^power, norms over all layers: one rate for all
     layer        eta (rho_l / ||theta_l||)^power
     exact        layer, and the gradient of layer l times rho_l / ||theta_l||, which Adam's moments expect
 
-With SGD `layer` is exact already. The output layer, which is not projected, keeps eta in all of them.
+With SGD `layer` is exact too. The output layer is not projected and keeps eta.
 """
 
 from __future__ import annotations
@@ -47,10 +46,12 @@ FOLLOWERS = ("constant", "global", "layer", "exact")
 
 
 def run(config: StudyConfig, folder: Path) -> dict[str, Row]:
-    """Trains the five networks side by side; tasks.csv gets a column `network` (unprojected and FOLLOWERS)
-    and `angle`: degrees between a follower's normalised layers and the un-projected network's, mean over
-    layers. Computes in float64, so that what is exact on paper shows. Goes on from the folder's newest
-    checkpoint. Returns a summary each."""
+    """Trains the five networks side by side and returns a summary of each.
+
+    tasks.csv has two more columns. `network` is unprojected or one of FOLLOWERS. `angle` is the angle in degrees
+    between the network's normalised layers and the un-projected network's, the mean over layers. Goes on from the
+    folder's newest checkpoint. Computes in float64: in float32, rounding would hide that `exact` is exact.
+    """
     started, before = time.perf_counter(), 0.0
     images = load_images(config.data.name, root_of(config.data), config.data.images, config.seed).double()
     leader = Learner(replace(config, nap=False), images)
@@ -88,7 +89,7 @@ def run(config: StudyConfig, folder: Path) -> dict[str, Row]:
 
 
 def states(learners: Mapping[str, Learner]) -> dict[str, dict[str, Tensor]]:
-    """The parts of every learner's state, named "layer.optimizer" and so on."""
+    """Returns the parts of every learner's state, under names such as "layer.optimizer"."""
     return {f"{name}.{part}": state for name, learner in learners.items() for part, state in learner.state().items()}
 
 
@@ -99,7 +100,7 @@ def load_states(learners: Mapping[str, Learner], found: Checkpoint) -> None:
 
 
 class Follower:
-    """A projected network whose rates are the recorded schedule; `shrink` is set before each of its updates.
+    """A projected network whose rates follow the un-projected one. Set `shrink` before each of its updates.
 
     Args:
         name: one of FOLLOWERS.
@@ -126,7 +127,7 @@ class Follower:
 
 
 def split_groups(optimizer: Optimizer, weights: list[Tensor]) -> None:
-    """Takes each weight out of the optimiser's first group into one of its own, at the end."""
+    """Moves each weight from the optimiser's first group into a group of its own; these come last."""
     first = optimizer.param_groups[0]
     first["params"] = [p for p in first["params"] if all(p is not w for w in weights)]
     for weight in weights:
@@ -134,7 +135,7 @@ def split_groups(optimizer: Optimizer, weights: list[Tensor]) -> None:
 
 
 def normalised_weights(learner: Learner) -> list[Tensor]:
-    """The weight tensors that are projected with NaP: all but the output layer's."""
+    """Returns the weight tensors that NaP projects: all but the output layer's."""
     *hidden, _ = weight_groups(learner.network).values()
     return [weight for group in hidden for weight in group]
 
@@ -146,8 +147,10 @@ def norms_of(weights: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def angle(these: list[Tensor], those: list[Tensor]) -> float:
-    """Degrees between two networks' weights: the mean over tensors, computed from the chord, which is exact
-    near 0."""
+    """Returns the angle between two networks' weights in degrees, the mean over tensors.
+
+    Computed from the chord, which is exact near 0 where the arc cosine is not.
+    """
     units = [(a / a.norm(), b / b.norm()) for a, b in zip(these, those, strict=True)]
     chords = torch.stack([(a - b).norm() for a, b in units])
     return math.degrees(float((2 * torch.asin(chords / 2)).mean()))

@@ -1,11 +1,11 @@
-"""Random labels, drawn again and again: the stream of tasks that Figures 1, 2 and 5 of the paper are about.
+"""A stream of tasks with random labels (Figures 1, 2 and 5 of the paper).
 
-    task k:  labels[k] ~ uniform over the classes, one for each image        (decided by seed and k alone)
-             batches[k] [steps_per_task, batch_size], indices of images      (likewise)
-             steps_per_task updates; then one row of tasks.csv
+    task k:  labels[k] [images] ~ uniform over the classes
+             batches[k] [steps_per_task, batch_size], indices of images
+             steps_per_task updates, then one row of tasks.csv
 
-Nothing else is random after initialisation, so a run goes on from any task boundary to the same files, bit by
-bit.
+Seed and k decide labels and batches. Nothing else is random after initialisation, so a run that goes on from a task
+boundary writes the same files to the bit.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ TASKS, STEPS, SUMMARY = "tasks.csv", "steps.csv", "summary.json"
 def run(config: StudyConfig, folder: Path) -> Row:
     """Runs the stream in `folder`, from its newest checkpoint if there is one; returns the summary.
 
-    Writes tasks.csv (one row a task), steps.csv (one row every `measure_every` updates, if that is set) and,
-    last, summary.json. Raises ValueError if the folder's checkpoint is of another config.
+    Writes tasks.csv (one row a task), steps.csv (one row every `measure_every` updates; not with 0) and, last,
+    summary.json.
+
+    Raises:
+        ValueError: the folder's checkpoint has another config.
     """
     started = time.perf_counter()
     images = load_images(config.data.name, root_of(config.data), config.data.images, config.seed)
@@ -63,7 +66,7 @@ def run(config: StudyConfig, folder: Path) -> Row:
 
 
 def task_data(config: StudyConfig, task: int) -> tuple[Tensor, Tensor]:
-    """Labels [images] and batch indices [steps_per_task, batch_size] of a task, int64."""
+    """Returns a task's labels [images] and batch indices [steps_per_task, batch_size], int64."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + task)
     labels = torch.randint(CLASSES, (config.data.images,), generator=generator)
     batches = torch.randint(config.data.images, (config.steps_per_task, config.batch_size), generator=generator)
@@ -71,7 +74,7 @@ def task_data(config: StudyConfig, task: int) -> tuple[Tensor, Tensor]:
 
 
 def learn_task(config: StudyConfig, learner: Learner, task: int, steps: list[Row]) -> Row:
-    """One task; appends to `steps` what is measured on the way. One host sync, at the end."""
+    """Runs one task and returns its row of tasks.csv; appends rows of steps.csv to `steps`."""
     labels, batches = task_data(config, task)
     targets = labels[batches]
     logits: list[Tensor] = []
@@ -88,8 +91,10 @@ def learn_task(config: StudyConfig, learner: Learner, task: int, steps: list[Row
 
 
 def task_row(learner: Learner, task: int, labels: Tensor, online: Tensor) -> Row:
-    """The columns of tasks.csv; all but the online accuracy are of the network at the end of the task, over all
-    images. The Jacobian's directions are the same for every task."""
+    """Returns the row of tasks.csv. All columns but the online accuracy measure the network now, on all images.
+
+    The Jacobian's directions are the same for every task.
+    """
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(learner.images.shape, generator=generator, dtype=learner.images.dtype)
     with torch.no_grad(), activations(learner.network) as hidden:
@@ -108,15 +113,14 @@ def task_row(learner: Learner, task: int, labels: Tensor, online: Tensor) -> Row
 
 
 def _mean_offset(learner: Learner) -> Tensor:
-    """Offset over scale, the mean over all units: by how many standard deviations their inputs are shifted. 0 where
-    the normalisations have neither."""
+    """Returns mean(offset / |scale|) over all units, in standard deviations; 0 without scale and offset."""
     shifts = [offset / gain.abs() for gain, offset in gains_and_offsets(learner.network)]
     return torch.cat(shifts).mean() if shifts else torch.zeros(())
 
 
 @torch.no_grad()
 def dead_units(learner: Learner) -> Tensor:
-    """The share of dead units over all hidden layers, on all images."""
+    """Returns the share of hidden units that are 0 on every image."""
     with activations(learner.network) as hidden:
         learner.network(learner.images)
     return _dead(hidden)
@@ -129,8 +133,10 @@ def _dead(hidden: Mapping[str, Tensor]) -> Tensor:
 
 
 def summarise(rows: Sequence[Row]) -> Row:
-    """Mean online accuracy of tasks 5 - 15 % and of the last 10 %: the very first tasks meet fresh weights
-    and are easier for everybody."""
+    """Returns means over early tasks (5-15 %) and late tasks (last 10 %), and the last row's norms.
+
+    The first 5 % are left out: they meet fresh weights and are easier.
+    """
     n = len(rows)
     early, late = rows[n * 5 // 100 : max(n * 15 // 100, 1)], rows[-max(n // 10, 1) :]
 
@@ -164,13 +170,13 @@ def save(
     tensors: Mapping[str, Mapping[str, Tensor]],
     meta: Mapping[str, object],
 ) -> None:
-    """A checkpoint after so many tasks, for `load`."""
+    """Writes a checkpoint after so many tasks, for `load`."""
     meta = {"config": _identity(config), **meta}
     checkpoint.save(folder / "checkpoints", f"task-{tasks:09d}", tensors=tensors, meta=meta)
 
 
 def load(config: StudyConfig, folder: Path) -> checkpoint.Checkpoint | None:
-    """The newest sound checkpoint, None in a new folder. Raises ValueError if it is of another config."""
+    """Returns the newest sound checkpoint, None in a new folder. Raises ValueError if it has another config."""
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         return None
@@ -181,7 +187,7 @@ def load(config: StudyConfig, folder: Path) -> checkpoint.Checkpoint | None:
 
 
 def _identity(config: StudyConfig) -> dict[str, Any]:
-    """All that decides the numbers, as JSON gives it back: the number of processes does not."""
+    """Returns the settings that decide the numbers (`jobs` does not), as JSON reads them back."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     del plain["jobs"]
     return plain
