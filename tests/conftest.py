@@ -1,4 +1,4 @@
-"""For every test: what libraries leave behind goes where pytest cleans up."""
+"""For every test: files that libraries leave behind go where pytest cleans up."""
 
 from __future__ import annotations
 

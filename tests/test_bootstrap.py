@@ -1,4 +1,4 @@
-"""bootstrap.py's decisions, with a stand-in for every process that it would start."""
+"""bootstrap.py's decisions; a stand-in replaces every process that it would start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command as it is typed: what a slip of the finger is answered with, and that nothing is left behind."""
+"""train.py's answers to mistakes on the command line; a refused command leaves no files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each formula against a case worked out by hand or a slower way; the one pass against the formulas."""
+"""Each diagnostic against a case worked out by hand or a slower formula; `Diagnostics` against those functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""evaluate.py from the command line to the files that it leaves, on real games and untrained networks."""
+"""evaluate.py from the command line to its files, on real games and untrained networks."""
 
 from __future__ import annotations
 

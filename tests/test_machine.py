@@ -1,4 +1,4 @@
-"""Space that is left, and arithmetic on denormal numbers."""
+"""Free memory and disk space, and flushing of denormal numbers."""
 
 from __future__ import annotations
 

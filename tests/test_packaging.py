@@ -1,4 +1,4 @@
-"""What is declared, what is pinned and what a wheel holds, against the tree itself."""
+"""Declared dependencies, pins and the wheel's contents, against the source tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that are noted, and folders that one process has."""
+"""Stop signals, and the lock that gives a run's folder to one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""train.py killed, stopped and taken up again as a real process; its exit codes; what it refuses."""
+"""train.py as a process: killed, stopped and resumed; exit codes; refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""train.py from the command line to the files that it leaves: four short trainings, shared by all tests."""
+"""train.py from the command line to its files: four short trainings, shared by all tests."""
 
 from __future__ import annotations
 

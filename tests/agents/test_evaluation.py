@@ -1,4 +1,4 @@
-"""Exactly so many episodes, none favoured for being short; policies that draw for themselves."""
+"""Evaluation plays exactly the episodes that were fixed in advance; policies draw from random streams of their own."""
 
 from __future__ import annotations
 

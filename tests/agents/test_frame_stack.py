@@ -1,4 +1,4 @@
-"""What the network sees when acting is what it sees again when the replay gives it back."""
+"""The stacks that the network acts on equal the stacks that the replay returns."""
 
 from __future__ import annotations
 

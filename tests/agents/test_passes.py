@@ -1,4 +1,4 @@
-"""The passes of an update, compiled and in half precision, against the plain ones; clipping against torch's own."""
+"""An update's passes, compiled and in bf16, against the plain ones; clipping against torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trainer stores of real games against a list of everything that was shown, acted and paid."""
+"""Transitions stored from real games, against a list of every frame, action and reward."""
 
 from __future__ import annotations
 

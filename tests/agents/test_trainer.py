@@ -1,4 +1,4 @@
-"""The loop around the agent, in environments that count: updates, rates, switches, episodes, records."""
+"""The training loop in environments whose frames are counters: updates, learning rates, switches, episodes, records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The update, step by step, and a Markov chain that it must solve."""
+"""The update step by step, and a Markov chain that the agent must solve."""
 
 from __future__ import annotations
 

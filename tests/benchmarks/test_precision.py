@@ -1,4 +1,4 @@
-"""What the comparison of precisions says, on numbers known beforehand and on a small network."""
+"""The comparison of precisions, on numbers with a known answer and on a small network."""
 
 from __future__ import annotations
 

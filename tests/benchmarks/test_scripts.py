@@ -1,4 +1,4 @@
-"""Every benchmark runs, with settings that mean nothing, and prints the tables that it promises."""
+"""Every benchmark runs with tiny settings and prints its tables."""
 
 from __future__ import annotations
 

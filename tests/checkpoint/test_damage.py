@@ -1,4 +1,4 @@
-"""Checkpoints changed by accident or by intent: each is refused with a sentence that names the file."""
+"""Damaged and forged checkpoints are refused in a sentence that names the file."""
 
 from __future__ import annotations
 

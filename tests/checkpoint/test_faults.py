@@ -1,4 +1,4 @@
-"""Disks that fail, fill up or stop in the middle: the previous checkpoint always loads."""
+"""The previous checkpoint loads after a disk failed, filled up or stopped in the middle of a write."""
 
 from __future__ import annotations
 

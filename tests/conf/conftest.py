@@ -1,4 +1,4 @@
-"""What composing a configuration needs: the training's types and resolvers, known to Hydra."""
+"""Registers the types and resolvers of train.py's configuration with Hydra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beginning with the weights of an earlier run: all of them, the torso alone, or a sentence."""
+"""agent.init_from: all weights fit, the torso alone fits, or the run is refused in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which run goes on, with which settings: decided before anything is started, in one sentence where it cannot be."""
+"""resume= finds the run and its settings before anything starts, or refuses in one sentence."""
 
 from __future__ import annotations
 

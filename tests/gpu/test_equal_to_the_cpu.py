@@ -1,4 +1,4 @@
-"""The same numbers on a GPU as on the CPU, to rounding: replay, update and projector. And captured as not."""
+"""Replay, update and projector give the same numbers on GPU and CPU, to rounding; so does a captured update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The premise and the promise of Normalize-and-Project, on every architecture that it must work on."""
+"""Scale invariance and constant norms on every architecture that NaP must work on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker of the premise: it must see what is there, and nothing else."""
+"""`scale_invariance` finds the layers that are scale-invariant and no others."""
 
 from __future__ import annotations
 

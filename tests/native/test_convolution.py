@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's algorithm, against double precision; and who takes them."""
+"""Winograd convolutions against double precision, and which layers use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of few rows against double precision, and who takes them."""
+"""Products of few rows against double precision, and which layers use them."""
 
 from __future__ import annotations
 

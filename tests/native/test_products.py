@@ -1,4 +1,4 @@
-"""Products of a large layer with a small batch, against double precision; and who takes them."""
+"""Products of a large layer with a small batch, against double precision, and which layers use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads against plain Python: what outputs mean, and how far they are from their targets."""
+"""Heads against plain Python: expected values, losses and priorities."""
 
 from __future__ import annotations
 

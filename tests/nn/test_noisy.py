@@ -1,4 +1,4 @@
-"""Noisy layers against the weight matrices that they stand for."""
+"""Noisy layers against explicit weight matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Penalties, perturbations and activations against closed forms; and what is left of them under NaP."""
+"""Penalties, perturbations and activations against closed forms, without NaP and with it."""
 
 from __future__ import annotations
 

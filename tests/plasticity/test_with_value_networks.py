@@ -1,4 +1,4 @@
-"""Every method on a dueling, noisy value network over pixels, as the agent uses it: unchanged, with NaP."""
+"""Every method on a dueling, noisy value network over pixels, without NaP and with it."""
 
 from __future__ import annotations
 

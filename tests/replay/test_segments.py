@@ -1,4 +1,4 @@
-"""The replay on disk: what is new, what still matters, and what a forged file may not do."""
+"""The replay on disk: only new records are written, old ones are dropped, forged files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""study.py as it is typed: one study, many, their report, and what a slip of the finger is answered with."""
+"""study.py from the command line: one study, a sweep, a report, and messages for mistakes."""
 
 from __future__ import annotations
 
