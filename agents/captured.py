@@ -1,102 +1,121 @@
-"""An update, or acting, as one CUDA graph: a GPU runs hundreds of small kernels faster than Python can ask for them."""
+"""A function as one CUDA graph: a GPU runs hundreds of small kernels faster than Python can launch them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 WARM_UP = 3
-"""Calls that are run as they are: kernels are compiled and chosen, libraries take workspace, Adam makes its moments."""
+"""Calls that run eagerly: kernels get compiled and chosen, libraries take workspace, Adam makes its moments."""
 
-Function = Callable[..., tuple[Tensor, ...]]
+Layout = tuple[torch.Size, torch.dtype]
 
 
 class Captured:
     """`function`, which works on a GPU's memory alone, run as one CUDA graph.
 
-    After `WARM_UP` calls, one captures what `function` does on the GPU, and from then on just that is repeated, on the
-    same memory and with all of Python's numbers and decisions as they were. So whatever changes from call to call has
-    to be in a tensor that is changed in place, and nothing may be read by the host. Where a capture fails, a warning
-    says so and `function` is run as it is from then on.
+    Calls 1 to 3 run eagerly. Call 4 records a CUDA graph. Later calls replay it: Python does not run, so every value
+    that changes must be a tensor updated in place, and nothing may be read by the host. Inputs of other shapes or
+    dtypes have a graph of their own. Where recording fails, a warning says so and later calls run eagerly.
 
     Args:
-        function: takes tensors on the GPU, float32 of no dimension where a number was given, and returns tensors.
+        function: of tensors on the GPU (a number becomes one: float32, no dimension) or None; returns tensors.
         device: the GPU.
-        generators: all that it draws from.
+        generators: all that `function` draws from.
     """
 
-    def __init__(self, function: Function, device: torch.device, generators: Iterable[torch.Generator]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], device: torch.device, generators: Iterable[torch.Generator] = ()
+    ) -> None:
         self._function = function
         self._device = device
         self._generators = tuple(generators)
-        self._arguments: tuple[Tensor, ...] = ()
-        self.forget()
+        self._graphs: dict[tuple[Layout | None, ...], _Graph] = {}
 
     def forget(self) -> None:
-        """Warm up and capture anew: to be called where a tensor that `function` uses was replaced by another."""
-        self._calls = 0
-        self._failed = False
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._results: tuple[Tensor, ...] = ()
+        """Warm up and record anew. Call it when a tensor that `function` uses was replaced by another."""
+        self._graphs.clear()
 
-    def __call__(self, *inputs: float | Tensor) -> tuple[Tensor, ...]:
-        """What `function` returns for them, as tensors that the next call leaves alone.
+    def __call__(self, *inputs: float | Tensor | None) -> Any:
+        """What `function` returns for these inputs, in tensors that later calls leave alone.
 
-        Without a host sync, but for tensors of the host. Another shape or type than before is captured anew.
+        No host sync, unless an input is in the host's memory.
         """
-        self._fill(inputs)
-        if self._calls < WARM_UP:
-            self._calls += 1
-            return self._run_aside()
-        if self._graph is None and not self._failed:
-            self._capture()  # records and runs nothing
-        if self._graph is None:
-            return self._function(*self._arguments)
-        self._graph.replay()
-        return tuple(result.clone() for result in self._results)
+        graph = self._graph_for(inputs)
+        if graph.calls < WARM_UP:
+            graph.calls += 1
+            return self._run_aside(graph)
+        if graph.recorded is None and not graph.failed:
+            self._record(graph)  # runs nothing
+        if graph.recorded is None:
+            return self._function(*graph.arguments)
+        graph.recorded.replay()
+        return tree_map(Tensor.clone, graph.results)
 
-    def _fill(self, inputs: tuple[float | Tensor, ...]) -> None:
-        kinds = [_kind(each) for each in inputs]
-        if [_kind(argument) for argument in self._arguments] != kinds:
-            self._arguments = tuple(torch.empty(shape, dtype=dtype, device=self._device) for shape, dtype in kinds)
-            self.forget()
-        for argument, given in zip(self._arguments, inputs, strict=True):
-            if isinstance(given, Tensor):
-                argument.copy_(given)
-            else:
-                argument.fill_(given)
+    def _graph_for(self, inputs: tuple[float | Tensor | None, ...]) -> _Graph:
+        """The graph for inputs of this layout, with the inputs copied into the tensors that it reads."""
+        layouts = tuple(_layout(value) for value in inputs)
+        if layouts not in self._graphs:
+            empty = (
+                None if each is None else torch.empty(each[0], dtype=each[1], device=self._device) for each in layouts
+            )
+            self._graphs[layouts] = _Graph(tuple(empty))
+        graph = self._graphs[layouts]
+        for argument, value in zip(graph.arguments, inputs, strict=True):
+            if isinstance(value, Tensor) and argument is not None:
+                argument.copy_(value)
+            elif value is not None and argument is not None:
+                argument.fill_(value)
+        return graph
 
-    def _run_aside(self) -> tuple[Tensor, ...]:
-        """On the stream that will capture: cuBLAS and others keep a workspace for each stream."""
-        if self._calls == 1:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            results = self._function(*self._arguments)
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+    def _run_aside(self, graph: _Graph) -> Any:
+        """Run on the stream that will record: cuBLAS and others keep a workspace for each stream."""
+        if graph.stream is None:
+            graph.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        graph.stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(graph.stream):
+            results = self._function(*graph.arguments)
+        torch.cuda.current_stream(self._device).wait_stream(graph.stream)
         return results
 
-    def _capture(self) -> None:
-        graph = torch.cuda.CUDAGraph()
+    def _record(self, graph: _Graph) -> None:
+        recorded = torch.cuda.CUDAGraph()
         try:
             for generator in self._generators:
-                graph.register_generator_state(generator)
-            with torch.cuda.graph(graph, stream=self._stream):
-                self._results = self._function(*self._arguments)
+                recorded.register_generator_state(generator)
+            with torch.cuda.graph(recorded, stream=graph.stream):
+                graph.results = self._function(*graph.arguments)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             warnings.warn(
                 f"an update, or acting, was not captured as a CUDA graph and runs without: {reason}; compile=off tries "
                 "none",
-                stacklevel=4,
+                stacklevel=3,
             )
-            self._failed = True
+            graph.failed = True
             return
-        self._graph = graph
+        graph.recorded = recorded
 
 
-def _kind(given: float | Tensor) -> tuple[torch.Size, torch.dtype]:
-    return (given.shape, given.dtype) if isinstance(given, Tensor) else (torch.Size(), torch.float32)
+@dataclass
+class _Graph:
+    """The graph for inputs of one layout, before and after it is recorded."""
+
+    arguments: tuple[Tensor | None, ...]
+    calls: int = 0
+    stream: torch.cuda.Stream | None = None
+    failed: bool = False
+    recorded: torch.cuda.CUDAGraph | None = None
+    results: Any = None
+
+
+def _layout(value: float | Tensor | None) -> Layout | None:
+    if value is None:
+        return None
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else (torch.Size(), torch.float32)

@@ -174,7 +174,6 @@ def restore(trainer: Trainer, saved: checkpoint.Checkpoint) -> None:
 def report_divergence(folder: Path, trainer: Trainer, reason: str) -> Path:
     """What there was when the run diverged: `diverged/update-<n>/` with batch, weights, and norms as JSON."""
     agent = trainer.agent
-    agent.complete_gradients()
     layers = {
         name: {
             "weight_norm": float(weight.detach().norm()),

@@ -43,7 +43,7 @@ class NetworkPolicy:
         noise = taus = None
         if self.noisy:
             noise = self.network.sample_noise(self.generator, rows=len(stacks))
-            taus = self.network.sample_taus("acting", len(stacks), self.generator)
+            taus = self.network.sample_taus("policy", len(stacks), self.generator)
         q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise, taus)
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
         return actions

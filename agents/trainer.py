@@ -172,7 +172,6 @@ class Trainer:
         if logging or agent.device.type == "cpu":  # reading a GPU's number at every update would make the host wait
             self._check_finite(update)
         if logging:
-            agent.complete_gradients()
             self._log()
 
     def _evaluate_if_due(self) -> None:

@@ -1,15 +1,14 @@
 """One value-based agent: DQN, C51, QR-DQN, IQN, Munchausen-DQN and Rainbow are settings of it.
 
-The update reads like Rainbow (Hessel et al. 2018, arXiv 1710.02298): sample -> noise -> loss -> backward -> clip ->
-Adam -> (project) -> new priorities -> target copy. Normalize-and-Project takes no part in it: the normalisations are in
-the network that it is given, and the projection is a hook of the optimiser's step.
+`gradient_step` reads like Rainbow (Hessel et al. 2018, arXiv 1710.02298): sample -> noise -> losses -> backward -> clip
+-> Adam -> new priorities. Normalize-and-Project takes no part in it: the normalisations are in the network, and the
+projection is a hook of the optimiser's step.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +17,13 @@ import torch
 from torch import Tensor
 
 from nap_rl.agents.captured import Captured
+from nap_rl.agents.divergence import check_finite
+from nap_rl.agents.draws import Draw, Draws, draw
 from nap_rl.compilation import compiled_method
 from nap_rl.losses import Munchausen
-from nap_rl.native import Adam, Factors, Outer
-from nap_rl.nn import NoisyLinear, QNetwork
-from nap_rl.nn.heads import Part
-from nap_rl.nn.linear import leaves_factors
-from nap_rl.nn.noisy import draw_noise, noise_sizes, scale_noise, split_noise
+from nap_rl.nap import Projector
+from nap_rl.nn import Head, HeadLoss, QNetwork, Target
+from nap_rl.nn.noisy import noise_sizes, scale_noise, split_noise
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
 
@@ -33,17 +32,10 @@ STATISTICS_BATCH = 64
 
 
 class Update(NamedTuple):
-    """What one update computed; tensors of no dimension on the agent's device, so that nobody waits for them."""
+    """What one update computed: tensors of no dimension on the agent's device, so that nobody waits for them."""
 
     loss: Tensor  # mean over the batch, importance weights included, without a method's penalty
     grad_norm: Tensor  # global, before clipping
-
-
-class Draw(NamedTuple):
-    """The random part of one pass through a network; None where the network has none."""
-
-    noise: Tensor | None  # of all layers side by side: one tensor to hand over and not a dozen
-    taus: Tensor | None
 
 
 class ValueAgent:
@@ -53,6 +45,7 @@ class ValueAgent:
         network: online network; the target network starts as its copy.
         optimizer: over the online network's parameters.
         replay: where `update` samples from.
+        projector: projects the network's weights after each step of `optimizer`; None for none.
         double: the online network picks the action that the target network values (van Hasselt et al. 2016).
         batch_size: transitions an update.
         target_every_updates: updates between two copies of the online network into the target network.
@@ -61,14 +54,12 @@ class ValueAgent:
         munchausen: the log-policy as reward and a soft maximum, for one-step returns and heads that are linear in their
             outputs (all but the categorical one); None for Q-learning.
         method: of plasticity, for `network` and `optimizer`; None for none.
-        precision: of the passes of an update. With bfloat16 their matrix products and convolutions are computed in it
-            (autocast), but for the output layers, over float32 weights, gradients and moments, and the target network
-            is kept in it. Acting is float32.
-        compiled: the passes of an update, and on a CPU those of acting, run as the graphs that torch.compile makes of
-            them at the first one.
-        captured: on a GPU an update runs as one CUDA graph, and so does acting under noise. Needs the replay on that
-            GPU, an optimiser that is `capturable` with a tensor as learning rate, no plasticity method, and a
-            projection at every update or none.
+        precision: of an update's forward and backward passes. bfloat16: autocast over float32 weights, gradients and
+            moments, but for the output layers; the target network is kept in it. Acting is float32.
+        compiled: torch.compile `losses` and, on a CPU, `q_values`.
+        captured: on a GPU, record `gradient_step` and `q_values` as CUDA graphs. Needs the replay on that GPU, an
+            optimiser that is `capturable` with a tensor as learning rate, no plasticity method, and a projection at
+            every update or none.
     """
 
     def __init__(
@@ -77,6 +68,7 @@ class ValueAgent:
         optimizer: torch.optim.Optimizer,
         replay: Replay,
         *,
+        projector: Projector | None = None,
         double: bool = True,
         batch_size: int = 32,
         target_every_updates: int = 2_000,
@@ -90,10 +82,11 @@ class ValueAgent:
     ) -> None:
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
-        if precision is torch.bfloat16:  # cast once a copy instead of once an update
+        if precision is torch.bfloat16:  # cast at each copy instead of at each update
             self.target.body_to(precision)
         self.optimizer = optimizer
         self.replay = replay
+        self.projector = projector
         self.double = double
         self.munchausen = munchausen
         self.batch_size = batch_size
@@ -105,68 +98,133 @@ class ValueAgent:
         self.method = Method(network, optimizer) if method is None else method
         self.precision = precision
         self.compiled = compiled
-        self._noisy = {name: m for name, m in network.named_modules() if isinstance(m, NoisyLinear)}
-        self._noise_sizes = noise_sizes(list(self._noisy.values()))
-        on_cpu = self.device.type == "cpu"
-        self._passes = compiled_method(self._run_passes, on_cpu) if compiled else self._run_passes
-        # On a GPU acting is captured instead.
-        self._values = compiled_method(self._run_values, on_cpu) if compiled and on_cpu else self._run_values
-        self._captured = Captured(self._learn, self.device, [self.generator, replay.generator]) if captured else None
-        self._choice = Captured(self._choose, self.device, [self.generator]) if captured else None
         self.updates = 0
-        self.batch: Transitions | None = None  # of the last update, for whoever has to explain it
+        self.batch: Transitions | None = None  # of the last update: a divergence report saves it
+        self._noise_sizes = noise_sizes(network.streams.noisy_layers())
+        on_cpu = self.device.type == "cpu"
+        if compiled:
+            self.losses = compiled_method(self.losses, on_cpu)  # type: ignore[method-assign]
+        if compiled and on_cpu:
+            self.q_values = compiled_method(self.q_values, on_cpu)  # type: ignore[method-assign]
+        if captured:
+            generators = [self.generator, replay.generator]
+            self.gradient_step = Captured(self.gradient_step, self.device, generators)  # type: ignore[assignment]
+            self.q_values = Captured(self.q_values, self.device)  # type: ignore[assignment]
 
     @torch.inference_mode()
     def act(
         self, stacks: npt.NDArray[np.uint8 | np.float32], epsilon: float = 0.0, noisy: bool = True
     ) -> npt.NDArray[np.int64]:
         """Greedy actions [N] for stacks [N, C, *frame], each under its own noise; uniform with probability epsilon."""
-        choose = self._choice if noisy and self._choice is not None else partial(self._choose, noisy=noisy)
-        (q,) = choose(torch.as_tensor(stacks))
+        rows, sizes = len(stacks), self._noise_sizes if noisy else []
+        eps = torch.randn(rows, sum(sizes), generator=self.generator, device=self.generator.device) if sizes else None
+        taus = self.network.sample_taus("policy", rows, self.generator)
+        q = self.q_values(torch.as_tensor(stacks).to(self.device), eps, taus)
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
         if epsilon > 0.0:
-            explore = self.exploration.random(len(stacks)) < epsilon
+            explore = self.exploration.random(rows) < epsilon
             actions[explore] = self.exploration.integers(0, q.shape[1], int(explore.sum()))
         return actions
 
-    def _choose(self, stacks: Tensor, noisy: bool = True) -> tuple[Tensor]:
-        sizes, eps = self._noise_sizes, None
-        if noisy and sizes:
-            eps = torch.randn(len(stacks), sum(sizes), generator=self.generator, device=self.generator.device)
-        taus = self.network.sample_taus("acting", len(stacks), self.generator)
-        return (self._values(stacks.to(self.device), eps, taus),)
-
-    def _run_values(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:
-        """Expected returns [N, A]; of eps [N, sum of sizes] ~ N(0, 1) the noise is made here, in the graph."""
-        noise = None if eps is None else split_noise(scale_noise(eps), self._noise_sizes)
-        return self.network.q_values(stacks, noise, taus)
+    def q_values(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:
+        """Expected returns [N, A]; a pure function of tensors. eps and taus: see `Draw`."""
+        return self.network.q_values(stacks, self._noise(eps), taus)
 
     def update(self, importance_exponent: float = 1.0) -> Update:
-        """One optimiser step on a batch from the replay; no host sync in it."""
-        learn = self._learn if self._captured is None else self._captured
-        update = Update(*learn(importance_exponent))
+        """One `gradient_step`, and a copy into the target network where it is due.
+
+        Raises:
+            Diverged: on a CPU, where loss or gradient norm is not finite. A GPU would have to be waited for: call
+                `check_finite` there every so many updates.
+        """
+        update = Update(*self.gradient_step(importance_exponent))
         self.updates += 1
+        if self.device.type == "cpu":
+            self.check_finite(update)
         if self.updates % self.target_every_updates == 0:
             self.copy_to_target()
         return update
 
-    def _learn(self, importance_exponent: float | Tensor) -> tuple[Tensor, Tensor]:
-        """All of an update that happens in the learner's memory: (loss, gradient's norm)."""
+    def gradient_step(self, importance_exponent: float | Tensor) -> tuple[Tensor, Tensor]:
+        """One optimiser step on a batch from the replay: (loss, gradient norm). No host sync on a GPU."""
         batch = self.batch = self.replay.sample(self.batch_size, importance_exponent).to(self.device)
-        penalty = self.method.penalty()
-        losses, priorities = self.losses(batch, sigma_apart=penalty is None)
+        draws = self.draw(len(batch.a_tm1))
+        losses, priorities = self.losses(batch, draws)
         loss = (batch.weights * losses).mean()  # the weights scale the gradient and never the priorities
+        penalty = self.method.penalty()
         self.optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
-        if isinstance(self.optimizer, Adam):
-            self.optimizer.max_norm = self.max_grad_norm
-            self.optimizer.step()  # clips and projects as well
-            grad_norm = torch.tensor(self.optimizer.gradient_norm)
-        else:
-            grad_norm = self._clip_gradients()
-            self.optimizer.step()  # a projector's hook acts here
+        grad_norm = self.clip_and_step()
         self.replay.update(batch.slots, batch.serials, priorities)
         return loss.detach(), grad_norm
+
+    def draw(self, rows: int) -> Draws:
+        """The noise and levels of an update on `rows` transitions."""
+        # Levels that are drawn to value an action must not choose it as well.
+        selects = self.double or self.network.head.tau_counts is not None
+        return draw(self.network, rows, self.generator, selects=selects, munchausen=self.munchausen is not None)
+
+    def losses(self, batch: Transitions, draws: Draws) -> HeadLoss:
+        """(loss, priority), [B] each; a pure function of the networks' weights, the batch and the draws."""
+        outputs_tm1 = self._outputs(self.network, batch.s_tm1, draws.online_tm1)
+        with torch.no_grad():
+            target = self._target(self.network.head, batch, draws)
+        return self.network.head.loss(outputs_tm1, batch.a_tm1, target, draws.online_tm1.taus)
+
+    def _target(self, head: Head, batch: Transitions, draws: Draws) -> Target:
+        q_t = None
+        if draws.selector_t is not None:
+            selector = self.network if self.double else self.target
+            q_t = head.q_values(self._outputs(selector, batch.s_t, draws.selector_t))
+        outputs_t = self._outputs(self.target, batch.s_t, draws.target_t)
+        q_t = head.q_values(outputs_t) if q_t is None else q_t
+        if self.munchausen is None or draws.target_tm1 is None:
+            return Target(batch.r_t, batch.discount_t, outputs_t, a_t=q_t.argmax(dim=1))
+        q_tm1 = head.q_values(self._outputs(self.target, batch.s_tm1, draws.target_tm1))
+        r_t = self.munchausen.reward(batch.r_t, q_tm1, batch.a_tm1)
+        mixture_t = self.munchausen.bootstrap(outputs_t, q_t)  # [B, N], a mean over actions: it stands as the only one
+        return Target(r_t, batch.discount_t, mixture_t[:, None], a_t=torch.zeros_like(batch.a_tm1))
+
+    def _outputs(self, network: QNetwork, stacks: Tensor, draw: Draw) -> Tensor:
+        """A pass in the agent's precision: [B, A, N] float32."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            outputs: Tensor = network(stacks, self._noise(draw.eps), draw.taus)
+        return outputs.float()
+
+    def _noise(self, eps: Tensor | None) -> list[tuple[Tensor, Tensor]] | None:
+        return None if eps is None else split_noise(scale_noise(eps), self._noise_sizes)
+
+    def clip_and_step(self) -> Tensor:
+        """Clip the gradients to `max_grad_norm` and step the optimiser, whose hook projects; the norm before."""
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # Reading a number waits for a GPU; on a CPU it saves a pass over the gradients, where they are small.
+        if self.max_grad_norm is not None and (self.device.type != "cpu" or not grad_norm <= self.max_grad_norm):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
+        self.optimizer.step()
+        return grad_norm
+
+    def check_finite(self, update: Update) -> None:
+        """Raise Diverged where loss or gradient norm of the last update is not finite. Waits for a GPU."""
+        numbers = {"loss": float(update.loss), "gradient's norm": float(update.grad_norm)}
+        check_finite(numbers, f"at update {self.updates}")
+
+    def intervene(self) -> bool:
+        """Let the plasticity method change weights, once after each update, and project them; whether it did.
+
+        The target network stays as it is until its next copy.
+        """
+        changed = self.method.after_update(
+            self.updates, lambda: self.replay.sample(STATISTICS_BATCH).to(self.device).s_tm1
+        )
+        if changed and self.projector is not None:
+            self.projector.project()
+        return changed
+
+    @torch.no_grad()
+    def copy_to_target(self) -> None:
+        """target <- online; a target network is copied and never projected by itself."""
+        torch._foreach_copy_(list(self.target.state_dict().values()), list(self.network.state_dict().values()))
 
     def set_learning_rate(self, rate: float) -> None:
         """For the next updates."""
@@ -179,142 +237,8 @@ class ValueAgent:
     def reset_optimizer(self) -> None:
         """Forget the moments, and the updates that they count."""
         self.optimizer.state.clear()
-        if self._captured is not None:
-            self._captured.forget()
-
-    def intervene(self) -> bool:
-        """What the plasticity method does to the weights, once after each update; whether it changed any.
-
-        The projector has to project again then. The target network is left alone until its next copy.
-        """
-        return self.method.after_update(
-            self.updates, lambda: self.replay.sample(STATISTICS_BATCH).to(self.device).s_tm1
-        )
-
-    def losses(self, batch: Transitions, sigma_apart: bool = False) -> tuple[Tensor, Tensor]:
-        """(loss, priority), [B] each, under independent draws of noise and levels for every pass.
-
-        Args:
-            sigma_apart: a native optimiser works out the gradients of the noisy layers' sigma from those of mu. Right
-                where nothing but the losses is differentiated.
-        """
-        implicit = self.network.head.levels is not None  # drawn levels that value an action have no part in choosing it
-        choosing, soft = self.double or implicit, self.munchausen is not None
-        parts: list[Part] = ["online", "target"]
-        parts += ["acting"] * (choosing + soft)
-        online, target, *acting = self._draws(parts, len(batch.a_tm1))
-        chooser, policy = acting[0] if choosing else None, acting[-1] if soft else None
-        constant, factors = self._leave_gradients(online if sigma_apart else None, len(batch.a_tm1))
-        losses: tuple[Tensor, Tensor] = self._passes(batch, online, chooser, target, policy, constant, factors)
-        return losses
-
-    def _run_passes(
-        self,
-        batch: Transitions,
-        online: Draw,
-        chooser: Draw | None,
-        target: Draw,
-        policy: Draw | None,
-        constant: tuple[str, ...],
-        factors: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """`losses` under given draws; a pure function of tensors, which compiles as a whole.
-
-        Args:
-            constant: names of parameters that get no gradient.
-            factors: of gradients, by the names that layers have for them.
-        """
-        head = self.network.head
-        outputs_tm1 = self._outputs(self.network, batch.s_tm1, online, constant, factors)
-        with torch.no_grad():
-            q_t = None
-            if chooser is not None:
-                q_t = head.q_values(self._outputs(self.network if self.double else self.target, batch.s_t, chooser))
-            outputs_t = self._outputs(self.target, batch.s_t, target)
-            if q_t is None:
-                q_t = head.q_values(outputs_t)
-            r_t, a_t = batch.r_t, q_t.argmax(dim=1)
-            if self.munchausen is not None and policy is not None:
-                q_tm1 = head.q_values(self._outputs(self.target, batch.s_tm1, policy))
-                r_t = self.munchausen.reward(r_t, q_tm1, batch.a_tm1)
-                # The mixture over actions stands where the value of one action would: as that of a single action.
-                outputs_t = self.munchausen.bootstrap(outputs_t, q_t)[:, None]
-                a_t = torch.zeros_like(a_t)
-        loss, priority = head.loss(outputs_tm1, batch.a_tm1, r_t, batch.discount_t, outputs_t, a_t, online.taus)
-        return loss, priority
-
-    def _leave_gradients(self, draw: Draw | None, batch: int) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-        """Leave gradients of noisy layers' weights to a native optimiser: all of sigma, and of mu in hidden layers.
-
-        Returns:
-            The names of those that are left to it, and what gets the factors of some (see `Factors`).
-        """
-        left: list[str] = []
-        factors: dict[str, Tensor] = {}
-        if not isinstance(self.optimizer, Adam):
-            return (), factors
-        self.optimizer.outer, self.optimizer.factors = {}, {}
-        if draw is None or draw.noise is None:
-            return (), factors
-        rows = batch if draw.taus is None else draw.taus.numel()  # that go through the streams
-        hidden = [stream.hidden for stream in self.network.streams.children()]
-        of_layers = split_noise(draw.noise, self._noise_sizes)
-        for (name, layer), (eps_in, eps_out) in zip(self._noisy.items(), of_layers, strict=True):
-            mu, sigma = layer.weight_mu, layer.weight_sigma
-            if not (mu.requires_grad and sigma.requires_grad):
-                continue
-            self.optimizer.outer[sigma] = Outer(mu, rows=eps_out, columns=eps_in)
-            left.append(f"{name}.weight_sigma")
-            native_code = self.compiled and layer.native_code and layer in hidden
-            if native_code and leaves_factors(mu, rows, self.precision):
-                self.optimizer.factors[mu] = found = Factors.of(mu, rows, self.precision)
-                left.append(f"{name}.weight_mu")
-                factors |= {f"{name}.factor_dy": found.dy, f"{name}.factor_x": found.x}
-        return tuple(left), factors
-
-    def _outputs(
-        self,
-        network: QNetwork,
-        stacks: Tensor,
-        draw: Draw,
-        constant: tuple[str, ...] = (),
-        factors: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """A pass in the agent's precision, [B, A, N] float32; what is computed from it is computed in float32."""
-        noise = None if draw.noise is None else split_noise(draw.noise, self._noise_sizes)
-        arguments = (stacks, noise, draw.taus)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            if constant:
-                instead = {name: network.get_parameter(name).detach() for name in constant} | dict(factors or {})
-                outputs: Tensor = torch.func.functional_call(network, instead, arguments)
-            else:
-                outputs = network(*arguments)
-        return outputs.float()
-
-    def _draws(self, parts: Sequence[Part], rows: int) -> list[Draw]:
-        """One for each pass; the noise of all comes from one call."""
-        sizes, generator = self._noise_sizes, self.generator
-        noise: Sequence[Tensor | None] = [None] * len(parts)
-        if sizes:
-            noise = draw_noise(sizes, (len(parts),), generator, generator.device).unbind()
-        taus = [self.network.sample_taus(part, rows, self.generator) for part in parts]
-        return [Draw(*of_pass) for of_pass in zip(noise, taus, strict=True)]
-
-    def _clip_gradients(self) -> Tensor:
-        """Scale the gradients down to `max_grad_norm` where their global norm is larger; returns the norm before."""
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.max_grad_norm is None:
-            return grad_norm
-        # On the CPU a number can be read for nothing, which saves most updates a pass that multiplies by 1.
-        if self.device.type != "cpu" or not grad_norm <= self.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
-        return grad_norm
-
-    def complete_gradients(self) -> None:
-        """After an update: put its gradients into `.grad`, for whoever looks at them, where they are not there yet."""
-        if isinstance(self.optimizer, Adam):
-            self.optimizer.complete_gradients()
+        if isinstance(self.gradient_step, Captured):
+            self.gradient_step.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """All but the replay: networks, the optimiser's moments, the method's, random streams, the count of updates."""
@@ -339,14 +263,9 @@ class ValueAgent:
         optimizer: dict[str, Any] = self.optimizer.state_dict()
         optimizer["state"] = {int(index): moments for index, moments in state["optimizer"].items()}
         self.optimizer.load_state_dict(optimizer)
-        if self._captured is not None:
-            self._captured.forget()
+        if isinstance(self.gradient_step, Captured):
+            self.gradient_step.forget()
         self.method.load_state_dict(state["method"])
         self.generator.set_state(state["generator"])
         self.exploration.bit_generator.state = state["exploration"]
         self.updates = int(state["updates"])
-
-    @torch.no_grad()
-    def copy_to_target(self) -> None:
-        """target <- online; a target network is copied and never projected by itself."""
-        torch._foreach_copy_(list(self.target.state_dict().values()), list(self.network.state_dict().values()))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from importlib import import_module
 from typing import Literal, cast
 
 import torch
 
-from nap_rl import native
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compilation import pick_compile, pick_precision
@@ -29,13 +29,9 @@ from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.losses import Munchausen
 from nap_rl.machine import free_device_memory
 from nap_rl.nap import Projector, project
-from nap_rl.nap.normalized import Normalized
 from nap_rl.nn import (
-    NoisyLinear,
     QNetwork,
 )
-from nap_rl.nn.conv import Conv2d
-from nap_rl.nn.linear import Linear as LinearLayer
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
 from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup
@@ -64,10 +60,6 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         init_from.initialize(agent.init_from, network, lambda: build_env(config))
     network = network.to(device)
     compiled = pick_compile(config.compile.name, updates)
-    native_code = compiled and device.type == "cpu" and native.library() is not None
-    for layer in network.modules():
-        if isinstance(layer, (Conv2d, LinearLayer, NoisyLinear, Normalized)):
-            layer.native_code = native_code
     memory = replay_device(config, device)
     captured = (
         compiled
@@ -75,7 +67,8 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         and method_named(config.plasticity.name) is Method
         and config.nap.every == 1
     )
-    optimizer = _optimizer(agent, network, native_code, captured)
+    optimizer = _optimizer(agent, network, captured)
+    projector = _projector(config, network, optimizer)
     replay = Replay(
         config.replay.capacity,
         config.env.num_envs,
@@ -87,12 +80,12 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         uniform_probability=agent.uniform_probability,
         seed=seed.replay,
         device=memory,
-        native_code=native_code,
     )
     built = ValueAgent(
         network,
         optimizer,
         replay,
+        projector=projector,
         double=agent.double,
         batch_size=agent.batch_size,
         target_every_updates=agent.target_every_updates,
@@ -106,12 +99,20 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
     )
     if agent.init_from is not None:
         init_from.continue_learning(agent.init_from, built)
-    return built, _projector(config, network, optimizer)
+    if native_wanted(config, compiled, device):
+        import_module("nap_rl.native").accelerate(built)
+    return built, projector
 
 
-def _optimizer(agent: AgentConfig, network: QNetwork, native_code: bool, captured: bool) -> torch.optim.Adam:
-    if native_code:
-        return native.Adam(network.parameters(), lr=agent.learning_rate, eps=agent.adam_eps)
+def native_wanted(config: Config, compiled: bool, device: torch.device) -> bool:
+    """Whether the agent gets native code. ValueError: `native=on` for a learner on a GPU."""
+    name = config.native.name
+    if name == "on" and device.type != "cpu":
+        raise ValueError(f"native=on, but the learner is on {device.type} and native code is for CPUs: use native=auto")
+    return name == "on" or (name == "auto" and compiled and device.type == "cpu")
+
+
+def _optimizer(agent: AgentConfig, network: QNetwork, captured: bool) -> torch.optim.Adam:
     rate: float | torch.Tensor = agent.learning_rate
     if captured:  # a number would stay what it was when captured
         rate = torch.tensor(rate, device=next(network.parameters()).device)

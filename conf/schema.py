@@ -34,6 +34,12 @@ class Compile(Enum):
     off = "off"
 
 
+class Native(Enum):
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Torso(Enum):
     nature = "nature"
     data_efficient = "data_efficient"
@@ -338,6 +344,7 @@ class Config:
     device: Device = MISSING
     precision: Precision = MISSING
     compile: Compile = MISSING
+    native: Native = MISSING
     agent: AgentConfig = field(default_factory=AgentConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     nap: NapConfig = field(default_factory=NapConfig)
@@ -390,7 +397,7 @@ def from_dict(plain: dict[str, Any]) -> Config:
     at_the_end = {"every": None, "keep": 2, "max_failures": 3, "replay": False}
     older = {"plasticity": {"name": "none"}, "eval": never, "checkpoint": at_the_end}
     agent = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, **plain["agent"]}
-    plain = {**older, "precision": "fp32", "compile": "off", **plain, "agent": agent}
+    plain = {**older, "precision": "fp32", "compile": "off", "native": "auto", **plain, "agent": agent}
     plain["replay"] = {"device": "auto", **plain["replay"]}
     plain["env"] = {**plain["env"], "protocol": {"resize": "area", **plain["env"]["protocol"]}}
     base = OmegaConf.structured(Config)

@@ -1,7 +1,7 @@
 """Losses of value-based agents: pure functions on tensors, shape-checked, no state, no host sync.
 
-B is the batch, N (or M) the atoms or quantiles. All are float32 unless said otherwise and return one loss an item,
-[B], so that importance weights can be applied outside.
+B is the batch, N (or M) the atoms or quantiles. Tensors are float32 unless said otherwise. Losses are [B], one an item:
+the caller applies importance weights.
 """
 
 from __future__ import annotations
@@ -19,12 +19,20 @@ def check_shape(name: str, tensor: Tensor, *shape: int) -> None:
         raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)}")
 
 
-def categorical_projection(target_support: Tensor, target_probs: Tensor, support: Tensor) -> Tensor:
-    """The distribution on `support` that is nearest to one on other atoms (Bellemare et al. 2017, equation 7).
+def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype, *shape: int | None) -> None:
+    """ValueError unless `tensor` has this dtype and shape; None stands for any size."""
+    fits = tensor.dim() == len(shape) and all(b in (None, a) for a, b in zip(tensor.shape, shape, strict=True))
+    if not fits or tensor.dtype is not dtype:
+        sizes = ["any" if size is None else size for size in shape]
+        raise ValueError(f"{name} is {tensor.dtype} of shape {list(tensor.shape)}, expected {dtype} of shape {sizes}")
 
-    Each target atom gives its mass to the two support atoms around it, in proportion to its nearness; atoms beyond
-    either end give all of it to that end. Written as a triangular kernel, so an atom that lands exactly on a support
-    atom needs no special case and no mass is lost.
+
+def categorical_projection(target_support: Tensor, target_probs: Tensor, support: Tensor) -> Tensor:
+    """Project a distribution onto the atoms of `support` (Bellemare et al. 2017, equation 7).
+
+    Each target atom shares its mass among the two support atoms around it, in proportion to its nearness. Atoms beyond
+    either end give all of it to that end. The shares are a triangular kernel: an atom exactly on a support atom needs
+    no special case, and no mass is lost.
 
     Args:
         target_support: [B, N], where the mass is; target_probs: [B, N], the mass.
@@ -43,7 +51,7 @@ def categorical_projection(target_support: Tensor, target_probs: Tensor, support
     v_min, v_max = support[0], support[-1]
     delta_z = (v_max - v_min) / (atoms - 1)
     clipped = target_support.clamp(v_min, v_max)
-    # share[b, i, j]: what support atom i gets of target atom j; 1 on it, 0 at a distance of delta_z or more.
+    # share[b, i, j]: support atom i's share of target atom j; 1 at distance 0, 0 at distance delta_z or more.
     distance = (clipped[:, None, :] - support[None, :, None]).abs() / delta_z
     share = (1.0 - distance).clamp(0.0, 1.0)
     return torch.bmm(share, target_probs[:, :, None]).squeeze(2)
@@ -52,8 +60,8 @@ def categorical_projection(target_support: Tensor, target_probs: Tensor, support
 def cross_entropy(logits: Tensor, target_probs: Tensor) -> Tensor:
     """-sum_i p_i log softmax(logits)_i: [B, N], [B, N] -> [B].
 
-    This is KL(p || q) plus the entropy of p, which has no gradient; every peer uses it as the priority, though
-    Rainbow's text says KL.
+    It equals KL(p || q) plus the entropy of p, which has no gradient. Rainbow's text says KL; public implementations
+    use the cross-entropy as the priority.
     """
     check_shape("target_probs", target_probs, *logits.shape)
     return -(target_probs * F.log_softmax(logits, dim=-1)).sum(dim=-1)
@@ -82,9 +90,12 @@ def quantile_huber(quantiles: Tensor, taus: Tensor, targets: Tensor, kappa: floa
 class Munchausen:
     """The log-policy as reward: Munchausen RL (Vieillard et al. 2020, arXiv 2007.14430, equation 3).
 
-    pi = softmax(q / temperature) of the target network. The immediate reward gets alpha [temperature log pi(a|s)]
-    clipped to [clip, 0], and the bootstrap value is sum_a pi(a|s') (z(s', a) - temperature log pi(a|s')), which for
-    returns z of several quantiles is taken quantile by quantile.
+    With pi = softmax(q / temperature) of the target network:
+
+        reward           r + alpha * clip(temperature log pi(a|s), clip, 0)
+        bootstrap value  sum_a pi(a|s') (z(s', a) - temperature log pi(a|s'))
+
+    Returns z of several quantiles are bootstrapped quantile by quantile.
     """
 
     alpha: float = 0.9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,15 @@ from nap_rl.nap.groups import GroupNorms, Weights, unwrap, weight_groups, weight
 from nap_rl.nap.layers import Axes, NormKind, is_norm
 from nap_rl.nap.normalize import Role, assign_roles, check_choice, check_paths, normalize, within
 from nap_rl.nap.trace import Example
-from nap_rl.native import Adam, Groups
 
 Affine = Literal["project", "regularize", "free"]
+
+
+class Group(NamedTuple):
+    """Tensors that are scaled together, as one vector, to `norm`."""
+
+    tensors: Weights
+    norm: float
 
 
 class Projector:
@@ -95,14 +101,25 @@ class Projector:
         self._projected_tensors = [tensor for tensors in self._projected.values() for tensor in tensors]
         self._watched: list[int] = []
         self._update_active()
-        self._hooks = [optimizer.register_step_post_hook(self._after_step)]
-        if isinstance(optimizer, Adam):
-            self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
+        self._hook = optimizer.register_step_post_hook(self._after_step)
 
     @property
     def groups(self) -> dict[str, Tensor]:
         """What is projected, by path of layer or norm, and to which norm: 0-dim float64, or [units]."""
         return dict(self._targets)
+
+    @property
+    def due(self) -> bool:
+        """Whether the optimiser's next step is followed by a projection."""
+        return (self.updates + 1) % self.every == 0
+
+    def whole_groups(self) -> tuple[Group, ...]:
+        """What a projection scales as whole tensors now; units with norms of their own are left out.
+
+        The same tuple is returned as long as nothing is frozen, thawed or loaded.
+        """
+        self._update_active()
+        return self._whole_groups
 
     # What is projected.
 
@@ -170,37 +187,27 @@ class Projector:
         whole = {n: ts for n, ts in active.items() if n not in self._by_unit}
         self._norms = GroupNorms(list(whole.values())) if whole else None
         self._whole_targets = torch.stack([self._targets[n] for n in whole]) if whole else torch.empty(0)
-        group_of: dict[Tensor, int] = {tensor: i for i, tensors in enumerate(whole.values()) for tensor in tensors}
-        self._groups = Groups(group_of, self._whole_targets.tolist())
+        norms = self._whole_targets.tolist()
+        self._whole_groups = tuple(Group(*pair) for pair in zip(whole.values(), norms, strict=True))
 
     # Projection.
 
-    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        """Let the native Adam project in its own pass, where that is due and whole tensors are projected."""
-        assert isinstance(optimizer, Adam)
-        self._update_active()
-        if self._norms is not None and (self.updates + 1) % self.every == 0:
-            optimizer.projected = self._groups
-
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         self.updates += 1
-        if not isinstance(optimizer, Adam):  # for which it was done before the step
-            self._update_active()
+        self._update_active()
         if self.affine == "regularize":
             self._regularize()
-        if self.updates % self.every != 0:
-            return
-        if not isinstance(optimizer, Adam) or optimizer.projected is not None:
-            self._project_whole()
-        self._project_by_unit()
+        if self.updates % self.every == 0:
+            self.project()
 
     def project(self) -> None:
         """Project now. One read and one write of the weights, no host sync."""
-        self._project_whole()
+        self.project_whole()
         self._project_by_unit()
 
     @torch.no_grad()
-    def _project_whole(self) -> None:
+    def project_whole(self) -> None:
+        """Project what `whole_groups` lists."""
         if self._norms is not None:
             factors = self._whole_targets / self._norms().clamp_min(1e-30)
             _scale(self._norms.tensors, factors.to(self._norms.dtype)[self._norms.owner].unbind())
@@ -233,8 +240,7 @@ class Projector:
 
     def remove(self) -> None:
         """Unhook from the optimiser: from now on nothing is projected, unless by `project()`."""
-        for hook in self._hooks:
-            hook.remove()
+        self._hook.remove()
 
     # State.
 

@@ -1,187 +1,136 @@
-"""Clipping, Adam and the projection as one native call over float32 weights in the CPU's memory."""
+"""Clipping, Adam and the projection in one pass over float32 weights in the CPU's memory."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Adam, Optimizer
 
+from nap_rl.nap import Projector
+from nap_rl.nap.project import Group
 from nap_rl.native.build import kernels
-from nap_rl.native.products import has_product
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+FIELDS = 8
+"""Of a tensor in the table that `adam.cpp` reads: gradient, weight, 2 moments, step, size, row length, group."""
 
 
-class Outer(NamedTuple):
-    """A gradient that is `of.grad * outer(rows, columns)`, and is never written to memory.
+class NativeProjector(Projector):
+    """A `Projector` that skips what the optimiser's step has projected already."""
 
-    So is that of a noisy layer's sigma: of w = mu + sigma * outer(eps_out, eps_in), where d loss / d mu = d loss / d w.
+    projected_by_step = False
+
+    def project_whole(self) -> None:
+        """`Projector.project_whole`, unless the step before has done it."""
+        if not self.projected_by_step:
+            super().project_whole()
+        self.projected_by_step = False
+
+
+class NativeAdam(Adam):
+    """torch.optim.Adam with the same state, whose step also clips the gradients and projects the weights.
+
+    Made by `of` from a torch.optim.Adam with one group of contiguous float32 parameters.
+
+    Attributes:
+        max_norm: global norm that a step clips the gradients to; None for no clipping.
+        projector: its `whole_groups` are projected in the step, where it is due.
+        grad_norm: global norm of the last step's gradients, before clipping.
     """
 
-    of: Tensor
-    rows: Tensor  # [rows of `of`] float32
-    columns: Tensor  # [columns of `of`] float32; both contiguous
+    max_norm: float | None = None
+    projector: NativeProjector | None = None
+    grad_norm = 0.0
+    _layout: object = None
 
-
-class Factors(NamedTuple):
-    """A gradient dy^T x that is never written to memory: that of a layer x -> x w^T, where dy is its output's gradient.
-
-    The two are the `.grad` of these tensors, where a backward pass leaves them (see `nap_rl.nn.linear.linear`). The
-    tensors' own numbers nobody reads.
-    """
-
-    dy: Tensor  # [B, rows of w]
-    x: Tensor  # [B, columns of w]; both bfloat16 or float32
+    @staticmethod
+    def can_replace(optimizer: Optimizer) -> bool:
+        """Whether it is torch.optim.Adam with options that the native step has: lr, betas and eps."""
+        if type(optimizer) is not Adam or len(optimizer.param_groups) != 1:
+            return False
+        (group,) = optimizer.param_groups
+        plain = not (group["weight_decay"] or group["amsgrad"] or group["maximize"] or group["capturable"])
+        return plain and not isinstance(group["lr"], Tensor)
 
     @classmethod
-    def of(cls, weight: Tensor, batch: int, dtype: torch.dtype) -> Factors:
-        """Of this weight's gradient, yet to be left there."""
-        return cls(*(torch.empty(batch, n, dtype=dtype, requires_grad=True) for n in weight.shape))
-
-
-class Groups(NamedTuple):
-    """Weights that are scaled to a norm after the step: those of one group together."""
-
-    of: Mapping[Tensor, int]  # the group of each weight that has one
-    norms: Sequence[float]
-
-
-NOTHING = Groups({}, ())
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-FIELDS = 15
-"""Of a tensor in the table that `adam.cpp` reads: gradient, rows, columns, dy, x, weight, moments, size, length, base,
-group, batch, bfloat16; the first five are written at each step, and the last two."""
-
-
-class Adam(torch.optim.Adam):
-    """torch.optim.Adam with the same state. `library()` must not be None.
-
-    Args:
-        parameters: one group of them, contiguous float32.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor], lr: float, eps: float) -> None:
-        super().__init__(parameters, lr=lr, eps=eps, fused=True)
-        self.outer: dict[Tensor, Outer] = {}
-        """Parameters whose gradient is not in their `.grad`, but given so; for whoever computes gradients to set."""
-        self.factors: dict[Tensor, Factors] = {}
-        """Parameters whose gradient is given so."""
-        self.max_norm: float | None = None
-        """The global norm that a step clips the gradients to."""
-        self.projected: Groups | None = None
-        """What the next step is to project, None again once it has; a `Projector` says so before each."""
-        self.gradient_norm = 0.0
-        """The global norm of the last step's gradients, before clipping."""
-        self._scale = 1.0
-        self._layout: object = None
+    def of(cls, optimizer: Optimizer) -> NativeAdam:
+        """Turn `optimizer` into a NativeAdam: the same object, so its hooks and those who hold it stay."""
+        optimizer.__class__ = cls
+        assert isinstance(optimizer, cls)
+        optimizer._patch_step_function()  # makes a class's step run the hooks, once a class
+        return optimizer
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """ValueError: it is the second one."""
-        if self.param_groups:
-            raise ValueError("the native Adam has one group of parameters: use torch.optim.Adam, or compile=off")
-        super().add_param_group(param_group)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch.optim.Adam's."""
-        if not set_to_none:
-            return super().zero_grad(set_to_none)
-        for parameter in self.param_groups[0]["params"]:
-            parameter.grad = None
+        """ValueError: it would be the second one."""
+        raise ValueError("the native Adam has one group of parameters: use native=off")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step on all parameters that have a gradient. ValueError: one is not contiguous float32 on the CPU."""
+        """One step on all parameters that have a gradient; `.grad` is clipped afterwards, as clip_grad_norm_ does it.
+
+        Raises:
+            ValueError: a parameter or a gradient is not contiguous float32 on the CPU.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         (group,) = self.param_groups
-        factors = {p: (_given(found.dy), _given(found.x)) for p, found in self.factors.items()}
-        outer = {p: found for p, found in self.outer.items() if found.of.grad is not None or found.of in factors}
-        parameters = [p for p in group["params"] if p.grad is not None or p in outer or p in factors]
+        parameters = [p for p in group["params"] if p.grad is not None]
         if not parameters:
             return loss
-        groups = self._take_projected(parameters)
-        self._lay_out(parameters, outer, groups)
-        self._write_gradients(parameters, outer, factors)
+        groups = self._due_groups(parameters)
+        self._lay_out(parameters, groups)
+        gradients = [p.grad for p in parameters]
+        for row, gradient in enumerate(gradients):
+            self._table[FIELDS * row] = _address(gradient, "gradient")
         beta1, beta2 = group["betas"]
         limit = float("inf") if self.max_norm is None else self.max_norm
-        self.gradient_norm = norm = kernels().adam_update(
+        self.grad_norm = kernels().adam_update(
             ctypes.c_int64(len(parameters)),
             self._table,
-            ctypes.c_int64(len(groups.norms)),
+            ctypes.c_int64(len(groups)),
             self._norms,
             *map(ctypes.c_double, (group["lr"], beta1, beta2, group["eps"], limit)),
             ctypes.c_int(torch.get_num_threads()),
         )
-        self._scale = 1.0 if self.max_norm is None or norm <= limit else limit / (norm + 1e-6)
+        if self.grad_norm > limit:
+            torch._foreach_mul_(gradients, limit / (self.grad_norm + 1e-6))
+        if groups and self.projector is not None:
+            self.projector.projected_by_step = True
         return loss
 
-    def _lay_out(self, parameters: list[Tensor], outer: Mapping[Tensor, Outer], groups: Groups) -> None:
-        """Write what stays as it is from step to step into the table, where it is not as it was."""
+    def _due_groups(self, parameters: Sequence[Tensor]) -> tuple[Group, ...]:
+        """What this step projects: nothing where a tensor has no gradient, since only stepped tensors are summed."""
+        if self.projector is None or not self.projector.due:
+            return ()
+        groups, stepped = self.projector.whole_groups(), set(parameters)
+        return groups if all(tensor in stepped for group in groups for tensor in group.tensors) else ()
+
+    def _lay_out(self, parameters: list[Tensor], groups: tuple[Group, ...]) -> None:
+        """Write all but the gradients into the table, where something moved in memory since the last step."""
         states = [self._state_of(p) for p in parameters]
-        places = [tensor.data_ptr() for tensor in parameters]
+        addresses = [tensor.data_ptr() for tensor in parameters]
         moments = [state[name].data_ptr() for state in states for name in MOMENTS]
-        pairs = [(id(p), id(found.of)) for p, found in outer.items()]
-        layout = (list(map(id, parameters)), places, [p.stride() for p in parameters], moments, pairs, id(groups))
+        layout = (list(map(id, parameters)), addresses, [p.stride() for p in parameters], moments, id(groups))
         if layout == self._layout:
             return
-        row = {p: k for k, p in enumerate(parameters)}
+        group_of: dict[Tensor, int] = {
+            tensor: number for number, group in enumerate(groups) for tensor in group.tensors
+        }
         table: list[int] = []
         for k, p in enumerate(parameters):
-            if p.dtype is not torch.float32 or not p.is_contiguous():
-                raise ValueError(f"a weight {list(p.shape)} is {p.dtype}, expected contiguous float32 on the CPU")
-            length = p.shape[1] if p.dim() == 2 else 1
-            base = row[outer[p].of] if p in outer else -1
-            sizes = (p.numel(), length, base, groups.of.get(p, -1))
-            table += [0, 0, 0, 0, 0, places[k], *moments[3 * k : 3 * k + 3], *sizes, 0, 0]
+            row_length = p.shape[1] if p.dim() == 2 else 1
+            sizes = (p.numel(), row_length, group_of.get(p, -1))
+            table += [0, _address(p, "weight"), *moments[3 * k : 3 * k + 3], *sizes]
         self._layout = layout
-        self._laid_out = (parameters, groups)  # kept, so that nothing else gets an id of theirs
-        self._outer_rows = [row[p] for p in outer]
+        self._laid_out = (parameters, groups)  # kept alive, so that no other object gets one of their ids
         self._table = (ctypes.c_int64 * len(table))(*table)
-        self._norms = (ctypes.c_double * len(groups.norms))(*groups.norms)
-
-    def _write_gradients(
-        self,
-        parameters: list[Tensor],
-        outer: Mapping[Tensor, Outer],
-        factors: Mapping[Tensor, tuple[Tensor, Tensor]],
-    ) -> None:
-        table = self._table
-        for at, p in zip(range(0, len(table), FIELDS), parameters, strict=True):
-            if p in factors:
-                dy, x = factors[p]
-                assert dy.shape == (len(x), p.shape[0]) and x.shape[1] == p.shape[1] and dy.dtype is x.dtype
-                assert p.shape[0] % 16 == 0 and has_product(p.shape[1], p.shape[0], x.dtype)
-                table[at] = 0
-                table[at + 3 : at + 5] = [_place(dy), _place(x)]
-                table[at + FIELDS - 2 : at + FIELDS] = [len(x), x.dtype is torch.bfloat16]
-            elif p.grad is not None:
-                table[at] = _place(p.grad)
-                table[at + 3 : at + 5] = [0, 0]
-        for row, (of, rows, columns) in zip(self._outer_rows, outer.values(), strict=True):
-            gradient = 0 if of.grad is None else _place(of.grad)
-            table[FIELDS * row : FIELDS * row + 3] = [gradient, _place(rows), _place(columns)]
-
-    @torch.no_grad()
-    def complete_gradients(self) -> None:
-        """Put into every `.grad` what the last step took: those not written yet, and all clipped. For whoever looks."""
-        for parameter, (dy, x) in self.factors.items():
-            parameter.grad = _given(dy).float().t() @ _given(x).float()
-        for parameter, (of, rows, columns) in self.outer.items():
-            if of.grad is not None:
-                parameter.grad = of.grad * torch.outer(rows, columns)
-        if self._scale != 1.0:
-            torch._foreach_mul_([p.grad for p in self.param_groups[0]["params"] if p.grad is not None], self._scale)
-        self.outer, self.factors, self._scale = {}, {}, 1.0
-
-    def _take_projected(self, parameters: Sequence[Tensor]) -> Groups:
-        """None of it where a weight of it gets no gradient: norms are summed over the weights that are stepped."""
-        if self.projected is None or not self.projected.of.keys() <= set(parameters):
-            return NOTHING
-        projected, self.projected = self.projected, None
-        return projected
+        self._norms = (ctypes.c_double * len(groups))(*(group.norm for group in groups))
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -192,12 +141,7 @@ class Adam(torch.optim.Adam):
         return state
 
 
-def _given(factor: Tensor) -> Tensor:
-    assert factor.grad is not None, "the factors of a gradient are set, but no backward pass left them"
-    return factor.grad
-
-
-def _place(tensor: Tensor) -> int:
-    if not tensor.is_contiguous():
-        raise ValueError(f"a gradient {list(tensor.shape)} is not contiguous, as the native Adam reads it")
+def _address(tensor: Tensor, name: str) -> int:
+    if tensor.dtype is not torch.float32 or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise ValueError(f"a {name} {list(tensor.shape)} is {tensor.dtype}, expected contiguous float32 on the CPU")
     return tensor.data_ptr()

@@ -37,7 +37,6 @@ float* floats(const Tensor& tensor) {
 }
 
 Tensor last(const Tensor& images) { return images.contiguous(MemoryFormat::ChannelsLast); }
-bool is_last(const Tensor& images) { return images.is_contiguous(MemoryFormat::ChannelsLast); }
 bool are_pixels(const Tensor& images) { return images.scalar_type() == at::kByte; }
 Tensor laid(const Tensor& images) { return are_pixels(images) ? images.contiguous() : last(images); }
 
@@ -46,7 +45,6 @@ bool takes_convolution(int64_t C, int64_t O, int64_t k, int64_t s, bool pixels) 
     return (k == s || k == 2 * s || k == 3 * s) && (!pixels || s % 4 == 0) && O % 32 == 0 && s * C % 16 == 0 &&
            s * s * C % 32 == 0;
 }
-bool takes_norm(int64_t C) { return C % 32 == 0; }
 
 void check_product(const Tensor& rows, int64_t columns, const Tensor& weight, ScalarType type) {
     TORCH_CHECK(rows.dim() == 2 && weight.dim() == 2 && rows.size(1) == columns && rows.scalar_type() == type &&
@@ -155,101 +153,6 @@ Tensor convolution_weight_gradient(const Tensor& of, const Tensor& by, int64_t k
     return dw;
 }
 
-void check_norm(const Tensor& x, const Tensor& gain, const Tensor& offset) {
-    TORCH_CHECK(x.dim() == 4 && is_last(x) && takes_norm(x.size(1)) && gain.numel() == x.size(1) &&
-                    offset.numel() == x.size(1),
-                "no native norm of ", x.sizes(), ", strides ", x.strides(), ", with ", gain.sizes(), " gains");
-}
-
-std::tuple<Tensor, Tensor> norm_relu(const Tensor& x, const Tensor& gain, const Tensor& offset, double eps) {
-    check_norm(x, gain, offset);
-    const Tensor y = at::empty_like(x), statistics = at::empty({x.size(0), 2}, x.options().dtype(at::kFloat));
-    with_number(x.scalar_type(), [&](auto number) {
-        typedef decltype(number) N;
-        nap_rl::norm_relu(x.size(0), x.size(2) * x.size(3), x.size(1), at_of<N>(x), floats(gain), floats(offset), eps,
-                          at_of<N>(y), at_of<nap_rl::Statistics>(statistics), at::get_num_threads());
-    });
-    return {y, statistics};
-}
-
-std::tuple<Tensor, Tensor, Tensor> norm_relu_gradient(const Tensor& dy, const Tensor& x, const Tensor& gain,
-                                                      const Tensor& offset, const Tensor& statistics) {
-    check_norm(x, gain, offset);
-    TORCH_CHECK(dy.sizes() == x.sizes() && dy.scalar_type() == x.scalar_type() && is_last(dy) &&
-                    statistics.numel() == 2 * x.size(0),
-                "no gradient of a norm of ", x.sizes(), " ", x.scalar_type(), " by ", dy.sizes(), " ", dy.scalar_type());
-    const Tensor dx = at::empty_like(x), dgain = at::empty_like(gain), doffset = at::empty_like(offset);
-    with_number(x.scalar_type(), [&](auto number) {
-        typedef decltype(number) N;
-        nap_rl::norm_relu_gradient(x.size(0), x.size(2) * x.size(3), x.size(1), at_of<N>(dy), at_of<N>(x), floats(gain),
-                                   floats(offset), reinterpret_cast<nap_rl::Statistics*>(floats(statistics)),
-                                   at_of<N>(dx), floats(dgain), floats(doffset), at::get_num_threads());
-    });
-    return {dx, dgain, doffset};
-}
-
-// The replay's, which are called by Python, once an update.
-
-template <class Number>
-Number* of_replay(const Tensor& tensor, int64_t size) {
-    TORCH_CHECK(tensor.is_contiguous() && tensor.numel() == size, "expected ", size, " contiguous numbers, got ",
-                tensor.sizes());
-    return tensor.data_ptr<Number>();  // which asks for the type
-}
-
-std::tuple<Tensor, Tensor> replay_draw(const Tensor& uniforms, const Tensor& leaves, const Tensor& valid,
-                                       const Tensor& leaf_sums, const Tensor& valid_counts, double uniform) {
-    const int64_t blocks = leaves.size(0), length = leaves.size(1), batch = uniforms.size(1);
-    const Tensor u = uniforms.contiguous(), slots = at::empty({batch}, at::kLong);
-    const Tensor probabilities = at::empty({batch}, at::kFloat);
-    nap_rl::replay_draw(blocks, length, of_replay<double>(leaf_sums, blocks), of_replay<double>(valid_counts, blocks),
-                        of_replay<float>(leaves, blocks * length), of_replay<float>(valid, blocks * length), uniform,
-                        batch, of_replay<double>(u, 2 * batch), at_of<int64_t>(slots), at_of<float>(probabilities));
-    return {slots, probabilities};
-}
-
-std::tuple<Tensor, Tensor, Tensor> replay_gather(const Tensor& drawn, const Tensor& frames, const Tensor& first,
-                                                 const Tensor& rewards, const Tensor& discounts, int64_t length,
-                                                 int64_t stack, int64_t n_steps, double discount, double reward_clip) {
-    const Tensor slots = drawn.contiguous();
-    const int64_t batch = slots.numel(), ring = first.numel();
-    TORCH_CHECK(frames.is_contiguous() && frames.size(0) == ring + 1, "expected a ring of ", ring, " frames and a zero");
-    const Tensor r_t = at::empty({batch}, at::kFloat), discount_t = at::empty({batch}, at::kFloat);
-    std::vector<int64_t> places(2 * batch * stack), shape = {2, batch, stack};
-    nap_rl::replay_windows(batch, of_replay<int64_t>(slots, batch), length, stack, n_steps, ring,
-                           of_replay<bool>(first, ring), of_replay<float>(rewards, ring),
-                           of_replay<float>(discounts, ring), float(discount), float(reward_clip), at_of<float>(r_t),
-                           at_of<float>(discount_t), places.data());
-    shape.insert(shape.end(), frames.sizes().begin() + 1, frames.sizes().end());
-    const Tensor stacks = at::empty(shape, frames.options());
-    nap_rl::replay_stacks(batch, stack, frames.stride(0) * frames.element_size(), places.data(), at_of<char>(frames),
-                          at_of<char>(stacks), at::get_num_threads());
-    return {stacks, r_t, discount_t};
-}
-
-std::tuple<Tensor, Tensor> replay_kept(const Tensor& drawn, const Tensor& drawn_serials, const Tensor& new_priorities,
-                                       const Tensor& serials, const Tensor& valid, double max_priority,
-                                       const Tensor& largest) {
-    const Tensor slots = drawn.contiguous(), priorities = new_priorities.clone(MemoryFormat::Contiguous);
-    const int64_t batch = slots.numel();
-    const Tensor keep = at::empty({batch}, at::kBool);
-    TORCH_CHECK(valid.numel() >= serials.numel(), "expected as many slots as serials");
-    nap_rl::replay_kept(batch, of_replay<int64_t>(slots, batch), of_replay<int64_t>(drawn_serials.contiguous(), batch),
-                        of_replay<int64_t>(serials, serials.numel()), of_replay<float>(valid, valid.numel()),
-                        float(max_priority), of_replay<float>(priorities, batch), at_of<bool>(keep),
-                        of_replay<float>(largest, 1));
-    return {priorities, keep};
-}
-
-void replay_update(const Tensor& drawn, const Tensor& new_priorities, const Tensor& kept, double exponent,
-                   const Tensor& leaves, const Tensor& leaf_sums) {
-    const Tensor slots = drawn.contiguous(), priorities = new_priorities.contiguous(), keep = kept.contiguous();
-    const int64_t batch = slots.numel();
-    nap_rl::replay_update(batch, of_replay<int64_t>(slots, batch), of_replay<float>(priorities, batch),
-                          of_replay<bool>(keep, batch), float(exponent), leaves.size(1),
-                          of_replay<float>(leaves, leaves.numel()), of_replay<double>(leaf_sums, leaves.size(0)));
-}
-
 bool has_type(bool bfloat16) {
 #ifdef __AVX512BF16__
     return true;
@@ -270,12 +173,6 @@ TORCH_LIBRARY_IMPL(nap_rl, CPU, operators) {
     operators.impl("convolution", convolution);
     operators.impl("convolution_input_gradient", convolution_input_gradient);
     operators.impl("convolution_weight_gradient", convolution_weight_gradient);
-    operators.impl("norm_relu", norm_relu);
-    operators.impl("norm_relu_gradient", norm_relu_gradient);
-    operators.impl("replay_draw", replay_draw);
-    operators.impl("replay_gather", replay_gather);
-    operators.impl("replay_kept", replay_kept);
-    operators.impl("replay_update", replay_update);
 }
 
 extern "C" {  // whether there is code for it, in float32 or bfloat16, on this CPU
@@ -285,6 +182,4 @@ bool has_product(int64_t n_in, int64_t n_out, bool bfloat16) { return has_type(b
 bool has_convolution(int64_t channels, int64_t outputs, int64_t kernel, int64_t stride, bool pixels, bool bfloat16) {
     return has_type(bfloat16) && takes_convolution(channels, outputs, kernel, stride, pixels);
 }
-
-bool has_norm_relu(int64_t channels, bool bfloat16) { return has_type(bfloat16) && takes_norm(channels); }
 }

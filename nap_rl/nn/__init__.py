@@ -1,7 +1,7 @@
 """Networks of value-based agents: torso -> streams -> head."""
 
 from nap_rl.nn.embedding import QuantileEmbedding
-from nap_rl.nn.heads import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
+from nap_rl.nn.heads import Categorical, ExpectedValue, Head, HeadLoss, ImplicitQuantile, Quantile, Target
 from nap_rl.nn.noisy import LayerNoise, NoisyLinear
 from nap_rl.nn.q_network import QNetwork
 from nap_rl.nn.spec import NetworkSpec
@@ -13,6 +13,7 @@ __all__ = [
     "DataEfficientTorso",
     "ExpectedValue",
     "Head",
+    "HeadLoss",
     "ImpalaTorso",
     "ImplicitQuantile",
     "LayerNoise",
@@ -24,4 +25,5 @@ __all__ = [
     "Quantile",
     "QuantileEmbedding",
     "Streams",
+    "Target",
 ]

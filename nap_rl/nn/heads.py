@@ -1,7 +1,7 @@
 """Heads: what the outputs [B, A, N] of a value network mean.
 
-A head knows its loss, its expected value and how many outputs an action needs; nothing else in the code asks which
-head it is. Heads have no parameters.
+A head knows its loss, its expected value and how many outputs an action needs. No other code asks which head it is.
+Heads have no parameters.
 """
 
 from __future__ import annotations
@@ -12,14 +12,23 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nap_rl.losses import categorical_projection, cross_entropy, huber, quantile_huber
+from nap_rl.losses import categorical_projection, check_tensor, cross_entropy, huber, quantile_huber
 
-Part = Literal["online", "target", "acting"]
-"""What a pass is for: the estimate that learns, the values bootstrapped from, or the choice of an action."""
+TauUse = Literal["s_tm1", "s_t", "policy"]
+"""What the quantile levels of a pass are for: the estimate that learns, the values bootstrapped from, or a choice."""
+
+
+class Target(NamedTuple):
+    """What Q(s_tm1, a_tm1) is to become: r_t + discount_t Q'(s_t, a_t). Without gradients."""
+
+    r_t: Tensor  # [B] float32, n-step return
+    discount_t: Tensor  # [B] float32, product of the n discounts
+    outputs_t: Tensor  # [B, A, N] float32, target network at s_t
+    a_t: Tensor  # [B] int64, the action to bootstrap from (the online network's choice for double Q-learning)
 
 
 class HeadLoss(NamedTuple):
-    """What a head says of a batch; both [B] float32."""
+    """Both [B] float32."""
 
     loss: Tensor
     priority: Tensor  # non-negative, detached; importance weights are never part of it
@@ -29,40 +38,43 @@ def select(outputs: Tensor, actions: Tensor) -> Tensor:
     """outputs [B, A, N], actions [B] int64 -> the outputs of those actions, [B, N]."""
     b, a, n = outputs.shape
     rows = torch.arange(b, device=outputs.device) * a + actions
-    # Not outputs[arange, actions], for which torch 2.11 generates C++ that does not compile where there is AVX-512.
+    # For outputs[arange, actions], torch 2.11 generates C++ that does not compile on CPUs with AVX-512.
     return outputs.reshape(b * a, n).index_select(0, rows)
 
 
 class Head(nn.Module):
-    """`outputs`: N; `q_values`: [B, A, N] -> [B, A]; `loss`: how far outputs_tm1[a_tm1] is from its target."""
+    """A head defines `outputs` (N), `q_values` and `_loss`, for outputs of one action."""
 
     outputs: int
-    levels: Mapping[Part, int] | None = None
-    """Quantile levels that a pass draws for each state, by its part; None where outputs are not at drawn levels."""
+    tau_counts: Mapping[TauUse, int] | None = None
+    """Quantile levels that a pass draws for each state; None where outputs are not at drawn levels."""
 
     def q_values(self, outputs: Tensor) -> Tensor:
         """Expected returns: [B, A, N] -> [B, A]."""
         raise NotImplementedError
 
-    def loss(
-        self,
-        outputs_tm1: Tensor,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        outputs_t: Tensor,
-        a_t: Tensor,
-        taus: Tensor | None = None,
-    ) -> HeadLoss:
-        """Loss of Q(s_tm1, a_tm1) against r_t + discount_t Q'(s_t, a_t).
+    def loss(self, outputs_tm1: Tensor, a_tm1: Tensor, target: Target, taus_tm1: Tensor | None = None) -> HeadLoss:
+        """How far the outputs of a_tm1 are from their target.
 
         Args:
-            outputs_tm1: [B, A, N], online network at s_tm1 (carries the gradient).
-            a_tm1: [B] int64; r_t: [B], n-step return; discount_t: [B], product of the n discounts.
-            outputs_t: [B, A, N], target network at s_t (no gradient).
-            a_t: [B] int64, the action to bootstrap from (the online network's choice for double Q-learning).
-            taus: [B, N], the levels of outputs_tm1 where they were drawn (see `levels`), else None.
+            outputs_tm1: [B, A, N] float32, online network at s_tm1 (carries the gradient).
+            a_tm1: [B] int64.
+            taus_tm1: [B, N] float32, the levels of outputs_tm1 where they were drawn (see `tau_counts`), else None.
+
+        Raises:
+            ValueError: a shape or dtype is another.
         """
+        for name, tensor in (("outputs_tm1", outputs_tm1), ("outputs_t", target.outputs_t)):
+            check_tensor(name, tensor, torch.float32, len(a_tm1), None, None)
+        for name, tensor in (("a_tm1", a_tm1), ("a_t", target.a_t)):
+            check_tensor(name, tensor, torch.int64, len(a_tm1))
+        for name, tensor in (("r_t", target.r_t), ("discount_t", target.discount_t)):
+            check_tensor(name, tensor, torch.float32, len(a_tm1))
+        z_tm1, z_t = select(outputs_tm1, a_tm1), select(target.outputs_t, target.a_t)
+        return self._loss(z_tm1, target.r_t[:, None], target.discount_t[:, None], z_t.detach(), taus_tm1)
+
+    def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
+        """z_tm1 [B, N] and z_t [B, M], outputs of a_tm1 and a_t; r_t and discount_t [B, 1]."""
         raise NotImplementedError
 
 
@@ -74,19 +86,8 @@ class ExpectedValue(Head):
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(-1)
 
-    def loss(
-        self,
-        outputs_tm1: Tensor,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        outputs_t: Tensor,
-        a_t: Tensor,
-        taus: Tensor | None = None,
-    ) -> HeadLoss:
-        q_tm1 = select(outputs_tm1, a_tm1).squeeze(-1)
-        target = r_t + discount_t * select(outputs_t, a_t).squeeze(-1)
-        td_error = target.detach() - q_tm1
+    def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
+        td_error = (r_t + discount_t * z_t - z_tm1).squeeze(-1)
         return HeadLoss(huber(td_error), td_error.detach().abs())
 
 
@@ -110,20 +111,9 @@ class Categorical(Head):
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(dim=-1) @ self.support
 
-    def loss(
-        self,
-        outputs_tm1: Tensor,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        outputs_t: Tensor,
-        a_t: Tensor,
-        taus: Tensor | None = None,
-    ) -> HeadLoss:
-        target_support = r_t[:, None] + discount_t[:, None] * self.support
-        target_probs = select(outputs_t, a_t).softmax(dim=-1)
-        target = categorical_projection(target_support, target_probs, self.support).detach()
-        loss = cross_entropy(select(outputs_tm1, a_tm1), target)
+    def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
+        target = categorical_projection(r_t + discount_t * self.support, z_t.softmax(dim=-1), self.support)
+        loss = cross_entropy(z_tm1, target)
         return HeadLoss(loss, loss.detach())
 
 
@@ -144,27 +134,16 @@ class Quantile(Head):
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.mean(dim=-1)
 
-    def loss(
-        self,
-        outputs_tm1: Tensor,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        outputs_t: Tensor,
-        a_t: Tensor,
-        taus: Tensor | None = None,
-    ) -> HeadLoss:
-        quantiles = select(outputs_tm1, a_tm1)
-        targets = r_t[:, None] + discount_t[:, None] * select(outputs_t, a_t)
-        loss = quantile_huber(quantiles, self.taus.expand_as(quantiles), targets.detach(), self.kappa)
+    def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
+        loss = quantile_huber(z_tm1, self.taus.expand_as(z_tm1), r_t + discount_t * z_t, self.kappa)
         return HeadLoss(loss, loss.detach())
 
 
 class ImplicitQuantile(Head):
-    """IQN: the return at any level tau, learnt at random ones (Dabney et al. 2018b, arXiv 1806.06923, equation 3).
+    """IQN: the return at any level tau, learnt at random levels (Dabney et al. 2018b, arXiv 1806.06923, equation 3).
 
-    One output for each action and level: the network needs a `QuantileEmbedding`, which brings the levels in. The
-    priority is the loss.
+    One output for each action and level. The network needs a `QuantileEmbedding`, which takes the levels. The priority
+    is the loss.
 
     Args:
         samples: N, levels of the estimate in an update; target_samples: N', of the bootstrap values; acting_samples: K,
@@ -178,24 +157,18 @@ class ImplicitQuantile(Head):
         self, samples: int = 64, target_samples: int = 64, acting_samples: int = 32, kappa: float = 1.0
     ) -> None:
         super().__init__()
-        self.levels: Mapping[Part, int] = {"online": samples, "target": target_samples, "acting": acting_samples}
+        self.tau_counts: Mapping[TauUse, int] = {
+            "s_tm1": samples,
+            "s_t": target_samples,
+            "policy": acting_samples,
+        }
         self.kappa = kappa
 
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.mean(dim=-1)
 
-    def loss(
-        self,
-        outputs_tm1: Tensor,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        outputs_t: Tensor,
-        a_t: Tensor,
-        taus: Tensor | None = None,
-    ) -> HeadLoss:
-        if taus is None:
+    def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
+        if taus_tm1 is None:
             raise ValueError("an implicit quantile head needs the levels (taus) of outputs_tm1")
-        targets = r_t[:, None] + discount_t[:, None] * select(outputs_t, a_t)
-        loss = quantile_huber(select(outputs_tm1, a_tm1), taus, targets.detach(), self.kappa)
+        loss = quantile_huber(z_tm1, taus_tm1, r_t + discount_t * z_t, self.kappa)
         return HeadLoss(loss, loss.detach())

@@ -1,7 +1,7 @@
 """Factorised noisy linear layers (Fortunato et al. 2018, arXiv 1706.10295, section 3.1).
 
-Noise is an argument of the forward pass and never a side effect of train/eval mode: whoever calls decides
-whether two passes share a draw.
+Noise is an argument of the forward pass and never a side effect of train/eval mode: the caller decides whether two
+passes share a draw.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nap_rl.native import Factors
-from nap_rl.nn.linear import linear
-
 LayerNoise = tuple[Tensor, Tensor]
-"""(eps_in [in_features], eps_out [out_features]), float32, already passed through f(x) = sign(x) sqrt|x|: one draw for
-a whole batch; or ([B, in_features], [B, out_features]): one for each of its rows."""
+"""(eps_in [in_features], eps_out [out_features]), float32, after f(x) = sign(x) sqrt|x|: one draw for a whole batch.
+([B, in_features], [B, out_features]): one draw for each row."""
 
 
 def scale_noise(eps: Tensor) -> Tensor:
@@ -34,11 +32,8 @@ class NoisyLinear(nn.Module):
         bias: whether the layer has mu_b and sigma_b.
     """
 
-    # One common factor on all of these scales the output, so a projection must treat them as one vector.
+    # c times all four is c times the output, so a projection treats them as one vector.
     joint_scale = ("weight_mu", "weight_sigma", "bias_mu", "bias_sigma")
-    native_code = False
-    factor_dy: Tensor | None
-    factor_x: Tensor | None
 
     def __init__(self, in_features: int, out_features: int, sigma0: float = 0.1, bias: bool = True) -> None:
         super().__init__()
@@ -49,9 +44,6 @@ class NoisyLinear(nn.Module):
         self.weight_sigma = nn.Parameter(torch.empty(out_features, in_features))
         self.bias_mu: nn.Parameter | None = nn.Parameter(torch.empty(out_features)) if bias else None
         self.bias_sigma: nn.Parameter | None = nn.Parameter(torch.empty(out_features)) if bias else None
-        # Get the factors of the weight's gradient: given for a pass by torch.func.functional_call, under these names.
-        self.register_buffer("factor_dy", None, persistent=False)
-        self.register_buffer("factor_x", None, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -75,19 +67,22 @@ class NoisyLinear(nn.Module):
     def forward(self, x: Tensor, noise: LayerNoise | None = None) -> Tensor:
         """x [B, in_features] -> [B, out_features]; without noise, the mean weights."""
         if noise is None:
-            return linear(x, self.weight_mu, self.bias_mu, self.native_code)
+            return self.linear(x, self.weight_mu, self.bias_mu)
         eps_in, eps_out = noise
         if eps_in.dim() == 2:
-            # A weight matrix for each row is never built: sigma * (eps_out eps_in^T) x, factor by factor.
-            y = linear(x, self.weight_mu, self.bias_mu, self.native_code)
-            y = y + linear(x * eps_in, self.weight_sigma, None, self.native_code) * eps_out
+            # No weight matrix for each row: (sigma * eps_out eps_in^T) x = eps_out * (sigma (eps_in * x)).
+            y = self.linear(x, self.weight_mu, self.bias_mu)
+            y = y + self.linear(x * eps_in, self.weight_sigma, None) * eps_out
             return y if self.bias_sigma is None else y + self.bias_sigma * eps_out
         weight = torch.addcmul(self.weight_mu, self.weight_sigma, torch.outer(eps_out, eps_in))
-        factors = None if self.factor_dy is None or self.factor_x is None else Factors(self.factor_dy, self.factor_x)
         bias = None
         if self.bias_mu is not None and self.bias_sigma is not None:
             bias = torch.addcmul(self.bias_mu, self.bias_sigma, eps_out)
-        return linear(x, weight, bias, self.native_code, factors)
+        return self.linear(x, weight, bias)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """F.linear, through which all products of `forward` go."""
+        return F.linear(x, weight, bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, sigma0={self.sigma0}"
@@ -97,8 +92,9 @@ def sample_noise(
     layers: Sequence[NoisyLinear], generator: torch.Generator | None = None, rows: int | None = None
 ) -> list[LayerNoise]:
     """An independent draw for each layer, all taken from one call: a network has many small ones."""
-    sizes, device = noise_sizes(layers), layers[0].weight_mu.device
-    return split_noise(draw_noise(sizes, () if rows is None else (rows,), generator, device), sizes)
+    sizes, draws = noise_sizes(layers), () if rows is None else (rows,)
+    eps = torch.randn(*draws, sum(sizes), generator=generator, device=layers[0].weight_mu.device)
+    return split_noise(scale_noise(eps), sizes)
 
 
 def noise_sizes(layers: Sequence[NoisyLinear]) -> list[int]:
@@ -106,14 +102,7 @@ def noise_sizes(layers: Sequence[NoisyLinear]) -> list[int]:
     return [size for layer in layers for size in (layer.in_features, layer.out_features)]
 
 
-def draw_noise(
-    sizes: Sequence[int], draws: tuple[int, ...], generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    """The noise of all layers side by side, [*draws, sum of sizes] float32."""
-    return scale_noise(torch.randn(*draws, sum(sizes), generator=generator, device=device))
-
-
 def split_noise(eps: Tensor, sizes: Sequence[int]) -> list[LayerNoise]:
-    """Views of eps [..., sum of sizes]."""
-    parts = torch.split(eps, list(sizes), dim=-1)
-    return list(zip(parts[::2], parts[1::2], strict=True))
+    """The noise of each layer: views of eps [..., sum of sizes]."""
+    eps_of_layers = torch.split(eps, list(sizes), dim=-1)
+    return list(zip(eps_of_layers[::2], eps_of_layers[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""Streams: features [B, F] -> outputs [B, A, N], N numbers for each of A actions, what they mean left to the head."""
+"""Streams: features [B, F] -> outputs [B, A, N], N numbers for each of A actions. A head says what they mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nap_rl.nn.linear import Linear
 from nap_rl.nn.noisy import LayerNoise, NoisyLinear, sample_noise
 
 Noise = Sequence[LayerNoise]
@@ -17,26 +16,27 @@ Noise = Sequence[LayerNoise]
 class Stream(nn.Module):
     """One hidden layer, if any, and one output layer: [B, F] -> [B, outputs].
 
-    The output layer computes in its weights' precision, under autocast too: a value rounded to bfloat16 has 8 bits, and
-    actions are closer to each other than that.
+    The output layer computes in its weights' precision, under autocast too: bfloat16 has 8 bits, and the values of two
+    actions are often closer than that.
     """
 
     def __init__(self, features: int, hidden: int, outputs: int, sigma0: float | None) -> None:
         super().__init__()
 
         def linear(n_in: int, n_out: int) -> nn.Module:
-            return Linear(n_in, n_out) if sigma0 is None else NoisyLinear(n_in, n_out, sigma0)
+            return nn.Linear(n_in, n_out) if sigma0 is None else NoisyLinear(n_in, n_out, sigma0)
 
         self.hidden = linear(features, hidden) if hidden else nn.Identity()
         self.activation = nn.ReLU() if hidden else nn.Identity()
         self.output = linear(hidden or features, outputs)
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        # Without noise: plain layers, or noisy ones at their mean.
-        of_hidden, of_output = ((), ()) if noise is None else ((noise[0],), (noise[1],))
-        hidden = self.activation(self.hidden(x, *of_hidden))
+        """x [B, F] -> [B, outputs]; without noise, noisy layers act at their mean."""
+        # Plain layers take no noise at all, so it is passed only where there is some.
+        noise_hidden, noise_output = ((), ()) if noise is None else ((noise[0],), (noise[1],))
+        hidden = self.activation(self.hidden(x, *noise_hidden))
         with torch.autocast(x.device.type, enabled=False):
-            y: Tensor = self.output(hidden.to(next(self.output.parameters()).dtype), *of_output)
+            y: Tensor = self.output(hidden.to(next(self.output.parameters()).dtype), *noise_output)
         return y
 
     def body_to(self, dtype: torch.dtype) -> None:

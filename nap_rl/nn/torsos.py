@@ -1,7 +1,7 @@
 """Torsos: stacks [B, C, 84, 84], float32 in [0, 1], or vectors -> features [B, F], float32.
 
-Every torso has `features`, the F that it gives for 84x84 input, and one `nn.ReLU` submodule a nonlinearity, so that
-`nap_rl.nap.normalize` can put a normalisation in front of each.
+`features` is F, for 84x84 input. Each nonlinearity is an `nn.ReLU` submodule of its own, so that `nap_rl.nap.normalize`
+can put a normalisation in front of it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-
-from nap_rl.nn.conv import Conv2d
 
 
 class NatureTorso(nn.Sequential):
@@ -20,11 +18,11 @@ class NatureTorso(nn.Sequential):
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__(
-            Conv2d(channels, 32, kernel=8, stride=4),
+            nn.Conv2d(channels, 32, kernel_size=8, stride=4),
             nn.ReLU(),
-            Conv2d(32, 64, kernel=4, stride=2),
+            nn.Conv2d(32, 64, kernel_size=4, stride=2),
             nn.ReLU(),
-            Conv2d(64, 64, kernel=3, stride=1),
+            nn.Conv2d(64, 64, kernel_size=3, stride=1),
             nn.ReLU(),
             nn.Flatten(),
         )
@@ -37,9 +35,9 @@ class DataEfficientTorso(nn.Sequential):
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__(
-            Conv2d(channels, 32, kernel=5, stride=5),
+            nn.Conv2d(channels, 32, kernel_size=5, stride=5),
             nn.ReLU(),
-            Conv2d(32, 64, kernel=5, stride=5),
+            nn.Conv2d(32, 64, kernel_size=5, stride=5),
             nn.ReLU(),
             nn.Flatten(),
         )
@@ -81,7 +79,7 @@ class ImpalaTorso(nn.Sequential):
 
 
 class MlpTorso(nn.Sequential):
-    """Vectors [B, C, n] (C of them in a row) through fully connected layers of the given widths; F is the last."""
+    """Stacks of C vectors [B, C, n] through fully connected layers of these widths; F is the last width."""
 
     def __init__(self, inputs: int, widths: Sequence[int]) -> None:
         layers: list[nn.Module] = [nn.Flatten()]

@@ -1,7 +1,7 @@
 """The frame ring: frames are kept once; stacks, n-step returns and bootstrap states are derived when sampled.
 
-Each environment e has a column of `length` slots that it fills on its own, so that an episode may end in one
-environment without a step that is no transition in the others. A slot is one frame and what was done on it:
+Each environment fills a column of `length` slots of its own. So an episode may end in one environment while the others
+go on. A slot holds one frame and the transition from it:
 
     slot          t          t+1         t+2          t+3 = end of the episode
     frame         f_t        f_t+1       f_t+2        f_t+3 (only bootstrapped from)      f' of the next episode
@@ -28,7 +28,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nap_rl.native import replay as native
 from nap_rl.replay.priorities import Priorities
 
 Array = npt.NDArray[np.generic]
@@ -73,7 +72,6 @@ class Replay:
         exponent, uniform_probability: see `Priorities`. A new transition gets the largest priority seen (1 at first).
         max_priority: raw priorities are clipped to [0, max_priority] (dqn_zoo: 100).
         seed: of the sampling generator.
-        native_code: sample by `nap_rl.native`, on the CPU only; the same transitions, returns up to rounding.
     """
 
     def __init__(
@@ -92,7 +90,6 @@ class Replay:
         max_priority: float = 100.0,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        native_code: bool = False,
     ) -> None:
         if n_steps < 1 or stack < 1 or num_envs < 1:
             raise ValueError(f"n_steps, stack and num_envs must be 1 or more, got {n_steps}, {stack} and {num_envs}")
@@ -125,7 +122,6 @@ class Replay:
             exponent=exponent,
             uniform_probability=uniform_probability,
             device=device,
-            native_code=native_code,
         )
         self.largest_priority = torch.ones((), device=device)
         self.generator = torch.Generator(device=device).manual_seed(seed)
@@ -201,20 +197,6 @@ class Replay:
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(s_tm1, a_tm1, r_t, discount_t, s_t) of valid starts, slots [B] int64."""
-        if self.priorities.native_code:
-            stacks, r_t, discount_t = native.gather(
-                slots,
-                self.frames,
-                self.first,
-                self.rewards,
-                self.discounts,
-                length=self.length,
-                stack=self.stack,
-                n_steps=self.n_steps,
-                discount=self.discount,
-                reward_clip=self.reward_clip,
-            )
-            return stacks[0], self.actions.take(slots), r_t, discount_t, stacks[1]
         place = slots % self.length
         index = (slots - place)[:, None] + (place[:, None] + self._offsets) % self.length  # [B, C - 1 + 1 + n]
         zero = self.stack - 1
@@ -243,24 +225,14 @@ class Replay:
         return stacks[0], self.actions.take(slots), r_t, products[:, -1], stacks[1]
 
     def update(self, slots: Tensor, serials: Tensor, priorities: Tensor) -> None:
-        """New raw priorities [B] of transitions sampled earlier; those overwritten or retired since are dropped.
+        """New raw priorities [B] of transitions sampled earlier; slots [B] and serials [B] as sampled.
 
-        Priorities from another device are waited for.
+        Priorities that are NaN are dropped, and so are those of transitions overwritten or retired since. Waits for
+        priorities on another device.
         """
-        if self.priorities.native_code:
-            priorities, keep = native.kept(
-                slots,
-                serials,
-                priorities.to(self.device),
-                serials_now=self.serials,
-                valid=self.priorities.valid,
-                max_priority=self.max_priority,
-                largest=self.largest_priority,
-            )
-        else:
-            priorities = priorities.to(self.device).clamp(0.0, self.max_priority)
-            keep = (self.serials.take(slots) == serials) & self.priorities.is_valid(slots)
-            torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max(), out=self.largest_priority)
+        priorities = priorities.to(self.device).clamp(0.0, self.max_priority)
+        keep = (self.serials.take(slots) == serials) & self.priorities.is_valid(slots) & ~priorities.isnan()
+        torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max(), out=self.largest_priority)
         self.priorities.update(slots, priorities, keep)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,9 +1,8 @@
-"""Prioritised sampling in two levels: block sums, and the leaves of the blocks that were drawn.
+"""Prioritised sampling in two levels: a block by the block sums, then a leaf within the block.
 
-A binary tree needs log2(n) dependent steps an item and drifts, since it adds differences. Here the slots are seen as a
-table of blocks x 128 leaves: sampling is one search over the block sums and one over the leaves of each drawn block,
-and every change recomputes the sums of the blocks that it touched from their leaves, so that sums are always exact.
-A dozen tensor calls for any batch size, the same on CPU and GPU, and no host sync.
+The slots are a table of blocks x 128 leaves. Sampling is one search over the block sums and one over the leaves of each
+drawn block. A change sums its blocks anew from their leaves, so sums are exact. (A binary tree takes log2(n) dependent
+steps an item, and it drifts, since it adds differences.) A dozen tensor calls for any batch size, no host sync.
 """
 
 from __future__ import annotations
@@ -14,17 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nap_rl.native import replay as native
-
 BLOCK = 128
-"""Leaves to a block. A batch of B from N slots reads N / BLOCK + B BLOCK numbers: least near 64 to 180 for 1M slots."""
+"""Leaves of a block. A sample of B from N slots reads N/BLOCK block sums + B*BLOCK leaves: fewest at BLOCK = sqrt(N/B),
+about 180 for N = 1M, B = 32."""
 
 
-class Draw(NamedTuple):
-    """`slots` [B] int64, drawn with replacement; `probabilities` [B] float32, of each under the whole distribution."""
+class SampledSlots(NamedTuple):
+    """Slots drawn with replacement."""
 
-    slots: Tensor
-    probabilities: Tensor
+    slots: Tensor  # [B] int64
+    probabilities: Tensor  # [B] float32, of each slot under the whole distribution
 
 
 class Priorities:
@@ -37,7 +35,6 @@ class Priorities:
         capacity: number of slots.
         exponent: alpha, applied once, when a priority is written. 0 makes sampling uniform.
         uniform_probability: u in [0, 1].
-        native_code: sample and update by `nap_rl.native`, on the CPU; the same numbers, up to rounding.
     """
 
     def __init__(
@@ -47,7 +44,6 @@ class Priorities:
         exponent: float = 0.5,
         uniform_probability: float = 1e-3,
         device: torch.device | str = "cpu",
-        native_code: bool = False,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}, expected 1 slot or more")
@@ -58,18 +54,17 @@ class Priorities:
         blocks = -(-capacity // BLOCK)
         self.exponent = exponent
         self.uniform_probability = uniform_probability
-        self.native_code = native_code
         self.leaves = torch.zeros(blocks, BLOCK, device=device)  # p^alpha
         self.valid = torch.zeros(blocks, BLOCK, device=device)  # 1 where the slot can be drawn
         self.leaf_sums = torch.zeros(blocks, dtype=torch.float64, device=device)
         self.valid_counts = torch.zeros(blocks, dtype=torch.float64, device=device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Leaves and sums, to the bit."""
+        """Leaves and sums, exact."""
         return {name: getattr(self, name).clone() for name in ("leaves", "valid", "leaf_sums", "valid_counts")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Of as many slots as there are here."""
+        """Take over a state of as many slots."""
         for name, tensor in state.items():
             getattr(self, name).copy_(tensor)
 
@@ -84,11 +79,8 @@ class Priorities:
     def update(self, slots: Tensor, priorities: Tensor, keep: Tensor) -> None:
         """New raw priorities of valid slots: [K] int64, [K] float32, [K] bool; entries not kept change nothing.
 
-        Where a slot stands several times, its largest kept entry counts, so the result does not depend on the order.
+        Of several entries of one slot the largest kept one counts, so their order does not matter.
         """
-        if self.native_code:
-            native.update(slots, priorities, keep, self.exponent, self.leaves, self.leaf_sums)
-            return
         leaves = self.leaves.view(-1)
         before = leaves.take(slots)
         entries = torch.where(keep, priorities.pow(self.exponent), -1.0)  # -1 loses to every real entry
@@ -104,18 +96,15 @@ class Priorities:
         """[K] int64 -> [K] bool."""
         return self.valid.take(slots) > 0
 
-    def sample(self, batch: int, generator: torch.Generator | None = None) -> Draw:
+    def sample(self, batch: int, generator: torch.Generator | None = None) -> SampledSlots:
         """Draw `batch` slots independently, uniformly where every priority is zero. At least one slot must be valid.
 
-        Of the cumulative weights the first one *above* a target in [0, total) is taken, whose own weight is therefore
-        above zero: an item of weight zero is never drawn.
+        Taken is the first slot whose cumulative weight is *above* a target in [0, total). So its own weight is above
+        zero: a slot of weight zero is never drawn.
         """
         u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)
-        if self.native_code:
-            sums = (self.leaf_sums, self.valid_counts)
-            return Draw(*native.draw(u, self.leaves, self.valid, *sums, self.uniform_probability))
-        u.clamp_(max=1.0 - 2.0**-52)  # u times a total is below the total then, also after rounding
-        # Density of a block or a leaf under the mixture, of any scale: its p^alpha + c * its valid slots.
+        u.clamp_(max=1.0 - 2.0**-52)  # so u * total < total after rounding too
+        # Unnormalised density under the mixture, of a block or a leaf: its p^alpha + c * its valid slots.
         total, valid = self.leaf_sums.sum(), self.valid_counts.sum()
         if self.uniform_probability < 1.0:
             c = total * (self.uniform_probability / (1.0 - self.uniform_probability)) / valid
@@ -131,4 +120,4 @@ class Priorities:
         targets = u[1, :, None] * leaf_cumulative[:, -1:]
         leaf = torch.searchsorted(leaf_cumulative, targets, right=True)
         probabilities = density.gather(1, leaf).squeeze(1) / cumulative[-1]
-        return Draw(torch.add(leaf.squeeze(1), block, alpha=BLOCK), probabilities.float())
+        return SampledSlots(torch.add(leaf.squeeze(1), block, alpha=BLOCK), probabilities.float())

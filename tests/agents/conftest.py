@@ -65,9 +65,8 @@ def rainbow() -> Callable[..., ValueAgent]:
             frames = rng.integers(0, 256, (2, 84, 84)).astype(np.uint8)
             replay.add(frames, rng.integers(0, 4, 2), rng.normal(size=2), np.ones(2), np.full(2, k % 30 == 0))
         optimizer = optimize(network)
-        agent = ValueAgent(network, optimizer, replay, batch_size=8, **settings)
-        Projector(network, optimizer)
-        return agent
+        projector = Projector(network, optimizer)
+        return ValueAgent(network, optimizer, replay, projector=projector, batch_size=8, **settings)
 
     return make
 
@@ -96,7 +95,7 @@ def make_agent() -> Callable[..., ValueAgent]:
         head = ExpectedValue() if head is None else head
         torch.manual_seed(0)
         streams = Streams(pixels, actions, head.outputs, hidden, dueling, sigma0)
-        embedding = None if head.levels is None else QuantileEmbedding(pixels, 16, head.levels["acting"])
+        embedding = None if head.tau_counts is None else QuantileEmbedding(pixels, 16, head.tau_counts["policy"])
         plain = QNetwork(NewestFrame(), streams, head, embedding)
         example = torch.randint(256, (5, 4, pixels), dtype=torch.uint8)
         network: nn.Module = method_named(method).prepare(plain, example)

@@ -124,6 +124,11 @@ def train(agent: ValueAgent, updates: int, before: Callable[[int], None] = lambd
     return found
 
 
+def recordings(function: object) -> list[Recording]:
+    assert isinstance(function, Captured)
+    return [each.recorded for each in function._graphs.values() if isinstance(each.recorded, Recording)]
+
+
 def everything(agent: ValueAgent) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in {**agent.network.state_dict(), **agent.replay.state_dict()}.items():
         yield name, tensor
@@ -143,8 +148,8 @@ def assert_same(found: ValueAgent, expected: ValueAgent) -> None:
 def test_captured_updates_are_the_uncaptured_ones(make: Make) -> None:
     captured, plain = make(captured=True), make(captured=False)
     np.testing.assert_allclose(train(captured, 14), train(plain, 14), rtol=1e-5)
-    assert isinstance(captured._captured, Captured) and isinstance(captured._captured._graph, Recording)
-    assert captured._captured._graph.calls and not captured._captured._graph.has_run  # it was replayed, and not once
+    (recording,) = recordings(captured.gradient_step)
+    assert recording.calls and not recording.has_run  # it was replayed, and not once
     assert_same(captured, plain)
 
 
@@ -161,9 +166,6 @@ def test_captured_updates_are_the_uncaptured_ones(make: Make) -> None:
     ],
 )
 def test_every_agent_can_be_captured(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def unclipped() -> Tensor:
-        return torch.zeros((), device="cpu")
-
     schema.register()
     cli.register_resolvers()
     small = [
@@ -182,10 +184,11 @@ def test_every_agent_can_be_captured(overrides: list[str], monkeypatch: pytest.M
         for k in range(90):
             step(agent.replay, rng, k % 30 == 0)
         if captured:
-            agent._captured = Captured(agent._learn, agent.device, [agent.generator, agent.replay.generator])
-        monkeypatch.setattr(agent, "_clip_gradients", unclipped)  # which reads the norm on a CPU
+            function = Captured(agent.gradient_step, agent.device, [agent.generator, agent.replay.generator])
+            monkeypatch.setattr(agent, "gradient_step", function)
+        agent.max_grad_norm = None  # clipping reads the norm on a CPU
         found.append(train(agent, 7))
-        assert not captured or (agent._captured is not None and agent._captured._graph is not None)
+        assert not captured or recordings(agent.gradient_step)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
@@ -227,7 +230,7 @@ def test_captured_acting_is_the_uncaptured_one_and_follows_the_updates(
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_allclose(captured.update(), plain.update(), rtol=1e-4)
         np.testing.assert_array_equal(captured.act(stacks, noisy=False), plain.act(stacks, noisy=False))
-    assert captured._choice is not None and isinstance(captured._choice._graph, Recording)
+    assert len(recordings(captured.q_values)) == 4  # 3 and 2 environments, with and without noise
     assert_same(captured, plain)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nap_rl.agents import ValueAgent
 from nap_rl.losses import Munchausen
-from nap_rl.nn import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
+from nap_rl.nn import Categorical, ExpectedValue, Head, HeadLoss, ImplicitQuantile, Quantile
 from nap_rl.replay import Replay, Transitions
 
 Make = Callable[..., ValueAgent]
@@ -36,6 +36,11 @@ def fixed_batch(agent: ValueAgent, size: int = 8, weights: Tensor | None = None)
     batch = batch._replace(weights=torch.ones(size) if weights is None else weights)
     agent.replay.sample = lambda *args, **kwargs: batch  # type: ignore[method-assign]
     return batch
+
+
+def losses_of(agent: ValueAgent, batch: Transitions) -> HeadLoss:
+    """Losses and priorities of a batch, under draws of their own."""
+    return agent.losses(batch, agent.draw(len(batch.a_tm1)))
 
 
 class Recorder:
@@ -104,7 +109,7 @@ def test_double_dqn_selects_with_the_online_network_and_values_with_the_target(m
         agent.network.forward = lambda s, noise=None, taus=None: torch.tensor([[[0.0], [1.0]]])  # type: ignore[method-assign]
         agent.target.forward = lambda s, noise=None, taus=None: torch.tensor([[[7.0], [3.0]]])  # type: ignore[method-assign]
         # Online prefers action 1, which the target values 3; the target alone would take action 0, worth 7.
-        _, priority = agent.losses(batch)
+        _, priority = losses_of(agent, batch)
         assert float(priority[0]) == expected
 
 
@@ -114,7 +119,7 @@ def test_importance_weights_scale_the_gradient_and_never_the_priorities(make_age
         agent = make_agent(max_grad_norm=None)
         fill(agent.replay, 50)
         batch = fixed_batch(agent, weights=weights)
-        losses, priorities = agent.losses(batch)
+        losses, priorities = losses_of(agent, batch)
         written: list[Tensor] = []
         agent.replay.update = lambda slots, serials, p, to=written: to.append(p)  # type: ignore[method-assign]
         update = agent.update()
@@ -129,7 +134,7 @@ def test_the_loss_is_the_mean_over_the_batch(make_agent: Make) -> None:
     agent = make_agent()
     fill(agent.replay, 50)
     batch = fixed_batch(agent, size=5)
-    losses, _ = agent.losses(batch)
+    losses, _ = losses_of(agent, batch)
     assert float(agent.update().loss) == pytest.approx(sum(losses.tolist()) / 5)
 
 
@@ -137,7 +142,7 @@ def test_new_priorities_are_the_td_errors_of_the_sampled_slots_with_the_exponent
     agent = make_agent(exponent=0.5)
     fill(agent.replay, 50)
     batch = fixed_batch(agent)
-    _, priorities = agent.losses(batch)
+    _, priorities = losses_of(agent, batch)
     agent.update()
     leaves = agent.replay.priorities.leaves.view(-1)
     for slot in batch.slots.unique().tolist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import pytest
 import torch
 
 from nap_rl import cli
+from nap_rl.compilation import compiler
 from nap_rl.conf import build, check
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.losses import Munchausen
 from nap_rl.nap import scale_invariance
-from nap_rl.native import library
 
 AGENTS = sorted(path.stem for path in (Path(check.__file__).parent / "agent").glob("*.yaml"))
 
@@ -75,7 +76,7 @@ def test_munchausen_is_an_option_of_every_agent_with_one_step_returns() -> None:
     assert build.build_agent(checked("agent=dqn", *SMALL), 4, torch.device("cpu"))[0].munchausen is None
 
 
-@pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
+@pytest.mark.skipif(shutil.which(compiler()) is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_learns_and_acts_compiled_as_whole_graphs(

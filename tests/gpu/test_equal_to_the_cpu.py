@@ -12,6 +12,8 @@ from torch import Tensor
 
 from nap_rl import cli
 from nap_rl.agents import ValueAgent
+from nap_rl.agents.captured import Captured
+from nap_rl.agents.draws import Draw, Draws
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
 from nap_rl.nap import Projector
@@ -102,9 +104,10 @@ def hand_over(
     agent: ValueAgent, batch: Transitions, priorities_to: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Give the agent this batch instead of one of its own, without noise, and keep the priorities that it returns."""
+    none = Draw(eps=None, taus=None)
     monkeypatch.setattr(agent.replay, "sample", lambda *_: batch)
     monkeypatch.setattr(agent.replay, "update", lambda slots, serials, priorities: priorities_to.append(priorities))
-    monkeypatch.setattr(agent, "_noise_sizes", [])
+    monkeypatch.setattr(agent, "draw", lambda rows: Draws(none, none, none if agent.double else None))
 
 
 @pytest.mark.parametrize("name", ["rainbow", "dqn", "qr_dqn"])
@@ -168,20 +171,21 @@ def test_captured_updates_are_the_uncaptured_ones(precision: str, monkeypatch: p
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # two uncaptured runs would differ otherwise
     overrides = ("agent.nap=true", "compile=on", f"precision={precision}", "agent.target_every_updates=6")
     (_, (captured, _)), (_, (plain, _)) = agents(*overrides), agents(*overrides)
-    assert captured._captured is not None
-    plain._captured = plain._choice = None
+    assert isinstance(captured.gradient_step, Captured) and isinstance(captured.q_values, Captured)
+    for name in ("gradient_step", "q_values"):
+        monkeypatch.setattr(plain, name, getattr(plain, name)._function)
     for k in range(12):
         continue_from(captured, plain)
         for agent in (captured, plain):
             agent.set_learning_rate(1e-4 * (k + 1))
         found, expected = captured.update(0.4 + 0.05 * k), plain.update(0.4 + 0.05 * k)
         close(found.loss, expected.loss.cpu(), 1e-3)
-    assert captured._captured._graph is not None
+    assert [graph.recorded is not None for graph in captured.gradient_step._graphs.values()] == [True]
     random = np.random.default_rng(0)
     for _ in range(6):
         stacks = random.integers(0, 256, (2, 4, 84, 84), dtype=np.uint8)
         assert np.array_equal(captured.act(stacks), plain.act(stacks))
-    assert captured._choice is not None and captured._choice._graph is not None
+    assert [graph.recorded is not None for graph in captured.q_values._graphs.values()] == [True]
     same_draws(captured, plain)
     for a, b in zip(captured.network.parameters(), plain.network.parameters(), strict=True):
         close(a.detach(), b.detach().cpu(), 1e-3)

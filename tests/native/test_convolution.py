@@ -1,15 +1,13 @@
-"""Winograd convolutions against double precision, and which layers use them."""
+"""Convolutions by Winograd's algorithm, against double precision."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from nap_rl.native.convolution import (
@@ -18,10 +16,6 @@ from nap_rl.native.convolution import (
     convolution_weight_gradient,
     has_convolution,
 )
-from nap_rl.nn import QNetwork
-from nap_rl.nn.conv import Conv2d
-from nap_rl.nn.heads import ExpectedValue
-from nap_rl.nn.streams import Streams
 
 PRECISIONS = [torch.float32, torch.bfloat16]
 SHAPES = [(4, 8, 4), (32, 4, 2), (32, 3, 1), (16, 2, 2), (64, 1, 1), (32, 2, 1), (16, 6, 2), (4, 12, 4)]  # C, k, s
@@ -161,44 +155,3 @@ def test_layers_that_do_not_fit_are_known() -> None:
     assert not has_convolution(32, 32, 3, 1, torch.float16)
     assert has_convolution(4, 32, 8, 4, torch.float32, pixels=True)
     assert not has_convolution(32, 32, 4, 2, torch.float32, pixels=True)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_layers_take_them_in_compiled_graphs_alone(
-    check_layer: Callable[..., set[str]], precision: torch.dtype, bias: bool
-) -> None:
-    torch.manual_seed(0)
-    layer = Conv2d(4, 32, kernel=8, stride=4)
-    if not bias:
-        layer.register_parameter("bias", None)
-    x, dy = torch.randn(5, 4, 20, 24, requires_grad=True), torch.randn(5, 32, 4, 5)
-    taken = check_layer(layer, layer, x, dy, precision)
-    known = has_convolution(4, 32, 8, 4, precision)
-    names = ("convolution", "convolution_input_gradient", "convolution_weight_gradient")
-    assert taken == ({f"nap_rl::{name}" for name in names} if known else set())
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_network_gives_its_pixels_to_a_layer_that_reads_them(
-    check_layer: Callable[..., set[str]], monkeypatch: pytest.MonkeyPatch, precision: torch.dtype
-) -> None:
-    torch.manual_seed(0)
-    torso = nn.Sequential(Conv2d(4, 32, kernel=8, stride=4), nn.Flatten())
-    network = QNetwork(torso, Streams(32 * 20 * 20, 3, 1, hidden=8, dueling=False, sigma0=None), ExpectedValue())
-    stacks, dy = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8), torch.randn(3, 3, 1)
-    seen: list[torch.dtype] = []
-    known = has_convolution(4, 32, 8, 4, precision, pixels=True)
-    monkeypatch.setattr(Conv2d, "reads", spy(Conv2d.reads, seen))
-    taken = check_layer(network, network, stacks, dy, precision)
-    assert ("nap_rl::convolution" in taken) is known
-    assert seen[-1] is (torch.uint8 if known else torch.float32)
-
-
-def spy(reads: Callable[[Conv2d, Tensor], bool], seen: list[torch.dtype]) -> Callable[[Conv2d, Tensor], bool]:
-    def read(layer: Conv2d, x: Tensor) -> bool:
-        if torch.compiler.is_compiling():
-            seen.append(x.dtype)
-        return reads(layer, x)
-
-    return read

@@ -1,4 +1,4 @@
-"""Products of few rows against double precision, and which layers use them."""
+"""Products of few rows against double precision."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from hypothesis import strategies as st
 
 from nap_rl.native import library
 from nap_rl.native.products import few_rows
-from nap_rl.nn import NoisyLinear
-from nap_rl.nn import linear as module
-from nap_rl.nn.linear import Linear
 
 pytestmark = pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
 
@@ -30,25 +27,3 @@ def test_products_of_every_shape_are_those_of_double_precision(rows: int, n_in: 
         rtol=0.0,
         atol=4e-5 * n_in**0.5,
     )
-
-
-@pytest.mark.parametrize("kind", [Linear, NoisyLinear])
-def test_layers_take_them_in_inference_mode_alone(
-    kind: type[Linear] | type[NoisyLinear], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    layer = kind(1024, 512)
-    x, noise = torch.randn(8, 1024), (torch.randn(8, 1024), torch.randn(8, 512))
-    arguments = (x, noise) if isinstance(layer, NoisyLinear) else (x,)
-    plain = layer(*arguments)
-    calls = []
-    monkeypatch.setattr(module, "few_rows", lambda x, weight: calls.append(len(x)) or few_rows(x, weight))
-    layer.native_code = True
-    with torch.no_grad():
-        layer(*arguments)
-    assert not calls
-    with torch.inference_mode():
-        found = layer(*arguments)
-        layer(torch.randn(17, 1024))
-    assert calls == [8] * (2 if isinstance(layer, NoisyLinear) else 1)
-    torch.testing.assert_close(found, plain.detach(), rtol=1e-4, atol=1e-4)

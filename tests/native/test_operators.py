@@ -9,7 +9,6 @@ import torch
 
 from nap_rl.native import library
 from nap_rl.native.convolution import convolution, convolution_input_gradient, convolution_weight_gradient
-from nap_rl.native.norm import norm_relu, norm_relu_gradient
 from nap_rl.native.products import few_rows, has_product, input_gradient, product, weight_gradient
 
 pytestmark = pytest.mark.skipif(
@@ -38,9 +37,6 @@ def images(*shape: int) -> torch.Tensor:
         lambda: convolution(images(2, 32, 8, 8), floats(32, 32, 4, 4).double(), 2, torch.float32),
         lambda: convolution_input_gradient(images(2, 32, 3, 3), floats(32, 32, 4, 4), 10, 8, 2),
         lambda: convolution_weight_gradient(images(2, 32, 3, 3), images(3, 32, 8, 8), 4, 2),
-        lambda: norm_relu(images(2, 32, 4, 4), floats(64), floats(32), 1e-5),
-        lambda: norm_relu(floats(2, 32, 4, 4), floats(32), floats(32), 1e-5),
-        lambda: norm_relu_gradient(images(1, 32, 4, 4), images(2, 32, 4, 4), floats(32), floats(32), floats(2, 2)),
     ],
 )
 def test_what_does_not_fit_is_refused(call: Callable[[], object]) -> None:

@@ -1,9 +1,6 @@
-"""Products of a large layer with a small batch, against double precision, and which layers use them."""
+"""Products of a large layer with a small batch, against double precision."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
@@ -12,8 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nap_rl.native.products import has_product, input_gradient, product, weight_gradient
-from nap_rl.nn import NoisyLinear
-from nap_rl.nn.linear import Linear
 
 pytestmark = pytest.mark.skipif(not has_product(32, 8, torch.float32), reason="needs a C++ compiler and AVX-512")
 PRECISIONS = [torch.float32, torch.bfloat16]
@@ -70,17 +65,3 @@ def test_layers_that_do_not_fit_are_known() -> None:
     assert not has_product(3137, 512, torch.float32)
     assert not has_product(3136, 511, torch.float32)
     assert not has_product(3136, 512, torch.float16)
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("kind", [Linear, NoisyLinear])
-def test_linear_layers_take_them_in_compiled_graphs_alone(
-    check_layer: Callable[..., set[str]], kind: type[Linear] | type[NoisyLinear], precision: torch.dtype
-) -> None:
-    torch.manual_seed(0)
-    layer, noise = kind(1024, 512), (torch.randn(1024), torch.randn(512))
-    x, dy = torch.randn(20, 1024, requires_grad=True), torch.randn(20, 512)
-    run = partial(layer, noise=noise) if isinstance(layer, NoisyLinear) else layer
-    taken = check_layer(layer, run, x, dy, precision)
-    names = ("product", "input_gradient", "weight_gradient")
-    assert taken == ({f"nap_rl::{name}" for name in names} if has_product(1024, 512, precision) else set())

@@ -36,7 +36,7 @@ def test_the_embedding_is_relu_of_weighted_cosines_from_frequency_0_on() -> None
 
 def test_the_output_at_a_level_is_that_of_the_features_times_its_embedding() -> None:
     net, x = network(), states()
-    taus = net.sample_taus("online", 4, torch.Generator().manual_seed(2))
+    taus = net.sample_taus("s_tm1", 4, torch.Generator().manual_seed(2))
     assert taus is not None and taus.shape == (4, 5)
     outputs = net(x, None, taus)
     assert outputs.shape == (4, 2, 5)
@@ -48,7 +48,7 @@ def test_the_output_at_a_level_is_that_of_the_features_times_its_embedding() -> 
 
 def test_levels_are_uniform_and_independent_for_each_row_and_pass() -> None:
     net, g = network(), torch.Generator().manual_seed(0)
-    draws = [net.sample_taus(part, 1000, g) for part in ("online", "target", "acting")]  # type: ignore[arg-type]
+    draws = [net.sample_taus(use, 1000, g) for use in ("s_tm1", "s_t", "policy")]  # type: ignore[arg-type]
     assert [draw.shape[1] for draw in draws] == [5, 7, 3]  # type: ignore[union-attr]
     everything = torch.cat([draw.flatten() for draw in draws]).sort().values  # type: ignore[union-attr]
     assert (everything - torch.linspace(0, 1, len(everything))).abs().max() < 0.02  # Kolmogorov, 15,000 draws
@@ -63,7 +63,7 @@ def test_without_levels_a_pass_takes_the_middles_of_equal_shares() -> None:
 def test_noise_of_a_row_is_that_of_all_its_levels() -> None:
     net, x = network(sigma0=0.5), states()
     g = torch.Generator().manual_seed(3)
-    noise, taus = net.sample_noise(g, rows=4), net.sample_taus("acting", 4, g)
+    noise, taus = net.sample_noise(g, rows=4), net.sample_taus("policy", 4, g)
     assert noise is not None and taus is not None
     together = net(x, noise, taus)
     for b in range(4):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nap_rl.nn import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
+from nap_rl.nn import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile, Target
 from nap_rl.nn.heads import select
 
 HEADS = [ExpectedValue(), Categorical(11, -2.0, 2.0), Quantile(5)]
@@ -16,7 +16,7 @@ BATCH, ACTIONS = 6, 3
 
 
 def batch(head: Head, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t)."""
+    """(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t): the last four are a `Target`."""
     g = torch.Generator().manual_seed(seed)
     outputs_tm1, outputs_t = torch.randn(2, BATCH, ACTIONS, head.outputs, generator=g)
     a_tm1, a_t = torch.randint(0, ACTIONS, (2, BATCH), generator=g)
@@ -60,7 +60,7 @@ def test_quantile_levels_are_the_middles_of_equal_shares() -> None:
 def test_expected_value_loss_is_huber_of_the_td_error_and_the_priority_its_size() -> None:
     head = ExpectedValue()
     outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t = batch(head)
-    loss, priority = head.loss(outputs_tm1, a_tm1, r_t * 3, discount_t, outputs_t, a_t)
+    loss, priority = head.loss(outputs_tm1, a_tm1, Target(r_t * 3, discount_t, outputs_t, a_t))
     for b in range(BATCH):
         target = 3 * float(r_t[b]) + float(discount_t[b]) * float(outputs_t[b, a_t[b], 0])
         error = abs(target - float(outputs_tm1[b, a_tm1[b], 0]))
@@ -71,7 +71,7 @@ def test_expected_value_loss_is_huber_of_the_td_error_and_the_priority_its_size(
 def test_categorical_loss_and_priority_are_the_cross_entropy_from_the_projected_target() -> None:
     head = Categorical(11, -2.0, 2.0)
     outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t = batch(head)
-    loss, priority = head.loss(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t)
+    loss, priority = head.loss(outputs_tm1, a_tm1, Target(r_t, discount_t, outputs_t, a_t))
     for b in range(BATCH):
         target = [0.0] * 11
         for j, p in enumerate(softmax(outputs_t[b, a_t[b]].tolist())):
@@ -89,7 +89,7 @@ def test_categorical_loss_and_priority_are_the_cross_entropy_from_the_projected_
 def test_quantile_loss_and_priority_compare_every_quantile_with_every_target() -> None:
     head = Quantile(5, kappa=0.7)
     outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t = batch(head)
-    loss, priority = head.loss(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t)
+    loss, priority = head.loss(outputs_tm1, a_tm1, Target(r_t, discount_t, outputs_t, a_t))
     for b in range(BATCH):
         total = 0.0
         for i in range(5):
@@ -104,7 +104,7 @@ def test_quantile_loss_and_priority_compare_every_quantile_with_every_target() -
 
 def test_implicit_quantile_loss_compares_every_drawn_level_with_every_target_sample() -> None:
     head, n, n_target = ImplicitQuantile(kappa=0.7), 3, 4
-    assert head.outputs == 1 and head.levels == {"online": 64, "target": 64, "acting": 32}
+    assert head.outputs == 1 and head.tau_counts == {"s_tm1": 64, "s_t": 64, "policy": 32}
     g = torch.Generator().manual_seed(1)
     outputs_tm1, outputs_t = (
         torch.randn(BATCH, ACTIONS, n, generator=g),
@@ -112,7 +112,7 @@ def test_implicit_quantile_loss_compares_every_drawn_level_with_every_target_sam
     )
     taus = torch.rand(BATCH, n, generator=g)
     _, a_tm1, r_t, discount_t, _, a_t = batch(ExpectedValue())
-    loss, priority = head.loss(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t, taus)
+    loss, priority = head.loss(outputs_tm1, a_tm1, Target(r_t, discount_t, outputs_t, a_t), taus)
     for b in range(BATCH):
         total = 0.0
         for i in range(n):
@@ -125,7 +125,7 @@ def test_implicit_quantile_loss_compares_every_drawn_level_with_every_target_sam
     assert torch.equal(priority, loss.detach())
     assert torch.allclose(head.q_values(outputs_t), sum(outputs_t.unbind(dim=2)) / n_target)
     with pytest.raises(ValueError, match="needs the levels"):
-        head.loss(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t)
+        head.loss(outputs_tm1, a_tm1, Target(r_t, discount_t, outputs_t, a_t))
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda h: type(h).__name__)
@@ -133,7 +133,7 @@ def test_the_target_gets_no_gradient_and_the_priority_carries_none(head: Head) -
     outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t = batch(head)
     outputs_tm1.requires_grad_()
     outputs_t.requires_grad_()
-    loss, priority = head.loss(outputs_tm1, a_tm1, r_t, discount_t, outputs_t, a_t)
+    loss, priority = head.loss(outputs_tm1, a_tm1, Target(r_t, discount_t, outputs_t, a_t))
     assert loss.shape == priority.shape == (BATCH,)
     assert not priority.requires_grad and bool((priority >= 0).all())
     loss.sum().backward()
@@ -148,9 +148,33 @@ def test_the_target_gets_no_gradient_and_the_priority_carries_none(head: Head) -
 def test_a_zero_discount_bootstraps_from_nothing(head: Head) -> None:
     outputs_tm1, a_tm1, r_t, _, outputs_t, a_t = batch(head)
     zero = torch.zeros(BATCH)
-    ended = head.loss(outputs_tm1, a_tm1, r_t, zero, outputs_t, a_t)[0]
-    other = head.loss(outputs_tm1, a_tm1, r_t, zero, outputs_t.flip(0) * 3, a_t.flip(0))[0]
+    ended = head.loss(outputs_tm1, a_tm1, Target(r_t, zero, outputs_t, a_t))[0]
+    other = head.loss(outputs_tm1, a_tm1, Target(r_t, zero, outputs_t.flip(0) * 3, a_t.flip(0)))[0]
     assert torch.allclose(ended, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "sentence"),
+    [
+        (
+            "r_t",
+            torch.zeros(BATCH, 1),
+            r"r_t is torch.float32 of shape \[6, 1\], expected torch.float32 of shape \[6\]",
+        ),
+        ("discount_t", torch.ones(BATCH, dtype=torch.float64), "discount_t is torch.float64 of shape"),
+        (
+            "outputs_t",
+            torch.zeros(BATCH, ACTIONS),
+            r"outputs_t is .* expected torch.float32 of shape \[6, 'any', 'any'\]",
+        ),
+        ("outputs_t", torch.zeros(BATCH - 1, ACTIONS, 1), "outputs_t is torch.float32 of shape"),
+        ("a_t", torch.zeros(BATCH), r"a_t is torch.float32 of shape \[6\], expected torch.int64 of shape \[6\]"),
+    ],
+)
+def test_a_target_of_another_shape_or_dtype_is_refused_by_name(name: str, wrong: Tensor, sentence: str) -> None:
+    outputs_tm1, a_tm1, *rest = batch(ExpectedValue())
+    with pytest.raises(ValueError, match=sentence):
+        ExpectedValue().loss(outputs_tm1, a_tm1, Target(*rest)._replace(**{name: wrong}))
 
 
 @pytest.mark.parametrize("setting", [(1, -1.0, 1.0), (51, 1.0, 1.0), (51, 2.0, -2.0)])

@@ -113,7 +113,7 @@ def write_checkpoint(folder: Path, *overrides: str) -> tuple[ValueAgent, Project
         stacks = torch.randint(0, 256, (2, 8, 4, 84, 84), dtype=torch.uint8, generator=generator)
         none = torch.zeros(8, dtype=torch.int64)
         batch = Transitions(stacks[0], none, torch.ones(8), torch.ones(8), stacks[1], torch.ones(8), none, none)
-        loss = agent.losses(batch)[0].mean()
+        loss = agent.losses(batch, agent.draw(8))[0].mean()
         agent.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         agent.optimizer.step()
