@@ -101,7 +101,7 @@ def test_weights_and_moments_that_moved_in_memory_are_found_again() -> None:
                 p.data = p.data.clone()
         if step == 2:
             native.load_state_dict(copy.deepcopy(native.state_dict()))
-        project(native, ([mine[2]], float(mine[2].norm()) if step < 4 else 3.0))
+        project(native, ([mine[2]], float(mine[2].detach().norm()) if step < 4 else 3.0))
         native.step(), plain.step()
         with torch.no_grad():
             exact[2] *= float(mine[2].norm()) / exact[2].norm()

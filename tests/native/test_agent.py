@@ -95,7 +95,7 @@ def test_its_state_is_the_plain_ones(rainbow: Make) -> None:
     plain.update(0.5), mine.update(0.5)
     state = copy.deepcopy(mine.state_dict())
     plain.load_state_dict(state)
-    mine.load_state_dict(state)
+    mine.load_state_dict(copy.deepcopy(state))  # an optimiser takes over the tensors themselves
     mine.replay.load_state_dict(plain.replay.state_dict())
     plain.update(0.5), mine.update(0.5)
     assert_same(mine, plain)
