@@ -33,7 +33,7 @@ class Captured:
     def __init__(
         self, function: Callable[..., Any], device: torch.device, generators: Iterable[torch.Generator] = ()
     ) -> None:
-        self._function = function
+        self.function = function
         self._device = device
         self._generators = tuple(generators)
         self._graphs: dict[tuple[Layout | None, ...], _Graph] = {}
@@ -54,7 +54,7 @@ class Captured:
         if graph.recorded is None and not graph.failed:
             self._record(graph)  # runs nothing
         if graph.recorded is None:
-            return self._function(*graph.arguments)
+            return self.function(*graph.arguments)
         graph.recorded.replay()
         return tree_map(Tensor.clone, graph.results)
 
@@ -80,7 +80,7 @@ class Captured:
             graph.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         graph.stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(graph.stream):
-            results = self._function(*graph.arguments)
+            results = self.function(*graph.arguments)
         torch.cuda.current_stream(self._device).wait_stream(graph.stream)
         return results
 
@@ -90,7 +90,7 @@ class Captured:
             for generator in self._generators:
                 recorded.register_generator_state(generator)
             with torch.cuda.graph(recorded, stream=graph.stream):
-                graph.results = self._function(*graph.arguments)
+                graph.results = self.function(*graph.arguments)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             warnings.warn(

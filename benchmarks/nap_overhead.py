@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks import measure
 from nap_rl.nap import Projector, normalize, weight_groups
 from nap_rl.nap.layers import is_norm
-from nap_rl.nn import Categorical, NatureTorso, QNetwork, Streams
+from nap_rl.nn import Categorical, NatureTorso, QNetwork, Streams, Target
 
 BATCH, ACTIONS = 32, 18
 PRECISIONS = ("fp32", "bf16")
@@ -44,7 +44,8 @@ def gradient_pass(network: QNetwork, bf16: bool) -> Callable[[], None]:
                 selector = network(stacks, network.sample_noise())
                 outputs_t = network(stacks, network.sample_noise())
         a_t = network.head.q_values(selector.float()).argmax(dim=1)
-        loss, _ = network.head.loss(outputs_tm1.float(), actions, ones, 0.97 * ones, outputs_t.float(), a_t)
+        target = Target(ones, 0.97 * ones, outputs_t.float(), a_t)
+        loss, _ = network.head.loss(outputs_tm1.float(), actions, target)
         network.zero_grad()
         loss.mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)

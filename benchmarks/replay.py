@@ -4,8 +4,7 @@
 
 All hold 84x84 frames in stacks of 4, from 8 environments (cpprb knows one). What they do differs:
 
-    nap_rl       prioritised, 3-step returns derived when sampled, single frames; sampling gives importance weights;
-                 native code, which compiled runs have, where there is a compiler
+    nap_rl       prioritised, 3-step returns derived when sampled, single frames; sampling gives importance weights
     SB3          uniform, 1-step, whole stacks stored once (optimize_memory_usage) or twice
     cpprb        prioritised, 1-step, single frames (stack_compress, next_of)
     Tianshou     prioritised, 1-step, single frames (save_only_last_obs), without next observations
@@ -27,7 +26,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from benchmarks import measure
 from benchmarks.contenders import fill
 from nap_rl.machine import available_memory
-from nap_rl.native import library
 from nap_rl.replay import Replay
 
 ENVS, FRAME, STACK = 8, 84 * 84, 4
@@ -54,7 +52,7 @@ def ours(capacity: int) -> Buffer:
 
 
 def _ours(capacity: int) -> tuple[Buffer, Replay]:
-    replay = Replay(capacity, ENVS, native_code=library() is not None)
+    replay = Replay(capacity, ENVS)
     fill(replay, capacity // ENVS + STACK)
     frames = np.random.default_rng(0).integers(0, 256, (ENVS, 84, 84), dtype=np.uint8)
     actions, rewards = np.zeros(ENVS, dtype=np.int64), np.ones(ENVS, dtype=np.float32)
@@ -167,7 +165,6 @@ def inside(capacity: int, batches: list[int], repetitions: int, cycles: int) -> 
     buffer, replay = _ours(capacity)
     full = measure.resident()
     rows: list[list[object]] = []
-    codes = ["torch", "native"] if replay.priorities.native_code else ["torch"]
     for batch in batches:
         slots = replay.priorities.sample(batch).slots
         parts = {
@@ -176,16 +173,8 @@ def inside(capacity: int, batches: list[int], repetitions: int, cycles: int) -> 
             "sample": partial(replay.sample, batch),
             "update": partial(buffer.update or print, batch),
         }
-
-        def by(code: str, part: Callable[[], Any]) -> Any:
-            replay.priorities.native_code = code == "native"
-            return part()
-
-        times = measure.interleaved(
-            {f"{code} {name}": partial(by, code, part) for code in codes for name, part in parts.items()}, repetitions
-        )
-        for code in codes:
-            rows.append([f"{capacity:,}", batch, code, *(measure.median(times, f"{code} {name}") for name in parts)])
+        times = measure.interleaved(parts, repetitions)
+        rows.append([f"{capacity:,}", batch, *(measure.median(times, name) for name in parts)])
     settled = measure.resident()
     for cycle in range(cycles):
         drawn = replay.sample(32)
@@ -215,15 +204,14 @@ def main(argv: list[str] | None = None) -> None:
 
     measure.say(
         "## Replay",
-        "Milliseconds, medians. First ours by its parts (a sample is draw, gather and importance weights), in plain "
-        "torch and in native code, which compiled runs have:",
+        "Milliseconds, medians. First ours by its parts (a sample is draw, gather and importance weights):",
     )
     rows, memories = [], []
     for capacity in capacities:
         found, memory = inside(capacity, batches, repetitions, cycles if capacity == capacities[-1] else 200)
         rows += found
         memories.append(memory)
-    print(measure.table(["transitions", "batch", "code", "draw", "gather", "sample", "update"], rows), end="\n\n")
+    print(measure.table(["transitions", "batch", "draw", "gather", "sample", "update"], rows), end="\n\n")
     measure.say(*memories)
     measure.say(
         "Ours and the peers' in turns; `x` is the sampling time over ours. An add is one step of 8 environments. "

@@ -29,9 +29,7 @@ from nap_rl.envs.atari import FRAME_SKIP
 from nap_rl.losses import Munchausen
 from nap_rl.machine import free_device_memory
 from nap_rl.nap import Projector, project
-from nap_rl.nn import (
-    QNetwork,
-)
+from nap_rl.nn import QNetwork
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
 from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup

@@ -173,7 +173,7 @@ def test_captured_updates_are_the_uncaptured_ones(precision: str, monkeypatch: p
     (_, (captured, _)), (_, (plain, _)) = agents(*overrides), agents(*overrides)
     assert isinstance(captured.gradient_step, Captured) and isinstance(captured.q_values, Captured)
     for name in ("gradient_step", "q_values"):
-        monkeypatch.setattr(plain, name, getattr(plain, name)._function)
+        monkeypatch.setattr(plain, name, getattr(plain, name).function)
     for k in range(12):
         continue_from(captured, plain)
         for agent in (captured, plain):
