@@ -10,15 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nap_rl.nn.custom_torso import custom_torso
 from nap_rl.nn.embedding import QuantileEmbedding
 from nap_rl.nn.heads import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
 from nap_rl.nn.q_network import QNetwork
 from nap_rl.nn.streams import Streams
-from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MlpTorso, NatureTorso
+from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MinAtarTorso, MlpTorso, NatureTorso
 
-IMAGE_TORSOS = {"nature": NatureTorso, "data_efficient": DataEfficientTorso, "impala": ImpalaTorso}
+IMAGE_TORSOS = {
+    "nature": NatureTorso,
+    "data_efficient": DataEfficientTorso,
+    "impala": ImpalaTorso,
+    "minatar": MinAtarTorso,
+}
 CHOICES: dict[str, tuple[object, ...]] = {
-    "torso": (*IMAGE_TORSOS, "mlp"),
+    "torso": ("nature", "data_efficient", "impala", "mlp", "minatar"),
     "head": ("expected", "categorical", "quantile", "implicit_quantile"),
     "norm": (None, "layer", "rms", "group", "batch"),
     "axes": ("all", "channels"),
@@ -37,7 +43,8 @@ class NetworkSpec:
     the other.
 
     Attributes:
-        torso: for images "nature", "data_efficient" or "impala"; for vectors "mlp".
+        torso: for images "nature", "data_efficient", "impala" or "minatar"; for vectors "mlp"; or the dotted path of a
+            class of the user's (see `custom_torso`).
         net_arch: widths of fully connected layers in front of the streams.
         hidden: width of the hidden layer of each stream; 0 for a stream of an output layer alone.
         head: "expected" (DQN), "categorical" (C51), "quantile" (QR-DQN) or "implicit_quantile" (IQN).
@@ -75,7 +82,8 @@ class NetworkSpec:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
+            dotted = name == "torso" and "." in self.torso
+            if getattr(self, name) not in choices and not dotted:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(str, choices))}")
         levels = (self.samples, self.target_samples, self.acting_samples, self.cosines)
         for width in (*([self.hidden] if self.hidden else ()), self.outputs, *self.net_arch, *levels):
@@ -99,8 +107,8 @@ class NetworkSpec:
 
     @property
     def pixels(self) -> bool:
-        """Whether observations are images, uint8 in 0..255."""
-        return self.torso != "mlp"
+        """Whether the torso is made for images, uint8 in 0..255."""
+        return self.torso in IMAGE_TORSOS and self.torso != "minatar"
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready; `from_plain` is the inverse."""
@@ -111,7 +119,7 @@ class NetworkSpec:
         """From values that need not be trusted. Those in `LATER` may be missing and then have their defaults.
 
         Raises:
-            ValueError: a value is missing, unknown or of another type.
+            ValueError: a value is missing, unknown or of another type, or the torso is code of somebody else's.
         """
         defaults = asdict(cls())
         plain = {**{name: defaults[name] for name in LATER}, **plain}
@@ -126,6 +134,8 @@ class NetworkSpec:
                 raise ValueError(f"{name} of a network is {plain[name]!r:.60}, expected {kinds[-1].__name__}")
         if not all(type(width) is int for width in values["net_arch"]):
             raise ValueError("net_arch of a network holds something else than whole numbers")
+        if "." in values["torso"]:
+            raise ValueError(f"the torso is {values['torso']:.60}: a file cannot say which code is to run")
         return cls(**values)
 
     @classmethod
@@ -137,6 +147,7 @@ class NetworkSpec:
         """
         return cls(
             torso=agent["torso"],
+            net_arch=tuple(agent.get("net_arch", ())),
             hidden=agent["hidden"],
             dueling=agent["dueling"],
             noisy_sigma0=agent["noisy_sigma0"],
@@ -155,7 +166,13 @@ class NetworkSpec:
         Raises:
             ValueError: the observations do not fit the torso.
         """
-        torso, features = self._torso(frame_shape, stack), self._features(frame_shape, stack)
+        if self.torso in CHOICES["torso"]:
+            torso, features = self._torso(frame_shape, stack), self._features(frame_shape, stack)
+        else:
+            torso, features = custom_torso(self.torso, (stack, *frame_shape))
+            if self.net_arch:
+                torso = nn.Sequential(torso, MlpTorso(features, self.net_arch))
+                features = self.net_arch[-1]
         head = self._head()
         streams = Streams(features, actions, head.outputs, self.hidden, self.dueling, self.noisy_sigma0)
         implicit = self.head == "implicit_quantile"
@@ -168,10 +185,13 @@ class NetworkSpec:
             network = self.build(frame_shape, stack, actions)
         return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
-    def example_input(self, frame_shape: Sequence[int], stack: int) -> Tensor:
-        """Two observations of noise, always the same: on black images every feature is 0 and no weight matters."""
+    def example_input(self, frame_shape: Sequence[int], stack: int, pixels: bool | None = None) -> Tensor:
+        """Two observations of noise, always the same: on black images every feature is 0 and no weight matters.
+
+        uint8 in 0..255 for `pixels`, else float32 in [0, 1]; None: as the torso is made for.
+        """
         generator, shape = torch.Generator().manual_seed(0), (2, stack, *frame_shape)
-        if self.pixels:
+        if self.pixels if pixels is None else pixels:
             return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return torch.rand(shape, generator=generator)
 
@@ -179,7 +199,7 @@ class NetworkSpec:
         if self.torso == "mlp":
             return MlpTorso(stack * math.prod(frame_shape), self.net_arch)
         if len(frame_shape) not in (2, 3):
-            raise ValueError(f"frames of shape {list(frame_shape)} are no images: use MlpPolicy")
+            raise ValueError(f"frames of shape {list(frame_shape)} are no images: use MlpPolicy, or agent.torso=mlp")
         channels = stack * math.prod(frame_shape[:-2])
         torso = IMAGE_TORSOS[self.torso](channels)
         if len(frame_shape) == 2 and not self.net_arch:

@@ -43,6 +43,15 @@ class DataEfficientTorso(nn.Sequential):
         )
 
 
+class MinAtarTorso(nn.Sequential):
+    """One convolution of 3x3/1, 16 (Young & Tian 2019, arXiv 1903.03176, section 4); F = 1024 for 10x10."""
+
+    features = 16 * 8 * 8
+
+    def __init__(self, channels: int = 10) -> None:
+        super().__init__(nn.Conv2d(channels, 16, kernel_size=3), nn.ReLU(), nn.Flatten())
+
+
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(relu(x)))), channels and size kept."""
 
