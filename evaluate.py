@@ -2,7 +2,8 @@
 
 RUN is a run's folder (its newest checkpoint), a checkpoint's folder, or a zip of Stable-Baselines3, which does not say
 its game. Each is played in the game or games that it was trained on, under its own protocol, unless env.game=... or
-env.protocol... says otherwise. Several runs are put together into one aggregate over games.
+env.protocol... says otherwise. Runs of equal settings are put together into an aggregate over games and seeds; runs of
+different settings are not, unless mix=true. Among several, files and folders that hold no agent are skipped.
 
     python evaluate.py runs/default/pong-rainbow/0-20260101-120000-ab12 episodes=10 video=true
     python evaluate.py model.zip env.game=pong episodes=10
@@ -13,21 +14,21 @@ Exit codes: 0 finished, 2 bad input (nothing was started), 130 interrupted by Ct
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import time
 import uuid
-from collections.abc import Callable
+import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nap_rl import checkpoint, cli
-from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, Played, Policy, play_episodes
+from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, Policy, play_episodes
 from nap_rl.conf import evaluation, schema
 from nap_rl.conf.evaluation import EvaluationConfig
 from nap_rl.conf.load import load_network
@@ -35,8 +36,10 @@ from nap_rl.envs import AtariEnvs, Protocol
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.video import check_video, write_video
 from nap_rl.files import write_atomic
+from nap_rl.logging.files import GrowingFile, row
 from nap_rl.machine import pick_device
-from nap_rl.report.statistics import Aggregate, Estimate, aggregate, estimate, iqm
+from nap_rl.report import scores
+from nap_rl.report.scores import Score
 
 EPISODE_COLUMNS = ("run", "game", "episode", "seed", "return", "length_frames")
 
@@ -44,25 +47,14 @@ EPISODE_COLUMNS = ("run", "game", "episode", "seed", "return", "length_frames")
 class Subject(NamedTuple):
     """What is evaluated, whoever trained it."""
 
-    path: Path  # of the checkpoint
-    folder: Path  # of the run: where results go
+    checkpoint: scores.Checkpoint
     policy: Policy
     num_actions: int
-    games: list[str]
     protocol: Protocol
 
 
-class Result(NamedTuple):
-    """One subject in one game."""
-
-    subject: Subject
-    game: str
-    played: list[Played]
-    video: Path | None
-
-    @property
-    def returns(self) -> list[float]:
-        return [episode.score for episode in self.played]
+class NoAgentError(ValueError):
+    """A path at which no agent stands."""
 
 
 def main() -> None:
@@ -75,70 +67,116 @@ def main() -> None:
     evaluation.register()
     cli.register_resolvers()
     try:
-        sys.exit(run(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(cli.USAGE_ERROR)
+        with cli.refusing_bad_input():
+            sys.exit(run(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(cli.INTERRUPTED)
 
 
 def run(arguments: list[str]) -> int:
-    """Evaluate as the arguments say; everything that can be wrong is found before the first step."""
+    """Evaluates as the arguments say; everything that can be wrong is found before the first step."""
     paths = [Path(argument) for argument in arguments if "=" not in argument or Path(argument).exists()]
     settings = evaluation.read_settings([a for a in arguments if Path(a) not in paths])
-    if not paths:
-        raise ValueError("name what to evaluate: the folder of a run, or of a checkpoint")
     if settings.video:
         check_video()
-    subjects = [load_subject(path, settings) for path in paths]
+    subjects = load_subjects(paths, settings)
     for subject in subjects:
         check_actions(subject)
-    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    beside = subjects[0].folder if len(subjects) == 1 else Path("runs")
-    out = Path(settings.out) if settings.out is not None else beside / "evaluations" / stamp
-    if (out / "evaluation.json").exists():
-        raise ValueError(f"{out} holds an evaluation already: name another folder with out=")
-    out.mkdir(parents=True, exist_ok=True)
-    results = [play(subject, game, settings, out) for subject in subjects for game in subject.games]
-    summary = summarize(results, settings)
+    for sentence in scores.cautions([subject.checkpoint for subject in subjects]):
+        note(f"warning: {sentence}")
+    out = make_folder(subjects, settings)
+    table, played = GrowingFile(out / "episodes.csv"), []
+    table.append(row(EPISODE_COLUMNS))
+    for number, subject in enumerate(subjects):
+        for game in subject.checkpoint.games:
+            film = out / "videos" / f"{game}-{number}-{subject.checkpoint.run.stem}.mp4"
+            played.append(play(subject, game, settings, table=table, video=film if settings.video else None))
+    summary = {
+        "settings": {name: getattr(settings, name) for name in ("episodes", "num_envs", "seed", "epsilon", "noisy")},
+        **scores.summarize(played, mix=settings.mix),
+    }
     write_atomic(out / "evaluation.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    print(tables(summary))
+    print(scores.tables(summary))
     print(f"\nwritten to {out}")
     return 0
 
 
-def load_subject(path: Path, settings: EvaluationConfig) -> Subject:
-    """What stands at `path`, ready to act.
+def note(sentence: str) -> None:
+    """A word on standard error."""
+    print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr, flush=True)
+
+
+def load_subjects(paths: Sequence[Path], settings: EvaluationConfig) -> list[Subject]:
+    """The agents at `paths`, each once; with a word, paths without one are skipped if others have one.
 
     Raises:
-        OSError, ValueError: there is nothing, it is damaged, or of a kind that cannot be evaluated.
+        OSError, ValueError: no agent is there, or one is damaged or of a kind that cannot be evaluated.
     """
-    if path.is_file():
-        return load_zip(path, settings)
-    folder = checkpoint.newest_of_run(path)
+    if not paths:
+        raise ValueError("name what to evaluate: the folder of a run, or of a checkpoint")
+    subjects: list[Subject] = []
+    skipped: list[NoAgentError] = []
+    for path in paths:
+        try:
+            subject = load_zip(path, settings) if path.is_file() else load_run(path, settings)
+        except NoAgentError as error:
+            skipped.append(error)
+            continue
+        if any(subject.checkpoint.path.samefile(other.checkpoint.path) for other in subjects):
+            note(f"skipped: {path} is named twice")
+        else:
+            subjects.append(subject)
+    if not subjects:
+        raise skipped[0]
+    for reason in skipped:
+        note(f"skipped: {reason}")
+    return subjects
+
+
+def load_run(path: Path, settings: EvaluationConfig) -> Subject:
+    """The agent of a run's newest checkpoint, or of the checkpoint at `path`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        NoAgentError: the folder holds no checkpoint of an agent.
+        checkpoint.CheckpointError: it is damaged.
+    """
+    try:
+        folder = checkpoint.newest_of_run(path)
+    except FileNotFoundError as error:
+        raise (NoAgentError(str(error)) if path.is_dir() else error) from None
+    meta = checkpoint.read_meta(folder)
+    if "num_actions" not in meta:
+        raise NoAgentError(f"{path} holds checkpoints of a study, not of an agent")
     network, config = load_network(folder)
-    network.to(pick_device(settings.device.name))
     env = config.env
-    games = list(dict.fromkeys(env.games)) if isinstance(env, schema.SequentialConfig) else [env.game]  # type: ignore[attr-defined]
-    return Subject(
+    trained_on = env.games if isinstance(env, schema.SequentialConfig) else [env.game]  # type: ignore[attr-defined]
+    source = scores.Checkpoint(
+        run=folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent,
         path=folder,
-        folder=folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent,
-        policy=NetworkPolicy(network, noisy=settings.noisy, seed=settings.seed),
-        num_actions=network.streams.actions,
-        games=games if settings.env.game is None else [settings.env.game],
-        protocol=evaluation.protocol_of(config, settings.env.protocol),
+        games=list(dict.fromkeys(trained_on)) if settings.env.game is None else [settings.env.game],
+        settings=evaluation.experiment(config),
+        seed=config.seed,
+        frames=meta.get("frames"),
+        of_frames=config.frames,
+        updates=meta.get("updates"),
     )
+    policy = NetworkPolicy(network.to(pick_device(settings.device.name)), noisy=settings.noisy, seed=settings.seed)
+    protocol = evaluation.protocol_of(config, settings.env.protocol)
+    return Subject(source, policy, network.streams.actions, protocol)
 
 
 def load_zip(path: Path, settings: EvaluationConfig) -> Subject:
-    """An SB3 zip, which says nothing of its game; the protocol is Hessel et al.'s unless it is overridden.
+    """The agent of an SB3 zip, which says nothing of its game; the protocol is Hessel et al.'s unless overridden.
 
     Raises:
+        NoAgentError: it is no zip.
         OSError, ValueError: it is no zip of an agent that plays Atari, or no game is named.
     """
     from nap_rl.sb3.load import read_model  # SB3 is imported only for its zips
 
+    if path.suffix != ".zip" and not zipfile.is_zipfile(path):
+        raise NoAgentError(f"{path} is neither a run's folder nor a zip")
     model = read_model(path)
     if settings.env.game is None:
         raise ValueError(f"{path} does not say its game: add env.game=, for example env.game=pong")
@@ -147,30 +185,45 @@ def load_zip(path: Path, settings: EvaluationConfig) -> Subject:
         raise ValueError(f"{path} acts on observations of shape {shape}, but Atari's here are [4, 84, 84]")
     network = model.build().eval().to(pick_device(settings.device.name))
     return Subject(
-        path=path,
-        folder=path.with_suffix(""),
-        policy=NetworkPolicy(network, noisy=settings.noisy, seed=settings.seed),
-        num_actions=model.actions,
-        games=[settings.env.game],
-        protocol=evaluation.protocol_of(None, settings.env.protocol),
+        scores.Checkpoint(run=path, path=path, games=[settings.env.game], settings={"zip": str(path)}),
+        NetworkPolicy(network, noisy=settings.noisy, seed=settings.seed),
+        model.actions,
+        evaluation.protocol_of(None, settings.env.protocol),
     )
 
 
 def check_actions(subject: Subject) -> None:
-    """ValueError unless each game has as many actions as the agent."""
-    for game in subject.games:
+    """Opens each game; ValueError unless it has as many actions as the agent."""
+    for game in subject.checkpoint.games:
         envs = AtariEnvs(game, 1, subject.protocol)
         envs.close()
         if envs.num_actions != subject.num_actions:
             hint = "env.protocol.full_action_set=true" if subject.num_actions == 18 else "the game it was trained on"
             raise ValueError(
-                f"{subject.path} acts with {subject.num_actions} actions, but env.game={game} has {envs.num_actions} "
-                f"under this protocol: use {hint}"
+                f"{subject.checkpoint.path} acts with {subject.num_actions} actions, but env.game={game} has "
+                f"{envs.num_actions} under this protocol: use {hint}"
             )
 
 
-def play(subject: Subject, game: str, settings: EvaluationConfig, out: Path) -> Result:
-    """Play the episodes of one game, add them to episodes.csv, and film the first."""
+def make_folder(subjects: Sequence[Subject], settings: EvaluationConfig) -> Path:
+    """Makes the folder of the results: in the run's own if there is one run, else below runs/.
+
+    Raises:
+        ValueError: it holds an evaluation already.
+        OSError: it cannot be made.
+    """
+    one_run = len(subjects) == 1 and subjects[0].checkpoint.run.is_dir()
+    parent = subjects[0].checkpoint.run if one_run else Path("runs")
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+    out = Path(settings.out) if settings.out is not None else parent / "evaluations" / stamp
+    if (out / "evaluation.json").exists():
+        raise ValueError(f"{out} holds an evaluation already: name another folder with out=")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def play(subject: Subject, game: str, settings: EvaluationConfig, *, table: GrowingFile, video: Path | None) -> Score:
+    """Plays the episodes of one game, adds them to `table`, and films the first as `video`."""
     env_seed, exploration_seed = (int(word) for word in np.random.SeedSequence(settings.seed).generate_state(2))
     envs = AtariEnvs(game, min(settings.num_envs, settings.episodes), subject.protocol, seed=env_seed)
     policy = EpsilonGreedy(subject.policy, settings.epsilon, subject.num_actions, seed=exploration_seed)
@@ -178,90 +231,20 @@ def play(subject: Subject, game: str, settings: EvaluationConfig, out: Path) -> 
         played = play_episodes(policy, envs, settings.episodes)
     finally:
         envs.close()
-    table = out / "episodes.csv"
-    new = not table.exists()
-    with table.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([EPISODE_COLUMNS] if new else [])
-        for number, episode in enumerate(played):
-            writer.writerow((subject.path, game, number, episode.seed, repr(episode.score), episode.frames))
-    video = None
-    if settings.video:
-        video = out / "videos" / f"{game}-{subject.folder.name}.mp4"
+    for i, episode in enumerate(played):
+        table.append(row((subject.checkpoint.path, game, i, episode.seed, repr(episode.score), episode.frames)))
+    if video is not None:
         write_video(video, game, subject.protocol, played[0].seed, played[0].actions)
-    return Result(subject, game, played, video)
-
-
-def summarize(results: list[Result], settings: EvaluationConfig) -> dict[str, Any]:
-    """What evaluation.json holds."""
-    scores: dict[str, list[float]] = {}
-    for result in results:
-        score = human_normalized(result.game, float(np.mean(result.returns)))
-        if score is not None:
-            scores.setdefault(result.game, []).append(score)
-    return {
-        "settings": {name: getattr(settings, name) for name in ("episodes", "num_envs", "seed", "epsilon", "noisy")},
-        "results": [describe(result) for result in results],
-        "aggregate": over_games(scores) if len(results) > 1 and scores else None,
-    }
-
-
-def describe(result: Result) -> dict[str, Any]:
-    """One result as JSON; scores are raw unless named otherwise."""
-    statistics: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median, "iqm": iqm}
-    return {
-        "run": str(result.subject.folder),
-        "checkpoint": str(result.subject.path),
-        "game": result.game,
-        "protocol": asdict(result.subject.protocol),
-        "episodes": len(result.played),
-        **{name: estimate(result.returns, statistic)._asdict() for name, statistic in statistics.items()},
-        "human_normalized_mean": human_normalized(result.game, float(np.mean(result.returns))),
-        "mean_length_frames": float(np.mean([episode.frames for episode in result.played])),
-        "returns": result.returns,
-        "video": None if result.video is None else str(result.video),
-    }
-
-
-def over_games(scores: dict[str, list[float]]) -> dict[str, Any]:
-    """Human-normalised scores over games, each run of a game counted once."""
-    total: Aggregate = aggregate(list(scores.values()))
-    estimates = {name: value._asdict() for name, value in total._asdict().items()}
-    return {"games": len(scores), "runs": sum(map(len, scores.values())), "human_normalized": estimates}
-
-
-def tables(summary: dict[str, Any]) -> str:
-    """A line a result, and the aggregate."""
-    rows = [("run", "game", "episodes", "mean", "median", "IQM [95 %]", "human-normalised")]
-    for result in summary["results"]:
-        normalised = result["human_normalized_mean"]
-        rows.append(
-            (
-                "/".join(Path(result["run"]).parts[-2:]),
-                result["game"],
-                str(result["episodes"]),
-                f"{result['mean']['value']:.2f}",
-                f"{result['median']['value']:.2f}",
-                interval(result["iqm"], ".2f"),
-                "-" if normalised is None else f"{normalised:.3f}",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
-    total = summary["aggregate"]
-    if total is not None:
-        lines.append(f"\nhuman-normalised, {total['runs']} runs of {total['games']} games:")
-        lines += [f"  {name:<7}{interval(value, '.3f')}" for name, value in total["human_normalized"].items()]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def interval(value: dict[str, float | None], spec: str) -> str:
-    """ "1.20 [1.00, 1.40]", or the number alone where there is no interval."""
-    estimated = Estimate(**value)  # type: ignore[arg-type]
-    text = format(estimated.value, spec)
-    if estimated.low is None or estimated.high is None:
-        return text
-    return f"{text} [{estimated.low:{spec}}, {estimated.high:{spec}}]"
+    returns = [episode.score for episode in played]
+    return Score(
+        checkpoint=subject.checkpoint,
+        game=game,
+        protocol=asdict(subject.protocol),
+        returns=returns,
+        lengths=[episode.frames for episode in played],
+        human_normalized=human_normalized(game, float(np.mean(returns))),
+        video=video,
+    )
 
 
 if __name__ == "__main__":

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
-from nap_rl.conf.schema import Config, Device, SequentialConfig
+from nap_rl.conf.schema import Config, Device, SequentialConfig, leaves, to_dict
 from nap_rl.envs import Protocol, Resize, check_game
 from nap_rl.machine import pick_device
 
 CONFIG_NAME = "evaluate"
+# What runs of one experiment may differ in, by dotted key or section: averaging over it is what an aggregate is for,
+# or it leaves the weights as they are.
+VARIES = {
+    "name",
+    "seed",
+    "device",
+    "compile",
+    "native",
+    "threads",
+    "env.game",
+    "replay.device",
+    "checkpoint",
+    "eval",
+    "logger",
+}
 
 
 @dataclass
@@ -43,6 +59,7 @@ class EvaluationConfig:
     epsilon: float = MISSING
     noisy: bool = MISSING
     video: bool = MISSING
+    mix: bool = MISSING
     out: str | None = MISSING
     device: Device = MISSING
     env: EvaluationEnv = field(default_factory=EvaluationEnv)
@@ -94,6 +111,12 @@ def protocol_of(run: Config | None, overrides: ProtocolOverrides) -> Protocol:
     protocol = Protocol() if run is None else run_protocol(run)
     changed = {f.name: getattr(overrides, f.name) for f in fields(Protocol)}
     return replace(protocol, **{name: value for name, value in changed.items() if value is not None})
+
+
+def experiment(run: Config) -> dict[str, Any]:
+    """The settings by dotted key in which runs have to agree if one number is to stand for them."""
+    settings = leaves(to_dict(run))
+    return {key: value for key, value in settings if key not in VARIES and key.split(".")[0] not in VARIES}
 
 
 def run_protocol(run: Config) -> Protocol:

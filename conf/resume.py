@@ -15,7 +15,7 @@ draws the learning rate's line anew.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def plan(arguments: list[str]) -> tuple[list[str], Resume]:
 
 def check_changes(meta: Mapping[str, Any], config: Config, allow: tuple[str, ...]) -> None:
     """Raises ValueError with a sentence that lists every setting that differs from `meta` and may not."""
-    before, now = dict(_leaves(meta["config"])), dict(_leaves(schema.to_dict(config)))
+    before, now = dict(schema.leaves(meta["config"])), dict(schema.leaves(schema.to_dict(config)))
     keys = sorted({*before, *now})
     sections = {key.rsplit(".", depth)[0] for key in keys for depth in range(1, key.count(".") + 1)}
     for name in allow:
@@ -120,7 +120,7 @@ def _find_run(overrides: list[str]) -> Path | None:
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in _leaves(config) if not key.startswith(("checkpoint.", "eval."))}
+    return {key: value for key, value in schema.leaves(config) if not key.startswith(("checkpoint.", "eval."))}
 
 
 def _merged(before: list[str], now: list[str]) -> list[str]:
@@ -130,11 +130,3 @@ def _merged(before: list[str], now: list[str]) -> list[str]:
         return override.split("=")[0].lstrip("+~")
 
     return [override for override in before if key(override) not in set(map(key, now))] + now
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -6,6 +6,7 @@ steps (transitions); updates are steps of the optimiser. The values stand in the
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
@@ -381,6 +382,15 @@ def to_dict(config: Config) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested configuration by dotted keys."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def from_dict(plain: dict[str, Any]) -> Config:

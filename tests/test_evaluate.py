@@ -37,15 +37,15 @@ def _types() -> Iterator[None]:
         yield
 
 
-def make_run(folder: Path, actions: int, *overrides: str) -> Path:
+def make_run(folder: Path, actions: int, *overrides: str, frames: int = 400) -> Path:
     """A run's folder with a checkpoint of an untrained network, as train.py leaves it."""
-    config: Config = to_config(cli.compose("config", [*TINY, *overrides]))
+    config: Config = to_config(cli.compose("config", [*TINY, "frames=400", *overrides]))
     network = networks.build_network(config, actions)
     checkpoint.save(
         folder / "checkpoints",
         "frames-000000000400",
         tensors={"network": network.state_dict()},
-        meta={"config": schema.to_dict(config), "num_actions": actions},
+        meta={"config": schema.to_dict(config), "num_actions": actions, "frames": frames, "updates": 3},
     )
     return folder
 
@@ -115,7 +115,7 @@ def test_a_sequence_is_scored_in_each_of_its_games_once_with_all_18_actions(sequ
 
 
 def test_several_runs_give_one_aggregate_over_games_and_runs(breakout: Path, sequence: Path, tmp_path: Path) -> None:
-    summary = evaluated(tmp_path / "out", breakout, sequence, "episodes=2", "epsilon=1", "noisy=false")
+    summary = evaluated(tmp_path / "out", breakout, sequence, "episodes=2", "epsilon=1", "noisy=false", "mix=true")
     assert [result["game"] for result in summary["results"]] == ["breakout", "asterix", "breakout"]
     scores = [human_normalized(r["game"], float(np.mean(r["returns"]))) for r in summary["results"]]
     total = summary["aggregate"]
@@ -138,16 +138,74 @@ def test_several_runs_give_one_aggregate_over_games_and_runs(breakout: Path, seq
         (["RUN", "env/protocol=machado"], "env/protocol=machado does not exist"),
         (["RUN", "env.protocol.sticky_actions=2"], "sticky_actions=2.0, expected a number"),
         (["RUN", "noisy=ja"], "noisy=ja is not true or false"),
+        (["RUN", "env.game=joust"], "game 'joust' cannot be played: ale-py has its ROM, but not its rules"),
+        (["multirun.yaml"], "multirun.yaml is neither a run's folder nor a zip"),
+        (["study"], "study holds checkpoints of a study, not of an agent"),
+        (["RUN", "nowhere"], "nowhere holds no checkpoint"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_played(
-    arguments: list[str], sentence: str, breakout: Path, tmp_path: Path
+    arguments: list[str], sentence: str, breakout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("multirun.yaml").touch()
+    checkpoint.save(Path("study", "checkpoints"), "task-000000001", tensors={}, meta={"config": {}})
     given = [str(breakout) if argument == "RUN" else argument for argument in arguments]
     with pytest.raises((ValueError, OSError), match=sentence) as caught:
         evaluate.run([*given, f"out={tmp_path / 'out'}"])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_glob_over_a_sweep_scores_its_runs_in_groups_and_skips_the_rest_with_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "pong_cpu" / "20260101-120000"
+    for nap in ("true", "false"):
+        for seed in (0, 1):
+            make_run(sweep / f"nap={nap}-{seed}", 6, "env.game=pong", f"agent.nap={nap}", f"seed={seed}")
+    (sweep / "multirun.yaml").write_text("agent:\n  nap: true\n")
+    (sweep / "notes").mkdir()
+    summary = evaluated(tmp_path / "out", *sorted((tmp_path / "pong_cpu").glob("*/*")), "episodes=1", "num_envs=1")
+    assert [(result["seed"], result["frames"], result["updates"]) for result in summary["results"]] == [
+        (0, 400, 3),
+        (1, 400, 3),
+    ] * 2
+    assert [total["settings"] for total in summary["aggregates"]] == [{"agent.nap": False}, {"agent.nap": True}]
+    shown = capsys.readouterr()
+    assert "seeds 0 1, frames 400, agent.nap=true:" in shown.out
+    assert shown.err.count("\n") == 2
+    assert f"skipped: {sweep / 'multirun.yaml'} is neither a run's folder nor a zip" in shown.err
+    assert f"skipped: {sweep / 'notes'} holds no checkpoint" in shown.err
+
+
+def test_an_unfinished_run_and_one_at_frame_0_are_scored_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        make_run(tmp_path / name, 4, "env.game=breakout", f"seed={seed}", frames=frames)
+        for seed, (name, frames) in enumerate((("begun", 0), ("half", 200)))
+    ]
+    summary = evaluated(tmp_path / "out", *runs, "episodes=1", "num_envs=1")
+    assert [result["frames"] for result in summary["results"]] == [0, 200]
+    shown = capsys.readouterr().err
+    assert f"warning: {runs[0]}: its checkpoint is of frame 0, an untrained network" in shown
+    assert f"warning: {runs[1]} is unfinished: its checkpoint is of 200 of 400 frames" in shown
+
+
+def test_a_run_that_is_named_twice_is_scored_once(
+    breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = breakout / "checkpoints" / "frames-000000000400"
+    summary = evaluated(tmp_path / "out", breakout, again, "episodes=1", "num_envs=1")
+    assert len(summary["results"]) == 1 and f"skipped: {again} is named twice" in capsys.readouterr().err
+
+
+def test_films_of_runs_whose_folders_have_the_same_name_are_different_files(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / sweep / "0", 4, "env.game=breakout", f"seed={i}") for i, sweep in enumerate("ab")]
+    summary = evaluated(tmp_path / "out", *runs, "episodes=1", "num_envs=1", "video=true")
+    films = [Path(result["video"]) for result in summary["results"]]
+    assert films[0] != films[1] and all(film.is_file() for film in films)
 
 
 def test_an_earlier_evaluation_is_not_written_over(breakout: Path, tmp_path: Path) -> None:

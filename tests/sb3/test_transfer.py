@@ -102,10 +102,16 @@ def _evaluation_types() -> None:
 
 
 @pytest.mark.usefixtures("_evaluation_types")
-def test_evaluate_scores_a_zip(dqn_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["episodes=2", "num_envs=2", "env.protocol.max_episode_frames=400", f"out={tmp_path / 'out'}"]
+def test_evaluate_scores_a_zip_and_writes_below_runs_not_beside_it(
+    dqn_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    beside = sorted(dqn_zip.parent.iterdir())
+    settings = ["episodes=2", "num_envs=2", "env.protocol.max_episode_frames=400"]
     assert evaluate.run([str(dqn_zip), "env.game=pong", *settings]) == 0
-    assert "pong" in capsys.readouterr().out and (tmp_path / "out" / "evaluation.json").is_file()
+    (out,) = (tmp_path / "runs" / "evaluations").iterdir()
+    assert "pong" in capsys.readouterr().out and (out / "evaluation.json").is_file()
+    assert sorted(dqn_zip.parent.iterdir()) == beside
 
 
 @pytest.mark.usefixtures("_evaluation_types")
