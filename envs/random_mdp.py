@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from nap_rl.studies.data import load_images
+from nap_rl.images import load_images
 
 Image = npt.NDArray[np.float32]
 Table = npt.NDArray[np.float64]  # [S, A]

@@ -12,9 +12,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from nap_rl import cli
+from nap_rl.images import load_images
 from nap_rl.studies import replay, stream
 from nap_rl.studies.config import StudyConfig, root_of, validate
-from nap_rl.studies.data import load_images
 from nap_rl.studies.stream import SUMMARY, TASKS
 
 CONFIG_NAME = "study"

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
+from nap_rl.images import CLASSES
 from nap_rl.nap import Projector, normalize
 from nap_rl.nap.layers import NormKind, RMSNorm
 from nap_rl.nap.project import Affine
 from nap_rl.plasticity import make_method, method_named
 from nap_rl.studies.config import StudyConfig
-from nap_rl.studies.data import CLASSES
 from nap_rl.studies.models import build_model
 
 

@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nap_rl.checkpoint import Checkpoint
+from nap_rl.images import load_images
 from nap_rl.nap import weight_groups
 from nap_rl.studies.config import StudyConfig, root_of
-from nap_rl.studies.data import load_images
 from nap_rl.studies.learner import Learner
 from nap_rl.studies.stream import (
     SUMMARY,

@@ -24,8 +24,8 @@ from torch import Tensor
 from nap_rl import checkpoint
 from nap_rl.diagnostics import activations, dead_fraction, jacobian_norm, jvp
 from nap_rl.files import write_atomic
+from nap_rl.images import CLASSES, load_images
 from nap_rl.studies.config import StudyConfig, root_of
-from nap_rl.studies.data import CLASSES, load_images
 from nap_rl.studies.learner import Learner, gains_and_offsets
 
 Row = dict[str, float]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from nap_rl.images import load_images
 from nap_rl.studies import replay
 from nap_rl.studies.config import DataConfig, StudyConfig
-from nap_rl.studies.data import load_images
 
 CONFIG = StudyConfig(
     study="schedule_replay",

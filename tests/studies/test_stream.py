@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
+from nap_rl.images import load_images
 from nap_rl.studies import stream
 from nap_rl.studies.config import DataConfig, StudyConfig, validate
-from nap_rl.studies.data import load_images
 from nap_rl.studies.learner import Learner, gains_and_offsets
 
 TINY = StudyConfig(
