@@ -35,7 +35,6 @@ from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
 from nap_rl.logging import Progress, RunLog
 from nap_rl.machine import flush_denormals, keep_freed_memory, pick_device
-from nap_rl.nap import weight_groups
 from nap_rl.process import StopSignals, sole_owner
 
 DIVERGED, CANNOT_WRITE, EMULATOR_DIED = 3, 4, 5
@@ -80,7 +79,7 @@ def job(resume: Resume, node: DictConfig) -> int:
     flush_denormals()
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        display = stack.enter_context(Progress(config.frames or 0))
+        display = stack.enter_context(Progress())
         with cli.refusing_bad_input():
             stack.enter_context(sole_owner(folder))
             trainer, checkpointer = assemble(config, folder, resume, display)
@@ -110,14 +109,12 @@ def assemble(config: Config, folder: Path, resume: Resume, display: Progress) ->
         check_changes(meta, config, resume.allow)  # it may be an earlier one than was looked at first
     torch.manual_seed(config.seed)  # read by nothing of ours, but perhaps by a module that somebody adds
     env = build.build_env(config)
-    agent, projector = build.build_agent(config, env.num_actions, pick_device(config.device.name))
+    agent, _ = build.build_agent(config, env.num_actions, pick_device(config.device.name))
     span_frames = meta.get("span_frames", config.frames)
     trainer = Trainer(
         env,
         agent,
         build.build_trainer_config(config, span_frames),
-        games=[visit.game for visit in env.visits],
-        projector=projector,
         log=RunLog(
             folder,
             tensorboard=config.logger.tensorboard,
@@ -143,7 +140,7 @@ def assemble(config: Config, folder: Path, resume: Resume, display: Progress) ->
     }
     checkpointer = Checkpointer(folder, trainer, trainer.log, display, build.build_rhythm(config), about)
     if found is None:
-        trainer.log.layout(list(weight_groups(agent.network)))
+        trainer.log.describe(schema.to_dict(config))
     else:
         path, saved = found
         restore(trainer, saved)
@@ -198,24 +195,24 @@ def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any
         "updates": trainer.agent.updates,
         "agent_steps": trainer.agent_steps,
         "frames": trainer.frames,
-        "wall_seconds": trainer.elapsed_seconds,
-        "checkpoint_seconds": trainer.checkpoint_seconds,
-        "fps": trainer.fps,
+        "wall_seconds": trainer.records.elapsed_seconds,
+        "checkpoint_seconds": trainer.records.checkpoint_seconds,
+        "fps": trainer.records.fps,
         "visits": [
             {
-                "game": record.game,
+                "game": record.task,
                 "cycle": record.cycle,
                 "frames": record.frames,
                 "episodes": len(record.returns),
                 "mean_return": sum(record.returns) / len(record.returns) if record.returns else None,
             }
-            for record in trainer.records
+            for record in trainer.records.visits
         ],
         "nap": {
             "enabled": config.agent.nap,
             "normalize": config.agent.nap and config.nap.normalize,
             "project": config.agent.nap and config.nap.project,
-            "max_relative_norm_drift": trainer.max_norm_drift,
+            "max_relative_norm_drift": trainer.records.max_norm_drift,
         },
         "plasticity": config.plasticity.name,
         "weights_sha256": checkpoint.sha256_of(trainer.agent.network.state_dict()),

@@ -121,7 +121,7 @@ class Checkpointer:
         ended = time.monotonic()
         self._frames, self._clock = self.trainer.frames, ended
         self._seconds += ended - began
-        self.trainer.checkpoint_seconds += ended - began
+        self.trainer.records.checkpoint_seconds += ended - began
         if self.failures >= self.rhythm.max_failures:
             raise CheckpointsFailed(f"{self.failures} checkpoints in a row could not be written to {self.parent}")
         if self.failures:

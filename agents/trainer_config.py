@@ -1,4 +1,4 @@
-"""Length and rhythm of a training run, in emulator frames, agent steps and updates."""
+"""Length and rhythm of a training run, in frames, agent steps and updates."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ class TrainerConfig:
     """Length and rhythm of a run.
 
     Attributes:
-        frames: emulator frames of the run.
-        update_every_steps: agent steps to an update, whatever the number of environments.
-        min_replay_steps: agent steps before the first update (again after the replay was cleared).
-        schedule_frames: emulator frames at which the learning rate's schedule ends, having begun with the updates; with
+        frames: length of the run, over all environments.
+        update_every_steps: agent steps per update, over all environments.
+        min_replay_steps: agent steps before the first update, and again after the replay was cleared.
+        schedule_frames: frame at which the learning rate's schedule ends. It begins with the first update. With
             `on_switch.restart_schedule` it runs over each visit instead.
-        epsilon, epsilon_frames: uniformly random actions, over the first frames.
-        importance, importance_frames: importance exponent, and the emulator frames over which it runs (None: `frames`).
+        epsilon, epsilon_frames: share of uniformly random actions, and the first frames over which it changes.
+        importance, importance_frames: importance exponent, and the frames over which it changes (None: `frames`).
         log_every_updates: updates between two rows of metrics.csv.
+        diagnostics_every_updates: updates between two rows that have `plasticity/...` too; None for none.
     """
 
     frames: int
@@ -42,4 +43,5 @@ class TrainerConfig:
     importance: Linear
     log_every_updates: int
     importance_frames: int | None = None
+    diagnostics_every_updates: int | None = None
     on_switch: OnSwitch = OnSwitch()

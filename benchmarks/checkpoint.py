@@ -22,6 +22,7 @@ import torch
 from nap_rl import checkpoint, cli
 from nap_rl.agents import Checkpointer, Trainer
 from nap_rl.agents.checkpointer import restore
+from nap_rl.agents.trainer import Clock
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
@@ -39,10 +40,10 @@ def configured(transitions: int) -> Config:
 
 def assemble(config: Config, folder: Path) -> tuple[Trainer, Checkpointer]:
     env = build.build_env(config)
-    agent, projector = build.build_agent(config, env.num_actions, torch.device("cpu"))
-    log, display = RunLog(folder), Progress(1)
+    agent, _ = build.build_agent(config, env.num_actions, torch.device("cpu"))
+    log, display = RunLog(folder), Progress()
     settings = build.build_trainer_config(config)
-    trainer = Trainer(env, agent, settings, games=["ms_pacman"], projector=projector, log=log, display=display)
+    trainer = Trainer(env, agent, settings, log=log, display=display)
     about = {"config": schema.to_dict(config)}
     return trainer, Checkpointer(folder, trainer, log, display, build.build_rhythm(config), about)
 
@@ -55,7 +56,7 @@ class Stream:
         self.num_envs = env.num_envs
         self.frames: list[Frames] = [env.reset()]
         while len(self.frames) * env.num_envs < REAL_STEPS:
-            self.frames.append(env.step(rng.integers(0, env.num_actions, env.num_envs)).frames)
+            self.frames.append(env.step(rng.integers(0, env.num_actions, env.num_envs)).observations)
         env.close()
         self.rng, self.at = rng, 0
 
@@ -65,13 +66,13 @@ class Stream:
             frames, first = self.frames[self.at % len(self.frames)], np.full(self.num_envs, self.at % 500 == 0)
             actions, rewards = self.rng.integers(0, 9, self.num_envs), self.rng.integers(0, 2, self.num_envs)
             trainer.agent.replay.add(frames, actions, rewards, np.ones(self.num_envs), first)
-            trainer.agent_steps += self.num_envs
+            trainer.collector.agent_steps += self.num_envs
             self.at += 1
 
 
 def steps_per_second(trainer: Trainer, updates: int) -> float:
     """Agent steps a second, all of training included."""
-    trainer._learning_since = (trainer.agent_steps, 0)  # the steps that were not trained on are not caught up with
+    trainer.clock = Clock(trainer.agent_steps, 0, 0)  # no updates for the steps before
     trainer.run(lambda: trainer.agent.updates >= 5)
     steps, began = trainer.agent_steps, time.perf_counter()
     trainer.run(lambda: trainer.agent.updates >= 5 + updates)

@@ -39,15 +39,13 @@ def trainer(folder: Path, *overrides: str) -> Trainer:
     """A whole training run of ours, which writes its CSV files into `folder`."""
     config = compose(*overrides)
     env = build.build_env(config)
-    agent, projector = build.build_agent(config, env.num_actions, pick_device(config.device.name))
+    agent, _ = build.build_agent(config, env.num_actions, pick_device(config.device.name))
     return Trainer(
         env,
         agent,
         build.build_trainer_config(config),
-        games=[visit.game for visit in env.visits],
-        projector=projector,
         log=RunLog(folder, tensorboard=False),
-        display=Progress(0, plain_every_seconds=1e9),
+        display=Progress(plain_every_seconds=1e9),
     )
 
 

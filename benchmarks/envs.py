@@ -116,14 +116,14 @@ def acting(threads: int, repetitions: int, num_envs: int = 8) -> list[list[objec
         env = AtariEnvs("pong", num_envs, reseed_steps=RESEED_STEPS, threads=threads)
         config = compose(*overrides, "replay.capacity=50000", "device=cpu")
         agent, _ = build.build_agent(config, env.num_actions, pick_device("cpu"))
-        stack, state = FrameStack(num_envs), [env.reset(), np.ones(num_envs, dtype=bool)]
+        stack, state = FrameStack.of(env), [env.reset(), np.ones(num_envs, dtype=bool)]
 
         def act(agent=agent, stack=stack, state=state):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
             return agent.act(stack.push(*state))
 
         def act_and_step(act=act, env=env, state=state) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
             step = env.step(act())
-            state[:] = step.frames, step.ended
+            state[:] = step.observations, step.ended
 
         times = measure.interleaved({"act": act, "act and step": act_and_step}, repetitions)
         rows.append([name, *(measure.median(times, each) / num_envs for each in times)])

@@ -22,7 +22,6 @@ from nap_rl.agents import FrameStack
 from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy
 from nap_rl.conf.build import build_env
 from nap_rl.conf.load import load_network
-from nap_rl.conf.networks import STACK
 from nap_rl.conf.schema import Config
 from nap_rl.nn import QNetwork
 
@@ -33,7 +32,8 @@ def played(network: QNetwork, config: Config, steps: int) -> Tensor:
     """Stacks [steps, 4, 84, 84] uint8 that the network meets, at every fourth step of `ENVS` environments."""
     config = copy.deepcopy(config)
     config.env.num_envs, config.seed = ENVS, config.seed + 1_000  # not the episodes that it was trained on
-    env, stack, found = build_env(config), FrameStack(ENVS, STACK), []
+    env = build_env(config)
+    stack, found = FrameStack.of(env), []
     policy = EpsilonGreedy(NetworkPolicy(network, noisy=False, seed=0), 0.01, env.num_actions, seed=0)
     frames, first = env.reset(), np.ones(ENVS, dtype=bool)
     try:
@@ -42,7 +42,7 @@ def played(network: QNetwork, config: Config, steps: int) -> Tensor:
             if step % 4 == 0:
                 found.append(torch.from_numpy(stacks.copy()))
             taken = env.step(policy.act(stacks))
-            frames, first = taken.frames, taken.ended
+            frames, first = taken.observations, taken.ended
     finally:
         env.close()
     return torch.cat(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from typing import Literal, cast
 
@@ -13,7 +14,7 @@ from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import init_from
-from nap_rl.conf.networks import STACK, build_network, example_input, network_spec, seeds
+from nap_rl.conf.networks import build_network, example_input, network_spec, seeds
 from nap_rl.conf.schema import (
     Affine,
     AgentConfig,
@@ -24,8 +25,8 @@ from nap_rl.conf.schema import (
     LinearSchedule,
     SequentialConfig,
 )
-from nap_rl.envs import Protocol, SequentialAtari
-from nap_rl.envs.atari import FRAME_SKIP
+from nap_rl.envs import AtariEnvs, Protocol, SequentialAtari
+from nap_rl.envs.atari import FRAME_SKIP, STACK
 from nap_rl.losses import Munchausen
 from nap_rl.machine import free_device_memory
 from nap_rl.nap import Projector, project
@@ -149,11 +150,15 @@ def build_evaluator(config: Config, env: SequentialAtari) -> Evaluator | None:
         every=settings.every,
         episodes=settings.episodes,
         num_envs=settings.num_envs,
-        protocol=env.protocol,
+        open_envs=partial(_open_envs, env.protocol),
         epsilon=settings.epsilon,
         noisy=settings.noisy,
         seed=seeds(config.seed).evaluation,
     )
+
+
+def _open_envs(protocol: Protocol, game: str, num_envs: int, seed: int) -> AtariEnvs:
+    return AtariEnvs(game, num_envs, protocol, seed=seed)
 
 
 def build_rhythm(config: Config) -> CheckpointRhythm:
@@ -202,6 +207,7 @@ def build_trainer_config(config: Config, span_frames: int | None = None) -> Trai
         importance=Linear(agent.importance_exponent.start, agent.importance_exponent.end),
         importance_frames=span_frames,
         log_every_updates=config.logger.every_updates,
+        diagnostics_every_updates=config.logger.diagnostics_every_updates,
         on_switch=_on_switch(env) if isinstance(env, SequentialConfig) else OnSwitch(),
     )
 

@@ -151,6 +151,8 @@ def _check_numbers(config: Config) -> None:
         _at_least("schedule.over_frames", over, 1)
     _check_warmup(config)
     _at_least("logger.every_updates", config.logger.every_updates, 1)
+    if config.logger.diagnostics_every_updates is not None:
+        _at_least("logger.diagnostics_every_updates", config.logger.diagnostics_every_updates, 1)
     if config.eval.every is not None:
         _at_least("eval.every", config.eval.every, FRAME_SKIP * env.num_envs)
     _at_least("eval.episodes", config.eval.episodes, 1)

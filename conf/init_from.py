@@ -21,10 +21,10 @@ from torch import Tensor
 from nap_rl import checkpoint
 from nap_rl.agents import FrameStack, ValueAgent
 from nap_rl.conf import schema
-from nap_rl.conf.networks import STACK, network_spec
+from nap_rl.conf.networks import network_spec
 from nap_rl.conf.schema import Config
 from nap_rl.envs import SequentialAtari
-from nap_rl.envs.atari import FRAME as FRAME_SHAPE
+from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.nn import NetworkSpec, QNetwork
 
 if TYPE_CHECKING:
@@ -178,14 +178,14 @@ def real_stacks(env: SequentialAtari, network: QNetwork) -> npt.NDArray[np.uint8
     """Observations [1000, stack, *frame] of `env`, acted in greedily but for every tenth action; closes it."""
     rng = np.random.default_rng(0)
     frames, first = env.reset(), np.ones(env.num_envs, dtype=bool)
-    stack = FrameStack(env.num_envs, STACK)
+    stack = FrameStack.of(env)
     seen: list[npt.NDArray[np.uint8]] = []
     while len(seen) * env.num_envs < OBSERVATIONS:
         seen.append(stack.push(frames, first).copy())
         actions = network.q_values(torch.from_numpy(seen[-1])).argmax(dim=1).numpy()
         random = rng.random(env.num_envs) < RANDOM_SHARE
         step = env.step(np.where(random, rng.integers(0, env.num_actions, env.num_envs), actions))
-        frames, first = step.frames, step.ended
+        frames, first = step.observations, step.ended
     env.close()
     return np.concatenate(seen)[:OBSERVATIONS]
 

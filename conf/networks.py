@@ -10,12 +10,10 @@ from torch import nn
 
 from nap_rl.conf import schema
 from nap_rl.conf.schema import Config
-from nap_rl.envs.atari import FRAME as FRAME_SHAPE
+from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.nap import normalize
 from nap_rl.nn import NetworkSpec, QNetwork
 from nap_rl.plasticity import method_named
-
-STACK = 4
 
 
 class Seeds(NamedTuple):

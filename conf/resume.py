@@ -5,7 +5,7 @@ settings in its checkpoint is refused unless `resume.allow=[...]` names it (a ke
 
     frames                  more than were played: the run goes on beyond its end
     env.cycles              more than before: the sequence goes on
-    eval.*, checkpoint.*    the training does not depend on them
+    eval.*, checkpoint.*, logger.diagnostics_every_updates    the training does not depend on them
 
 Lines over the whole run (the importance exponent, a learning rate without schedule.over_frames) keep the length that
 the run began with: beyond it they stay at their end. `schedule.over_frames=... resume.allow=[schedule.over_frames]`
@@ -26,6 +26,7 @@ from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 
 RUN_DIR = "hydra.run.dir"
+FREE = ("checkpoint.", "eval.", "logger.diagnostics_every_updates")  # beginnings of keys that may always differ
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def check_changes(meta: Mapping[str, Any], config: Config, allow: tuple[str, ...
         key
         for key in changed
         if key != "frames"
-        and not key.startswith(("checkpoint.", "eval."))
+        and not key.startswith(FREE)
         and not (key == "env.cycles" and key in before and now[key] > before[key])
         and not any(key == name or key.startswith(f"{name}.") for name in allow)
     ]
@@ -120,7 +121,7 @@ def _find_run(overrides: list[str]) -> Path | None:
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in schema.leaves(config) if not key.startswith(("checkpoint.", "eval."))}
+    return {key: value for key, value in schema.leaves(config) if not key.startswith(FREE)}
 
 
 def _merged(before: list[str], now: list[str]) -> list[str]:

@@ -315,6 +315,7 @@ class ReplayConfig:
 @dataclass
 class LoggerConfig:
     every_updates: int = MISSING
+    diagnostics_every_updates: int | None = MISSING
     tensorboard: bool = MISSING
 
 
@@ -409,6 +410,7 @@ def from_dict(plain: dict[str, Any]) -> Config:
     agent = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, **plain["agent"]}
     plain = {**older, "precision": "fp32", "compile": "off", "native": "auto", **plain, "agent": agent}
     plain["replay"] = {"device": "auto", **plain["replay"]}
+    plain["logger"] = {"diagnostics_every_updates": None, **plain["logger"]}
     plain["env"] = {**plain["env"], "protocol": {"resize": "area", **plain["env"]["protocol"]}}
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], AtariConfig, SequentialConfig)

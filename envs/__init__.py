@@ -1,9 +1,9 @@
-"""What the agent acts in: real Atari games, one at a time or in sequence."""
+"""Environments: real Atari games, one at a time or in sequence."""
 
 from nap_rl.envs.atari import AtariEnvs, EmulatorError, Protocol, Resize
 from nap_rl.envs.games import check_game, check_games
-from nap_rl.envs.sequential import SequentialAtari, Visit, visits
-from nap_rl.envs.step import Episode, Step
+from nap_rl.envs.sequential import SequentialAtari, visits
+from nap_rl.envs.step import Episode, Step, TaskStream, VectorEnv, Visit
 
 __all__ = [
     "AtariEnvs",
@@ -13,6 +13,8 @@ __all__ = [
     "Resize",
     "SequentialAtari",
     "Step",
+    "TaskStream",
+    "VectorEnv",
     "Visit",
     "check_game",
     "check_games",

@@ -1,8 +1,8 @@
 """One Atari game in N environments that step together, over ale-py's threaded C++ vector environment.
 
-Frames come single and unstacked, rewards raw, and an environment is a function of (game, seed, actions). A seed fixes
-no-op starts and sticky actions. Giving an emulator a new one takes 80 ms, a hundred steps' time: it is given one for
-each episode where episodes have to be played again singly, and else only now and then.
+An environment is a function of (game, seed, actions): the seed fixes no-op starts and sticky actions. A new seed makes
+ale-py load the ROM again, which takes as long as a hundred steps. Training therefore seeds an emulator only now and
+then (`reseed_steps`); evaluation seeds each episode, so that each can be replayed alone.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from ale_py.vector_env import AtariVectorEnv
 
 from nap_rl.envs.games import check_game
-from nap_rl.envs.step import Episode, Flags, Frames, Step
+from nap_rl.envs.human import human_normalized
+from nap_rl.envs.step import Actions, Episode, Flags, Frames, Step
 
 FRAME_SKIP = 4  # emulator frames to an agent step; the last two are max-pooled
-SCREEN = (210, 160)
-FRAME = (84, 84)
+STACK = 4  # frames that a network sees at a time
+FRAME_SHAPE = (84, 84)
+SCREEN_SHAPE = (210, 160)
 
 
 class Resize(str, Enum):
-    """How a screen becomes a frame: each pixel the mean of what it covers, or interpolated between the nearest four."""
+    """How a screen becomes a frame: a pixel is the mean of the area under it, or interpolated from the nearest four."""
 
     area = "area"
     linear = "linear"
@@ -36,17 +37,17 @@ class Resize(str, Enum):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a game is played; the values of each preset stand in conf/env/protocol/.
+    """How a game is played. conf/env/protocol/ holds the presets.
 
     Attributes:
         sticky_actions: probability that the previous action is repeated (Machado et al. 2018: 0.25).
-        noop_max: an episode begins with 0 to noop_max - 1 no-ops, drawn from its seed (ale-py's counting).
+        noop_max: an episode begins with 0 to noop_max - 1 no-ops, drawn from its seed (ale-py counts so).
         full_action_set: all 18 actions instead of the game's own.
         life_loss_ends_value: a lost life zeroes the discount; the game goes on.
         max_episode_frames: emulator frames after which an episode is truncated.
         fire_on_reset: press FIRE at the start where the game needs it.
-        resize: area as in ale-py, gymnasium, Stable-Baselines3 and Dopamine, or linear as in Kaixhin's Rainbow, which
-            keeps thin things sharp, may miss them, and needs OpenCV.
+        resize: area as in ale-py, gymnasium, Stable-Baselines3 and Dopamine; or linear as in Kaixhin's Rainbow. Linear
+            keeps thin objects sharp, may miss them, and needs OpenCV.
     """
 
     sticky_actions: float = 0.0
@@ -59,24 +60,29 @@ class Protocol:
 
 
 class EmulatorError(RuntimeError):
-    """An emulator failed; names the game, and of each environment its seed and the agent steps since it was seeded."""
+    """An emulator failed. The message names the game, each environment's seed, and its agent steps since then."""
 
 
 class AtariEnvs:
-    """N environments of one game.
+    """N environments of one game (a `VectorEnv`). Observations are single frames [N, 84, 84] uint8.
 
     Args:
         game: ale-py's name, for example "pong".
         num_envs: N.
         protocol: how the game is played.
-        seed: with the environment's index and the number of its episode, seeds its emulator.
-        reseed_steps: agent steps that an emulator plays before the next episode is begun from a new seed; until then
-            episodes go on from where its random stream is. 0: each episode has a seed of its own.
-        threads: of the emulators; by default as many as there are cores, N at most.
+        seed: seeds the emulators, together with the environment's index and the number of its episode.
+        reseed_steps: agent steps between two seeds of an emulator. The next episode after them begins from a new seed;
+            the others go on with the emulator's random stream. 0: each episode has its own seed.
+        threads: of the emulators; 0 for min(N, cores).
 
     Raises:
         ValueError: the game is unknown, num_envs < 1, or OpenCV is needed and cannot be imported.
     """
+
+    observation_shape: tuple[int, ...] = FRAME_SHAPE
+    observation_dtype: np.dtype[Any] = np.dtype(np.uint8)
+    stack = STACK
+    frame_skip = FRAME_SKIP
 
     def __init__(
         self,
@@ -99,33 +105,37 @@ class AtariEnvs:
         self._cv2 = import_cv2("env.protocol.resize=linear") if protocol.resize is Resize.linear else None
         self._envs = vector_env(game, num_envs, protocol, threads=threads or min(num_envs, os.cpu_count() or 1))
         self.num_actions = len(self._envs.ale.get_action_set())
-        self._episodes = np.zeros(num_envs, dtype=np.int64)  # begun in each environment
-        self._seeded = np.zeros(num_envs, dtype=np.int64)  # of these, up to the last one that was begun from a seed
+        self._episodes = np.zeros(num_envs, dtype=np.int64)  # begun so far
+        self._seeded = np.zeros(num_envs, dtype=np.int64)  # value of `_episodes` when last seeded
         self._lives = np.zeros(num_envs, dtype=np.int64)
         self._scores = np.zeros(num_envs)
-        self._steps = np.zeros(num_envs, dtype=np.int64)
-        self._sent: list[int] = []  # the step in flight
-        self._actions = [bytearray() for _ in range(num_envs)]  # of each environment since it was seeded
+        self._steps = np.zeros(num_envs, dtype=np.int64)  # in the running episode
+        self._sent: list[int] = []  # actions of the step in flight
+        self._actions = [bytearray() for _ in range(num_envs)]  # since last seeded
 
     def reset(self) -> Frames:
-        """Begin an episode in every environment, from a seed: [N, 84, 84] uint8."""
+        """Begin an episode in every environment from a new seed: [N, 84, 84] uint8."""
         return self._begin(np.ones(self.num_envs, dtype=bool), seeded=True)
 
-    def step(self, actions: npt.NDArray[np.int64]) -> Step:
+    def step(self, actions: Actions) -> Step:
         """One agent step (4 frames) with actions [N]; where an episode ends, the next begins at once."""
         self.send(actions)
         return self.recv()
 
-    def send(self, actions: npt.NDArray[np.int64]) -> None:
-        """Begin a step: the emulators play in their own threads until `recv`, which has to come next."""
+    def send(self, actions: Actions) -> None:
+        """Begin a step. The emulators play in their own threads until `recv`, which must be the next call.
+
+        Raises:
+            ValueError: an action that the game does not have; ale-py would wait for ever.
+        """
         actions = np.asarray(actions, dtype=np.int64)
-        if len(actions) and not 0 <= actions.min() <= actions.max() < self.num_actions:  # ale-py would wait for ever
+        if len(actions) and not 0 <= actions.min() <= actions.max() < self.num_actions:
             raise ValueError(f"actions {actions.tolist()} of {self.game}, expected 0 to {self.num_actions - 1}")
         self._guarded(self._envs.send, actions)
         self._sent = actions.tolist()
 
     def recv(self) -> Step:
-        """What the step that `send` began led to."""
+        """End the step that `send` began."""
         frames, rewards, terminated, truncated, info = self._guarded(self._envs.recv)
         for played, action in zip(self._actions, self._sent, strict=True):
             played.append(action)
@@ -141,8 +151,8 @@ class AtariEnvs:
             for env in np.flatnonzero(ended)
         ]
         return Step(
-            frames=self._begin_after(ended) if ended.any() else last_frames,
-            last_frames=last_frames,
+            observations=self._begin_after(ended) if ended.any() else last_frames,
+            last_observations=last_frames,
             rewards=rewards.astype(np.float32),
             discounts=(~over).astype(np.float32),
             terminated=terminated,
@@ -150,8 +160,17 @@ class AtariEnvs:
             episodes=episodes,
         )
 
+    def episode_seed(self, env: int, episode: int) -> int:
+        """The emulator's seed of that episode, where `reseed_steps` is 0."""
+        return episode_seed(self.seed, env, episode)
+
+    def extra_scores(self, score: float) -> dict[str, float]:
+        """{"human_normalized": ...} for the 57 games with published human scores, {} for the others."""
+        normalized = human_normalized(self.game, score)
+        return {} if normalized is None else {"human_normalized": normalized}
+
     def state_dict(self) -> dict[str, Any]:
-        """Of each environment the episode that began from a seed, and the actions since: it is a function of these."""
+        """The last seeded episode of each environment and all actions since: its state is a function of both."""
         return {
             "episodes": self._seeded.tolist(),
             "lengths": [len(played) for played in self._actions],
@@ -159,9 +178,9 @@ class AtariEnvs:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Frames:
-        """Play again, from the seeds on, up to where it was: the frames [N, 84, 84] that are shown there.
+        """Replay the saved actions from the saved seeds: the frames [N, 84, 84] to act on.
 
-        All environments step together, so that one with fewer actions begins later, after steps of no account:
+        All environments step together. One with fewer actions begins later; what it plays before is thrown away:
 
             env 0   * * * * * *          6 actions
             env 1   . . . . * *          2 actions: begun after 4 steps
@@ -179,11 +198,11 @@ class AtariEnvs:
                 frames = self._begin(begins, seeded=True)
             if t < longest:
                 actions = np.array([past[t - longest] if len(past) >= longest - t else 0 for past in played])
-                frames = self.step(actions).frames
+                frames = self.step(actions).observations
         return frames
 
     def close(self) -> None:
-        """Free the emulators and their threads."""
+        """Free the emulators and their threads. Closing twice is harmless."""
         self._envs.close()
 
     def _guarded(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -197,14 +216,14 @@ class AtariEnvs:
             raise EmulatorError(f"an emulator of {self.game} died ({'; '.join(playing)}): {error}") from error
 
     def _begin_after(self, ended: Flags) -> Frames:
-        """New episodes where one `ended`, from a seed where it is time for one; the others show what they showed."""
+        """Begin new episodes where one `ended`, from a new seed where that is due: [N, 84, 84] of all environments."""
         due = ended & np.array([len(played) >= self.reseed_steps for played in self._actions])
         masks = ((due, True), (ended & ~due, False))
         frames = [self._begin(mask, seeded) for mask, seeded in masks if mask.any()]
         return frames[-1]
 
     def _begin(self, mask: Flags, seeded: bool) -> Frames:
-        """New episodes where `mask`; the other environments show what they showed."""
+        """Begin new episodes where `mask`: [N, 84, 84]; the other environments keep their frame."""
         envs = np.flatnonzero(mask)
         seeds = [episode_seed(self.seed, int(env), int(self._episodes[env])) for env in envs]
         frames, info = self._guarded(
@@ -221,18 +240,20 @@ class AtariEnvs:
         return self._resized(frames[:, 0])
 
     def _resized(self, frames: Frames) -> Frames:
-        """[N, 84, 84], from [N, 210, 160] where ale-py has not made them smaller."""
+        """[N, 84, 84] or [N, 210, 160] -> [N, 84, 84]."""
         if self._cv2 is None:
             return frames
-        return np.stack([self._cv2.resize(frame, FRAME, interpolation=self._cv2.INTER_LINEAR) for frame in frames])
+        return np.stack(
+            [self._cv2.resize(frame, FRAME_SHAPE, interpolation=self._cv2.INTER_LINEAR) for frame in frames]
+        )
 
 
 def vector_env(game: str, num_envs: int, protocol: Protocol, *, threads: int, colour: bool = False) -> AtariVectorEnv:
-    """ale-py's environments, single frames a step: [N, 1, 84, 84] uint8; [N, 1, 210, 160] for linear resizing.
+    """ale-py's vector environment. Its observations are one frame a step, uint8:
 
-    With `colour`, [N, 1, 210, 160, 3].
+    [N, 1, 84, 84], or [N, 1, 210, 160] for linear resizing, or [N, 1, 210, 160, 3] with `colour`.
     """
-    height, width = FRAME if protocol.resize is Resize.area and not colour else SCREEN
+    height, width = FRAME_SHAPE if protocol.resize is Resize.area and not colour else SCREEN_SHAPE
     return AtariVectorEnv(
         game,
         num_envs,
@@ -242,7 +263,7 @@ def vector_env(game: str, num_envs: int, protocol: Protocol, *, threads: int, co
         grayscale=not colour,
         stack_num=1,
         frameskip=FRAME_SKIP,
-        reward_clipping=False,  # there is no other way to the raw score
+        reward_clipping=False,  # the score needs raw rewards
         use_fire_reset=protocol.fire_on_reset,
         noop_max=protocol.noop_max,
         repeat_action_probability=protocol.sticky_actions,
@@ -252,7 +273,10 @@ def vector_env(game: str, num_envs: int, protocol: Protocol, *, threads: int, co
 
 
 def import_cv2(setting: str) -> ModuleType:
-    """OpenCV, for what `setting` asks. Only where it is needed: without libGL, importing it fails on bare servers.
+    """The module cv2. It is imported late because that fails on servers without libGL.
+
+    Args:
+        setting: what needs it, for the message.
 
     Raises:
         ValueError: it cannot be imported; says what to install.
@@ -267,5 +291,5 @@ def import_cv2(setting: str) -> ModuleType:
 
 
 def episode_seed(seed: int, env: int, episode: int) -> int:
-    """The emulator's seed (31 bits) for an episode: a hash, so that no two runs share episodes by accident."""
+    """A seed of 31 bits for the emulator: a hash, so that runs with neighbouring seeds share no episode."""
     return int(np.random.SeedSequence([seed, env, episode]).generate_state(1)[0]) & 0x7FFFFFFF

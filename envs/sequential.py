@@ -1,54 +1,48 @@
-"""Atari games one after another, again and again: the stream on which plasticity is lost.
+"""Atari games one after another, in cycles: the stream on which networks lose plasticity.
 
-The agent is not told when the task changes: a switch looks to it like the truncation of every episode.
+The agent is not told that the game changes. To it, a switch is the truncation of every episode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nap_rl.envs.atari import FRAME_SKIP, AtariEnvs, Protocol
 from nap_rl.envs.games import check_games
-from nap_rl.envs.step import Frames, Step
+from nap_rl.envs.step import Actions, Frames, Step, Visit
 
 RESEED_STEPS = 5_000
-"""Agent steps of an environment between two seeds of its emulator, which bounds what a resumed run plays again."""
+"""Agent steps between two seeds of an emulator. A resumed run replays at most these and one episode."""
 
 
-class Visit(NamedTuple):
-    """One stay in one game."""
-
-    number: int  # of the visit in the run, from 0
-    game: str
-    cycle: int  # from 0: how often the list of games has been gone through
-    begin: int  # emulator frames of the run at which it begins
-    end: int
-
-
-def visits(games: Sequence[str], frames_per_game: int, cycles: int) -> list[Visit]:
-    """The plan of a sequence; frames are emulator frames, summed over all environments."""
+def visits(tasks: Sequence[str], frames_per_task: int, cycles: int) -> list[Visit]:
+    """The plan of a sequence. Frames are summed over all environments."""
     return [
-        Visit(i, games[i % len(games)], i // len(games), i * frames_per_game, (i + 1) * frames_per_game)
-        for i in range(len(games) * cycles)
+        Visit(i, tasks[i % len(tasks)], i // len(tasks), i * frames_per_task, (i + 1) * frames_per_task)
+        for i in range(len(tasks) * cycles)
     ]
 
 
 class SequentialAtari:
-    """N environments that play `games` in turn, `frames_per_game` emulator frames each, `cycles` times over.
+    """N environments that play `games` in turn, `frames_per_game` frames each, `cycles` times (a `TaskStream`).
 
-    Several games are played with all 18 actions, so that an action means the same in each. A switch happens at the
-    first step that reaches the end of a visit; after the last visit its game goes on. One game is a sequence of one.
+    Several games are played with all 18 actions, so that an action means the same in each. The last game goes on after
+    its visit. A single game is a sequence of one visit.
 
     Args: see `AtariEnvs`.
 
     Raises:
         ValueError: an unknown game, no game, or a visit shorter than one step.
     """
+
+    observation_shape: tuple[int, ...] = AtariEnvs.observation_shape
+    observation_dtype = AtariEnvs.observation_dtype
+    stack = AtariEnvs.stack
+    frame_skip = AtariEnvs.frame_skip
 
     def __init__(
         self,
@@ -68,14 +62,14 @@ class SequentialAtari:
                 f"env.frames_per_game is {frames_per_game}: less than one step of {num_envs} environments "
                 f"({num_envs * FRAME_SKIP} frames)"
             )
-        self.visits = visits(check_games(games), frames_per_game, cycles)
+        self.visits: Sequence[Visit] = visits(check_games(games), frames_per_game, cycles)
         self.num_envs = num_envs
         protocol = Protocol() if protocol is None else protocol
         several = len(set(games)) > 1
         self.protocol = replace(protocol, full_action_set=several or protocol.full_action_set)
         self.seed = seed
         self.threads = threads
-        self.frames = 0  # emulator frames played
+        self.frames = 0  # played, over all environments
         self.visit = self.visits[0]
         self._envs = self._open()
         self.num_actions = self._envs.num_actions
@@ -84,12 +78,12 @@ class SequentialAtari:
         """Begin an episode of the first game in every environment: [N, 84, 84] uint8."""
         return self._envs.reset()
 
-    def step(self, actions: npt.NDArray[np.int64]) -> Step:
-        """As `AtariEnvs.step`; at a switch every environment ends its episode, with its discount kept."""
+    def step(self, actions: Actions) -> Step:
+        """As `AtariEnvs.step`; at a switch every environment ends its episode and keeps its discount."""
         self.send(actions)
         return self.recv()
 
-    def send(self, actions: npt.NDArray[np.int64]) -> None:
+    def send(self, actions: Actions) -> None:
         """The first half of `step`: see `AtariEnvs.send`."""
         self._envs.send(actions)
 
@@ -99,11 +93,11 @@ class SequentialAtari:
         self.frames += self.num_envs * FRAME_SKIP
         if not self.switch_is_due:
             return step
-        return step._replace(frames=self.switch(), ended=np.ones(self.num_envs, dtype=bool))
+        return step._replace(observations=self.switch(), ended=np.ones(self.num_envs, dtype=bool))
 
     @property
     def switch_is_due(self) -> bool:
-        """Between steps only where a run goes on whose sequence had ended here."""
+        """True between steps only after loading the state of a sequence that had ended, into a longer one."""
         return self.frames >= self.visit.end and self.visit is not self.visits[-1]
 
     def switch(self) -> Frames:
@@ -113,12 +107,20 @@ class SequentialAtari:
         self._envs = self._open()
         return self._envs.reset()
 
+    def episode_seed(self, env: int, episode: int) -> int:
+        """See `AtariEnvs.episode_seed`; episodes count from the beginning of the visit."""
+        return self._envs.episode_seed(env, episode)
+
+    def extra_scores(self, score: float) -> dict[str, float]:
+        """See `AtariEnvs.extra_scores`; of the game that is played."""
+        return self._envs.extra_scores(score)
+
     def state_dict(self) -> dict[str, Any]:
-        """Where the sequence is, and the episodes that are being played."""
+        """The sequence's clock, its visit, and the state of the running episodes."""
         return {"frames": self.frames, "visit": self.visit.number, "envs": self._envs.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Frames:
-        """Play on from there: the frames [N, 84, 84] to act on. Raises ValueError if the sequence has no such visit."""
+        """Go on from `state`: the frames [N, 84, 84] to act on. Raises ValueError if the sequence has no such visit."""
         if state["visit"] >= len(self.visits):
             raise ValueError(f"the run was in visit {state['visit']}, but the sequence has {len(self.visits)}")
         self._envs.close()
@@ -132,10 +134,10 @@ class SequentialAtari:
         self._envs.close()
 
     def _open(self) -> AtariEnvs:
-        # A visit has seeds of its own: coming back to a game does not replay the episodes of the first visit.
+        # Seeds differ by visit: the second visit of a game must not replay the episodes of the first.
         seed = int(np.random.SeedSequence([self.seed, self.visit.number]).generate_state(1)[0])
         return AtariEnvs(
-            self.visit.game,
+            self.visit.task,
             self.num_envs,
             self.protocol,
             seed=seed,

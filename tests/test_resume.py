@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from nap_rl import checkpoint
-from nap_rl.agents.fingerprint import fingerprint
 from nap_rl.process import sole_owner
+from tests.fingerprint import fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [

@@ -1,4 +1,4 @@
-"""How far a run is: a live display in a terminal, a plain line every so often anywhere else."""
+"""How far a run is: a live display in a terminal, a plain line every few seconds anywhere else."""
 
 from __future__ import annotations
 
@@ -6,24 +6,36 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO, final
+from typing import TYPE_CHECKING, Protocol, TextIO, cast, final
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 LIVE_EVERY_SECONDS = 0.2
+RECENT_SECONDS = 60.0
+GONE = (OSError, ValueError)
+"""What a stream raises that can no longer be written; Python calls a closed file a ValueError."""
 
 
 @dataclass(frozen=True)
-class _Status:
-    """One moment of a run, as the display shows it. None and NaN are shown as "-"."""
+class Status:
+    """One moment of a run. None and NaN are shown as "-".
+
+    Attributes:
+        fps: frames a second, lately; the time left follows from it.
+        episode_return: mean of the last 100 episodes.
+        norm_drift: largest |norm / initial norm - 1| of a layer so far.
+        waiting: what happens before learning begins, for example "filling the replay: ..."; there is no time left then,
+            because learning is slower.
+    """
 
     total_frames: int
     frames: int
-    game: str
+    task: str
     cycle: int
     fps: float | None
     episode_return: float | None
@@ -31,14 +43,17 @@ class _Status:
     norm_drift: float | None
     learning_rate: float | None
     updates: int
+    waiting: str | None = None
 
     @property
     def percent(self) -> float:
+        """Share of the frames that are played, 0 to 100."""
         return 100.0 * min(self.frames / max(self.total_frames, 1), 1.0)
 
     @property
     def time_left(self) -> str:
-        if _missing(self.fps) or self.fps is None or self.fps <= 0:
+        """For example "2d 4:03:59", or "-"."""
+        if self.waiting is not None or self.fps is None or math.isnan(self.fps) or self.fps <= 0:
             return "-"
         seconds = int(max(self.total_frames - self.frames, 0) / self.fps)
         days, clock = divmod(seconds, 86_400)
@@ -46,83 +61,81 @@ class _Status:
         return f"{days}d {text}" if days else text
 
 
+@final
+class RecentRate:
+    """How fast a counter grew during the last `seconds`."""
+
+    def __init__(self, seconds: float = RECENT_SECONDS) -> None:
+        self._seconds = seconds
+        self._seen: deque[tuple[float, int]] = deque()  # (clock, count), a second apart or more
+
+    def __call__(self, count: int) -> float | None:
+        """A second, with `count` reached now; None while less than a second is known."""
+        now = time.monotonic()
+        while len(self._seen) > 1 and self._seen[1][0] <= now - self._seconds:
+            self._seen.popleft()
+        if not self._seen or now - self._seen[-1][0] >= 1.0:
+            self._seen.append((now, count))
+        began, before = self._seen[0]
+        return (count - before) / (now - began) if now - began >= 1.0 else None
+
+    def restart(self) -> None:
+        """Forget the past: from now on the counter grows at another rate."""
+        self._seen.clear()
+
+
 class _Display(Protocol):
     every_seconds: float
 
-    def show(self, status: _Status) -> None: ...
+    def show(self, status: Status) -> None: ...
     def note(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
 @final
 class Progress:
-    """Shows one run's progress on `stream` (standard error if None).
+    """Shows one run's progress on `stream` (None: standard error).
 
-    A terminal gets a live display; a pipe or a file one plain line of fixed widths every
-    `plain_every_seconds`. Calls in between cost one clock reading, so `update` may be called every step. A
-    stream that can no longer be written (a closed terminal, a broken pipe) silences the display and never
-    stops the run.
+    A terminal gets a live display. A pipe or a file gets one plain line of fixed widths every `plain_every_seconds`.
+    `update` may be called at every step: between two lines it only reads the clock.
+
+    Output never ends a run. Letters that the stream's encoding lacks are replaced; a stream that can no longer be
+    written (closed terminal, broken pipe, full disk) is given up silently.
     """
 
-    def __init__(self, total_frames: int, *, stream: TextIO | None = None, plain_every_seconds: float = 10.0) -> None:
+    def __init__(self, *, stream: TextIO | None = None, plain_every_seconds: float = 10.0) -> None:
         stream = sys.stderr if stream is None else stream
-        self._total_frames = total_frames
-        self._waiting: _Status | None = None
+        self._waiting: Status | None = None
         self._next = -math.inf
         live = stream.isatty() and os.environ.get("TERM") != "dumb"
+        stream = cast(TextIO, _Replacing(stream))
         self._display: _Display | None = _Live(stream) if live else _Plain(stream, plain_every_seconds)
 
-    def update(
-        self,
-        *,
-        frames: int,
-        game: str,
-        cycle: int,
-        fps: float | None,
-        episode_return: float | None,
-        loss: float | None,
-        norm_drift: float | None,
-        learning_rate: float | None,
-        updates: int,
-    ) -> None:
-        """Takes the run's state. `frames` and `fps` count emulator frames, 4 to an agent step.
-
-        `episode_return` is the mean of the last 100 episodes. None and NaN are shown as "-".
-        """
+    def update(self, status: Status) -> None:
+        """Show the status when it is time for it."""
         if self._display is None:
             return
-        self._waiting = _Status(
-            self._total_frames,
-            frames,
-            game,
-            cycle,
-            fps,
-            episode_return,
-            loss,
-            norm_drift,
-            learning_rate,
-            updates,
-        )
+        self._waiting = status
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._display.every_seconds
             self._show()
 
     def note(self, text: str) -> None:
-        """Prints one line that stays: a task switch, a checkpoint."""
+        """Print one line that stays: a task switch, a checkpoint."""
         if self._display is None:
             return
         try:
             self._display.note(text)
-        except OSError:
+        except GONE:
             self._display = None
 
     def close(self) -> None:
-        """Shows the last state given, if it has not been shown, and leaves the terminal as it was."""
+        """Show the last status, if it has not been shown, and leave the terminal as it was."""
         self._show()
         display, self._display = self._display, None
         if display is not None:
-            with suppress(OSError):  # the stream is gone, and there is nothing left to say
+            with suppress(*GONE):
                 display.close()
 
     def __enter__(self) -> Progress:
@@ -139,8 +152,22 @@ class Progress:
             return
         try:
             self._display.show(status)
-        except OSError:
+        except GONE:
             self._display = None
+
+
+class _Replacing:
+    """A text stream that writes "?" for letters that its encoding lacks."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
 
 
 class _Plain:
@@ -148,7 +175,7 @@ class _Plain:
         self.every_seconds = every_seconds
         self._stream = stream
 
-    def show(self, status: _Status) -> None:
+    def show(self, status: Status) -> None:
         self.note(_line(status))
 
     def note(self, text: str) -> None:
@@ -160,7 +187,7 @@ class _Plain:
 
 
 class _Live:
-    """Two rows at the foot of the terminal, drawn by the caller: no thread runs beside the learner."""
+    """Two rows at the foot of the terminal. The caller draws them: no thread runs beside the learner."""
 
     every_seconds = LIVE_EVERY_SECONDS
 
@@ -171,7 +198,7 @@ class _Live:
         self._live = Live(console=Console(file=stream, force_terminal=True), auto_refresh=False)
         self._live.start()
 
-    def show(self, status: _Status) -> None:
+    def show(self, status: Status) -> None:
         self._live.update(_rows(status), refresh=True)
 
     def note(self, text: str) -> None:
@@ -181,15 +208,11 @@ class _Live:
         self._live.stop()
 
 
-def _missing(value: float | None) -> bool:
-    return value is None or math.isnan(value)
-
-
 def _number(value: float | None, spec: str) -> str:
     return "-" if value is None or math.isnan(value) else format(value, spec)
 
 
-def _readings(status: _Status) -> list[tuple[str, str, int]]:
+def _readings(status: Status) -> list[tuple[str, str, int]]:
     """Name, text and width of each reading, in the order shown."""
     return [
         ("fps", _number(status.fps, ",.0f"), 7),
@@ -201,14 +224,15 @@ def _readings(status: _Status) -> list[tuple[str, str, int]]:
     ]
 
 
-def _line(status: _Status) -> str:
+def _line(status: Status) -> str:
     total = f"{status.total_frames:,}"
     head = f"{status.percent:5.1f}%  {status.frames:>{len(total)},} / {total} frames"
     readings = "  ".join(f"{name} {text:>{width}}" for name, text, width in _readings(status))
-    return f"{head}  {status.game:<16} cycle {status.cycle}  {readings}  left {status.time_left:>11}"
+    line = f"{head}  {status.task:<16} cycle {status.cycle}  {readings}  left {status.time_left:>11}"
+    return line if status.waiting is None else f"{line}  {status.waiting}"
 
 
-def _rows(status: _Status) -> Group:
+def _rows(status: Status) -> Group:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -218,13 +242,14 @@ def _rows(status: _Status) -> Group:
     for ratio in (None, None, 1, None, None):
         top.add_column(ratio=ratio, no_wrap=True)
     top.add_row(
-        Text(status.game, style="bold"),
+        Text(status.task, style="bold"),
         f"cycle {status.cycle}",
         ProgressBar(total=max(status.total_frames, 1), completed=min(status.frames, status.total_frames)),
         f"{status.frames:,} / {status.total_frames:,} frames",
         f"left {status.time_left}",
     )
-    readings = Text("  ", no_wrap=True, overflow="ellipsis").join(
-        Text.assemble((f"{name} ", "dim"), text) for name, text, _ in _readings(status)
-    )
-    return Group(top, readings)
+    waiting = status.waiting
+    shown = _readings(status) if waiting is None else _readings(status)[:2]
+    readings = [Text.assemble((f"{name} ", "dim"), text) for name, text, _ in shown]
+    readings += [] if waiting is None else [Text(waiting)]
+    return Group(top, Text("  ", no_wrap=True, overflow="ellipsis").join(readings))

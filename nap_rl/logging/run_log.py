@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,30 +13,28 @@ from types import TracebackType
 from typing import Any, final
 
 from nap_rl.files import write_atomic
-from nap_rl.logging.files import EventFile, GrowingFile, row
+from nap_rl.logging.events import EventFile
+from nap_rl.logging.files import GrowingFile, row
 
 CLOCKS = ("updates", "agent_steps", "frames")
 EPISODE_COLUMNS = ("frames", "game", "cycle", "env", "return", "length_frames")
 EVALUATION_COLUMNS = ("frames", "game", "cycle", "episode", "seed", "return", "length_frames")
-LAYER_KINDS = ("param_norm", "grad_norm", "effective_lr", "rotation", "update_ratio")
 
 
 @final
 class RunLog:
-    """Writes one run's numbers into `folder` (made if it is missing).
+    """Writes one run's numbers into `folder`, which it makes if it is missing. `nap_rl.logging.tags` explains the tags.
 
-    Where the disk is full or gone, rows are kept in memory and written later, and `warn` is told once.
-
-    Two clocks stand beside `updates` (optimiser steps): `agent_steps`, and `frames` = emulator frames, 4 to
-    an agent step. TensorBoard's step axis is `frames`. A row is with the operating system when its call
-    returns.
+    The operating system has a row when its call returns. While the disk is full or gone, rows wait in memory, and
+    `warn` is told once. TensorBoard's step axis is frames.
 
     Args:
-        state: of an earlier process: the files go on from what they held then, the rest is cut off.
-        frames: emulator frames at that state: TensorBoard forgets what came later.
+        state: from an earlier process's `state_dict`: the files go on from there, and what stands behind is cut off.
+        frames: the run's clock at `state`. TensorBoard forgets what came later.
 
-    Raises FileExistsError if the folder already holds rows of another run: two runs never share one.
-    Raises ValueError if they no longer begin with what they held at `state`.
+    Raises:
+        FileExistsError: the folder holds rows of another run.
+        ValueError: the files do not begin with what `state` says.
     """
 
     def __init__(
@@ -52,7 +49,7 @@ class RunLog:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._warn = warn
-        self._broken: set[str] = set()  # what could not be written last time
+        self._broken: set[str] = set()  # files that could not be written last time
         metrics, episodes = self.folder / "metrics.csv", self.folder / "episodes.csv"
         if state is None:
             for path in (metrics, episodes):
@@ -70,14 +67,21 @@ class RunLog:
         if tensorboard:
             self._events = EventFile(self.folder, purge_step=frames + 1 if state else None)
 
-    def metrics(self, updates: int, agent_steps: int, frames: int, values: Mapping[str, float]) -> None:
-        """Writes one row of metrics.csv and the same numbers as TensorBoard scalars at step `frames`.
+    @property
+    def tags(self) -> tuple[str, ...] | None:
+        """Columns of metrics.csv behind the three clocks; None before the first row."""
+        return self._tags
 
-        The first call fixes the columns: updates, agent_steps, frames, then its tags in their order. A later
-        call may leave tags out (an empty cell, no scalar). Floats are written so that they read back exactly,
-        NaN as nan. Raises ValueError for a tag that the first call did not have; nothing is written then.
+    def metrics(self, updates: int, agent_steps: int, frames: int, values: Mapping[str, float | None]) -> None:
+        """Write one row of metrics.csv, and the same numbers as TensorBoard scalars at step `frames`.
+
+        The first call fixes the columns: updates, agent_steps, frames, then its tags in their order. A tag that is None
+        or left out later has an empty cell and no scalar. Floats are written so that they read back exactly.
+
+        Raises:
+            ValueError: a tag is not among the columns. Nothing is written then.
         """
-        numbers = {tag: float(value) for tag, value in values.items()}
+        numbers = {tag: None if value is None else float(value) for tag, value in values.items()}
         if self._tags is None:
             clash = [tag for tag in numbers if tag in CLOCKS]
             if clash:
@@ -88,22 +92,26 @@ class RunLog:
         if unknown:
             raise ValueError(
                 f"The tag {unknown[0]!r} is new: metrics.csv got its columns from the first row, "
-                "which must name every tag (nan where there is no number yet)."
+                "which must name every tag (None where there is no number yet)."
             )
-        cells = [repr(numbers[tag]) if tag in numbers else "" for tag in self._tags]
+        known = {tag: number for tag, number in numbers.items() if number is not None}
+        cells = [repr(known[tag]) if tag in known else "" for tag in self._tags]
         self._append(self._metrics, row((int(updates), int(agent_steps), int(frames), *cells)))
         if self._events is not None:
             with self._kept_if_it_fails("TensorBoard's events"):
-                self._events.scalars(int(frames), numbers)
+                self._events.scalars(int(frames), known)
 
     def episode(
         self, *, frames: int, game: str, cycle: int, episode_return: float, length: int, env_index: int
     ) -> None:
-        """Writes one finished episode as a row of episodes.csv.
+        """Write one finished episode as a row of episodes.csv.
 
-        `frames` is the run's clock at its end and `length` its own length, both in emulator frames;
-        `episode_return` is the sum of unclipped rewards of the whole game; `cycle` counts the passes through
-        the sequence of games; `env_index` is the environment's place in the vector.
+        Args:
+            frames: the run's clock at the end of the episode.
+            game, cycle: task and cycle of the visit.
+            episode_return: sum of unclipped rewards.
+            length: in frames.
+            env_index: the environment's place in the vector.
         """
         cells = (int(frames), game, int(cycle), int(env_index), repr(float(episode_return)), int(length))
         self._append(self._episodes, row(cells))
@@ -115,13 +123,17 @@ class RunLog:
         game: str,
         cycle: int,
         episodes: Sequence[tuple[int, float, int]],
+        frame_skip: int,
         scalars: Mapping[str, float],
     ) -> None:
-        """Writes one evaluation, made when the run's clock showed `frames`: a row an episode in evaluations.csv.
+        """Write one evaluation: a row an episode in evaluations.csv, and its means to TensorBoard.
 
-        `episodes` holds (seed of the emulator, unclipped return of the whole game, length in emulator frames).
-        TensorBoard gets SB3's eval/mean_reward and eval/mean_ep_length (agent steps), eval/<game>/mean_return, and
-        `scalars`.
+        Args:
+            frames: the run's clock.
+            game, cycle: task and cycle of the visit.
+            episodes: (seed, unclipped return, length in frames) of each episode.
+            frame_skip: frames to an agent step.
+            scalars: more for TensorBoard.
         """
         rows = [] if self._evaluations.size else [row(EVALUATION_COLUMNS)]
         for number, (seed, score, length) in enumerate(episodes):
@@ -130,7 +142,7 @@ class RunLog:
         if self._events is None:
             return
         mean = sum(each for _, each, _ in episodes) / len(episodes)
-        mean_steps = sum(each for *_, each in episodes) / len(episodes) / 4
+        mean_steps = sum(each for *_, each in episodes) / len(episodes) / frame_skip
         values: dict[str, float] = {
             "eval/mean_reward": mean,
             "eval/mean_ep_length": mean_steps,
@@ -139,37 +151,31 @@ class RunLog:
         with self._kept_if_it_fails("TensorBoard's events"):
             self._events.scalars(int(frames), {**values, **scalars})
 
-    def layout(self, layers: Sequence[str]) -> None:
-        """Asks TensorBoard's custom-scalars page for one chart a kind, with all `layers` in it."""
-        if self._events is None:
-            return
-        from torch.utils.tensorboard.summary import custom_scalars  # a second to import: only where it is wanted
-
-        charts = {
-            # The plugin matches tags as regular expressions from their beginning: hence escapes and the $.
-            kind: ["Multiline", [re.escape(f"nap/{kind}/{layer}") + "$" for layer in layers]]
-            for kind in LAYER_KINDS
-        }
-        with self._kept_if_it_fails("TensorBoard's events"):
-            self._events.summary(custom_scalars({"nap": charts}))  # type: ignore[no-untyped-call]
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Give TensorBoard the charts of its custom-scalars page, and `config` as text and HParams. Once a run."""
+        if self._events is not None:
+            with self._kept_if_it_fails("TensorBoard's events"):
+                self._events.describe(config)
 
     def summary(self, values: Mapping[str, Any]) -> Path:
-        """Writes summary.json, keys in the given order, and returns its path.
+        """Write summary.json, keys in the given order, and return its path. The file is replaced whole or not at all.
 
-        The file is replaced whole or not at all. Non-finite floats become null, tuples lists, paths text, scalars of
-        numpy or torch plain numbers. Raises TypeError for anything else.
+        Non-finite floats become null, tuples lists, paths text, scalars of numpy or torch plain numbers.
+
+        Raises:
+            TypeError: a value is of another type.
         """
         text = json.dumps(_plain(values, "summary"), indent=2, allow_nan=False) + "\n"
         return write_atomic(self.folder / "summary.json", text)
 
     def sync(self) -> None:
-        """Everything is on the disk when this returns, what was waiting too. Raises OSError otherwise."""
+        """Returns when everything is on the disk, also what was waiting. Raises OSError if that is impossible."""
         for file in (self._metrics, self._episodes, self._evaluations, self._events):
             if file is not None:
                 file.sync()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the tables are; to be taken after `sync`."""
+        """Length and hash of each table, and the columns. Call `sync` before."""
         return {
             "metrics": self._metrics.state_dict(),
             "episodes": self._episodes.state_dict(),
@@ -178,7 +184,7 @@ class RunLog:
         }
 
     def close(self) -> None:
-        """Tries once more to write what is waiting (files are never left open). Closing twice is harmless."""
+        """Try once more to write what is waiting. No file stays open in between, and closing twice is harmless."""
         for file in (self._metrics, self._episodes, self._evaluations):
             self._append(file, b"")
 
@@ -207,7 +213,7 @@ class RunLog:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The value as JSON can hold it; `where` names it in the error."""
+    """`value` as JSON can hold it; `where` is its name in the error."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if isinstance(value, float):

@@ -151,16 +151,14 @@ class TinyRuns:
     ) -> tuple[Trainer, Checkpointer]:
         torch.manual_seed(config.seed)
         env = build.build_env(config)
-        agent, projector = build.build_agent(config, env.num_actions, torch.device("cpu"))
+        agent, _ = build.build_agent(config, env.num_actions, torch.device("cpu"))
         meta = {} if saved is None else saved.meta
-        display = Progress(1, stream=io.StringIO())
+        display = Progress(stream=io.StringIO())
         log = RunLog(folder, state=meta.get("log"), frames=meta.get("frames", 0), warn=display.note)
         trainer = Trainer(
             env,
             agent,
             build.build_trainer_config(config),
-            games=[visit.game for visit in env.visits],
-            projector=projector,
             log=log,
             display=display,
             evaluator=build.build_evaluator(config, env),

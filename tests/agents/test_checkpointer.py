@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nap_rl import checkpoint
 from nap_rl.agents import CheckpointsFailed, Diverged
 from nap_rl.agents.checkpointer import report_divergence
-from nap_rl.agents.fingerprint import fingerprint
+from tests.fingerprint import fingerprint
 
 
 def names(folder: Path) -> list[str]:

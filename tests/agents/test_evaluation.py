@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from nap_rl.agents import ValueAgent
 from nap_rl.agents.evaluation import EpsilonGreedy, Evaluator, NetworkPolicy, Played, play_episodes
 from nap_rl.envs import AtariEnvs, Episode, Protocol, Step
-from nap_rl.envs.atari import episode_seed
 
 Make = Callable[..., ValueAgent]
 
@@ -22,7 +21,10 @@ Make = Callable[..., ValueAgent]
 class Scripted:
     """Environment e plays episodes of lengths[e][0], lengths[e][1], ... steps, then of one; score = its length."""
 
-    seed = 9
+    stack, observation_shape, observation_dtype = 4, (84, 84), np.uint8
+
+    def episode_seed(self, env: int, episode: int) -> int:
+        return 1_000 * env + episode
 
     def __init__(self, lengths: list[list[int]]) -> None:
         self.lengths = lengths
@@ -76,7 +78,7 @@ def test_the_counted_episodes_are_fixed_in_advance_however_long_they_are(lengths
     assert [episode.score for episode in played] == expected and len(played) == count
     assert [episode.frames for episode in played] == [4 * length for length in expected]
     assert [list(episode.actions) for episode in played] == [list(range(1, length + 1)) for length in expected]
-    seeds = [episode_seed(9, e, k) for e in range(envs) for k in range(len(range(e, count, envs)))]
+    seeds = [1_000 * e + k for e in range(envs) for k in range(len(range(e, count, envs)))]
     assert [episode.seed for episode in played] == seeds and len(set(seeds)) == count
     assert sum(len(stacks) for stacks in watcher.shown) == sum(expected)  # who has played its share is not asked
 
@@ -128,7 +130,7 @@ def test_a_network_policy_is_noisy_only_when_told_and_leaves_all_other_generator
 
 @given(st.integers(1, 100), st.lists(st.integers(1, 60), min_size=1, max_size=50))
 def test_an_evaluation_is_due_once_for_each_multiple_passed(every: int, steps: list[int]) -> None:
-    evaluator = Evaluator(every, 1, 1, Protocol(), 0.0, False, 0)
+    evaluator = Evaluator(every, 1, 1, AtariEnvs, 0.0, False, 0)  # type: ignore[arg-type]
     clock, due = 0, 0
     for step in steps:
         crossed = any(k % every == 0 for k in range(clock + 1, clock + step + 1))

@@ -10,7 +10,7 @@ from nap_rl.replay import Replay
 
 
 def test_oldest_first_zeros_before_the_first_frame_and_nothing_of_the_episode_before() -> None:
-    stack = FrameStack(2, stack=3, frame_shape=(1,))
+    stack = FrameStack(2, stack=3, shape=(1,))
     pushes = [([1, 10], [True, True]), ([2, 20], [False, False]), ([3, 30], [False, True]), ([4, 40], [False, False])]
     for frames, first in pushes:
         stacks = stack.push(np.array(frames, dtype=np.uint8)[:, None], np.array(first))
@@ -20,7 +20,7 @@ def test_oldest_first_zeros_before_the_first_frame_and_nothing_of_the_episode_be
 def test_acting_and_learning_see_the_same_stacks() -> None:
     rng = np.random.default_rng(0)
     replay = Replay(200, 2, frame_shape=(1,), n_steps=1)
-    stack = FrameStack(2, stack=4, frame_shape=(1,))
+    stack = FrameStack(2, stack=4, shape=(1,))
     acted, first = [], np.array([True, True])
     for _ in range(60):
         frames = rng.integers(1, 256, (2, 1)).astype(np.uint8)

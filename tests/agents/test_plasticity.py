@@ -105,10 +105,11 @@ def test_methods_that_look_at_activations_see_them_through_a_compiled_update(nam
 class Pictures:
     """Four environments of random pictures of two pixels, and random rewards; no episode ends."""
 
-    num_envs = 4
+    num_envs, frame_skip, stack, observation_shape, observation_dtype = 4, 4, 4, (2,), np.uint8
 
     def __init__(self) -> None:
-        self.visit = visits(["one"], 10**6, 1)[0]
+        self.visits = visits(["one"], 10**6, 1)
+        self.visit = self.visits[0]
         self.rng = np.random.default_rng(0)
 
     def reset(self) -> npt.NDArray[np.uint8]:
@@ -144,10 +145,10 @@ OPTIONS: dict[str, dict[str, float]] = {  # so that each acts several times in 5
 
 
 def trained(folder: Path, agent: ValueAgent) -> tuple[Trainer, Projector]:
-    projector = Projector(agent.network, agent.optimizer)
-    display = Progress(CONFIG.frames, stream=io.StringIO())
+    projector = agent.projector = Projector(agent.network, agent.optimizer)
+    display = Progress(stream=io.StringIO())
     with RunLog(folder, tensorboard=False) as log:
-        trainer = Trainer(Pictures(), agent, CONFIG, games=["one"], projector=projector, log=log, display=display)
+        trainer = Trainer(Pictures(), agent, CONFIG, log=log, display=display)
         trainer.run()
     return trainer, projector
 
@@ -159,7 +160,7 @@ def test_every_method_trains_beside_nap_and_leaves_the_norms_where_they_began(
     agent = make_agent(nap=True, sigma0=0.5, num_envs=4, method=name, options=OPTIONS.get(name))
     trainer, projector = trained(tmp_path / "a", agent)
     assert type(agent.method) is METHODS[name] and agent.updates == 50
-    assert trainer.max_norm_drift < 1e-5 and float(projector.max_relative_drift()) < 1e-5
+    assert trainer.records.max_norm_drift < 1e-5 and float(projector.max_relative_drift()) < 1e-5
     plain = make_agent(nap=True, sigma0=0.5, num_envs=4)
     trained(tmp_path / "b", plain)
     weights, others = vector(agent.network), vector(plain.network)
@@ -171,6 +172,6 @@ def test_without_the_projection_after_it_a_method_would_move_the_norms(
     make_agent: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = make_agent(nap=True, num_envs=4, method="noisy_updates", options=OPTIONS["noisy_updates"])
-    intervene = agent.intervene
-    monkeypatch.setattr(agent, "intervene", lambda: intervene() and False)
-    assert trained(tmp_path, agent)[0].max_norm_drift > 1e-4
+    states = agent.replay.sample
+    monkeypatch.setattr(agent, "intervene", lambda: agent.method.after_update(agent.updates, lambda: states(64).s_tm1))
+    assert trained(tmp_path, agent)[0].records.max_norm_drift > 1e-4

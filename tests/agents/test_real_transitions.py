@@ -72,7 +72,7 @@ def test_stored_transitions_of_two_games_with_lost_lives_caps_and_a_switch_are_t
 ) -> None:
     config = to_config(cli.compose("config", SETTINGS))
     env = build.build_env(config)
-    agent, projector = build.build_agent(config, env.num_actions, torch.device("cpu"))
+    agent, _ = build.build_agent(config, env.num_actions, torch.device("cpu"))
     steps: list[list[Seen]] = [[], []]
     shown = np.zeros((2, 84, 84), dtype=np.uint8)
     reset, send, recv = env.reset, env.send, env.recv
@@ -89,19 +89,19 @@ def test_stored_transitions_of_two_games_with_lost_lives_caps_and_a_switch_are_t
     def watched_recv() -> Step:
         result = recv()
         for e in range(2):
-            last = result.last_frames[e].copy() if result.ended[e] else None
+            last = result.last_observations[e].copy() if result.ended[e] else None
             seen = Seen(shown[e].copy(), int(sent[e]), float(result.rewards[e]), float(result.discounts[e]), last)
             steps[e].append(seen)
-        shown[:] = result.frames
+        shown[:] = result.observations
         return result
 
     watched: Any = {"reset": watched_reset, "send": watched_send, "recv": watched_recv}
     for name, method in watched.items():
         setattr(env, name, method)
     with RunLog(tmp_path, tensorboard=False) as log:
-        display = Progress(config.frames or 0, stream=io.StringIO())
+        display = Progress(stream=io.StringIO())
         settings = build.build_trainer_config(config)
-        trainer = Trainer(env, agent, settings, games=["x"], projector=projector, log=log, display=display)
+        trainer = Trainer(env, agent, settings, log=log, display=display)
         trainer.overlap = overlap
         trainer.run()
     env.close()

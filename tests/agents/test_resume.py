@@ -10,7 +10,7 @@ import pytest
 
 from nap_rl import checkpoint
 from nap_rl.agents.checkpointer import restore
-from nap_rl.agents.fingerprint import fingerprint
+from tests.fingerprint import fingerprint
 
 
 def run(tiny: Any, overrides: list[str], folder: Path, stops: list[int]) -> dict[str, str]:
@@ -129,6 +129,6 @@ def test_a_finished_sequence_that_gets_more_cycles_switches_where_it_had_ended(t
     assert trainer.env.visit.number == 2 and len(trainer.agent.replay) == 0
     trainer.run()
     trainer.env.close()
-    assert [(r.game, r.cycle, r.frames) for r in trainer.records] == [
+    assert [(r.task, r.cycle, r.frames) for r in trainer.records.visits] == [
         ("pong", 0, 200), ("asterix", 0, 200), ("pong", 1, 200), ("asterix", 1, 200)
     ]  # fmt: skip

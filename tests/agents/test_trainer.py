@@ -24,10 +24,12 @@ Make = Callable[..., ValueAgent]
 
 
 class CountingEnvs:
-    """N environments whose episodes last `length` steps, with a reward of 2 a step; frames are random."""
+    """N environments whose episodes last `length` steps, with a reward of 2 a step; observations are random."""
+
+    frame_skip, stack, observation_shape, observation_dtype = 4, 4, (2,), np.uint8
 
     def __init__(self, plan: list[Visit], num_envs: int, length: int) -> None:
-        self.plan, self.num_envs, self.length = plan, num_envs, length
+        self.visits, self.num_envs, self.length = plan, num_envs, length
         self.visit, self.frames = plan[0], 0
         self.ages = np.zeros(num_envs, dtype=np.int64)
         self.rng = np.random.default_rng(0)
@@ -48,8 +50,8 @@ class CountingEnvs:
         over = self.ages == self.length
         episodes = [Episode(int(e), 2.0 * self.length, 4 * self.length) for e in np.flatnonzero(over)]
         ended = over
-        if self.frames >= self.visit.end and self.visit is not self.plan[-1]:
-            self.visit = self.plan[self.visit.number + 1]
+        if self.frames >= self.visit.end and self.visit is not self.visits[-1]:
+            self.visit = self.visits[self.visit.number + 1]
             ended = np.ones_like(over)
         self.ages[ended] = 0
         rewards = np.full(self.num_envs, 2.0, dtype=np.float32)
@@ -86,10 +88,8 @@ class Run:
             self.env,
             agent,
             config,
-            games=[visit.game for visit in plan],
-            projector=None,
             log=self.log,
-            display=Progress(config.frames, stream=io.StringIO()),
+            display=Progress(stream=io.StringIO()),
         )
         self.updates: list[dict[str, float]] = []
         update = agent.update
@@ -275,8 +275,8 @@ def test_no_transition_crosses_a_switch(make_agent: Make, tmp_path: Path) -> Non
     # 100 steps of each game: the last three starts of the first have windows of 3, 2 and 1 steps up to its last frame.
     discounts = agent.replay.gather(torch.tensor([96, 97, 98, 99]))[3]
     assert discounts.tolist() == pytest.approx([0.9**3, 0.9**3, 0.9**2, 0.9])
-    assert np.array_equal(agent.replay.frames[100].numpy(), run.env.steps[99].last_frames[0])  # of the old game
-    assert np.array_equal(agent.replay.frames[101].numpy(), run.env.steps[99].frames[0])  # of the new one
+    assert np.array_equal(agent.replay.frames[100].numpy(), run.env.steps[99].last_observations[0])  # of the old game
+    assert np.array_equal(agent.replay.frames[101].numpy(), run.env.steps[99].observations[0])  # of the new one
     assert not agent.replay.valid[100] and agent.replay.valid[101]  # the last frame starts nothing
     assert agent.replay.gather(torch.tensor([101]))[0][0, :3].sum() == 0  # no stack reaches back
 
@@ -285,10 +285,10 @@ def test_episodes_cut_by_a_switch_are_not_counted(make_agent: Make, tmp_path: Pa
     # 1,000 frames are 250 steps: 35 episodes of 7 and one cut after 5; the visit after it begins a new one.
     run = Run(tmp_path, make_agent(), replace(CONFIG, frames=4_000), TWO_GAMES)
     run.trainer.run()
-    records = [(r.game, r.cycle, r.frames, len(r.returns)) for r in run.trainer.records]
+    records = [(r.task, r.cycle, r.frames, len(r.returns)) for r in run.trainer.records.visits]
     assert records == [("one", 0, 1_000, 35), ("two", 0, 1_000, 35), ("one", 1, 1_000, 35), ("two", 1, 1_000, 35)]
-    assert {score for r in run.trainer.records for score in r.returns} == {14.0}
-    assert {length for r in run.trainer.records for length in r.lengths} == {28}
+    assert {score for r in run.trainer.records.visits for score in r.returns} == {14.0}
+    assert {length for r in run.trainer.records.visits for length in r.lengths} == {28}
     rows = run.rows("episodes.csv")
     assert len(rows) == 140
     assert [row["game"] for row in rows] == ["one"] * 35 + ["two"] * 35 + ["one"] * 35 + ["two"] * 35
@@ -300,7 +300,7 @@ def test_an_episode_that_ends_of_itself_at_the_switching_step_belongs_to_the_gam
 ) -> None:
     run = Run(tmp_path, make_agent(), replace(CONFIG, frames=2_000), visits(["one", "two"], 1_000, 1), length=10)
     run.trainer.run()
-    assert [(r.game, len(r.returns)) for r in run.trainer.records] == [("one", 25), ("two", 25)]
+    assert [(r.task, len(r.returns)) for r in run.trainer.records.visits] == [("one", 25), ("two", 25)]
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -308,13 +308,13 @@ def test_a_loss_that_is_not_finite_raises_diverged_with_update_and_frame(
     make_agent: Make, tmp_path: Path, loss: float
 ) -> None:
     agent = make_agent()
-    run, update = Run(tmp_path, agent, CONFIG), agent.update
+    run, step = Run(tmp_path, agent, CONFIG), agent.gradient_step
 
-    def poisoned(importance: float) -> Update:
-        result = update(importance)
-        return result._replace(loss=torch.tensor(loss)) if agent.updates == 17 else result
+    def poisoned(importance: float) -> tuple[torch.Tensor, torch.Tensor]:
+        _, grad_norm = result = step(importance)
+        return (torch.tensor(loss), grad_norm) if agent.updates == 16 else result
 
-    agent.update = poisoned  # type: ignore[method-assign]
+    agent.gradient_step = poisoned  # type: ignore[method-assign, assignment]
     # Update 17 is due after 40 + 17 * 4 agent steps.
     with pytest.raises(Diverged, match=f"the loss is {loss} at update 17, frame {4 * (40 + 17 * 4)}$"):
         run.trainer.run()
@@ -333,7 +333,7 @@ def test_metrics_have_a_row_for_the_first_update_and_every_log_every_updates(mak
     assert float(rows[-1]["rollout/ep_len_mean"]) == 7.0  # agent steps
     assert float(rows[-1]["task/one/return"]) == 14.0
     assert float(rows[-1]["nap/norm_drift"]) > 0.0
-    assert run.trainer.max_norm_drift == max(float(row["nap/norm_drift"]) for row in rows)
+    assert run.trainer.records.max_norm_drift == max(float(row["nap/norm_drift"]) for row in rows)
 
 
 def test_the_logged_loss_is_the_mean_of_the_updates_since_the_row_before(make_agent: Make, tmp_path: Path) -> None:

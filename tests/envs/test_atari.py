@@ -80,7 +80,7 @@ def record(seed: int, steps: int = 120) -> list[tuple[int, list[npt.NDArray[np.u
             if step.ended[env]:
                 finished.append((env, shown[env], actions[env], rewards[env]))
                 shown[env], actions[env], rewards[env] = [], [], []
-            shown[env].append(step.frames[env])
+            shown[env].append(step.observations[env])
     envs.close()
     return finished
 
@@ -113,7 +113,7 @@ def test_a_seed_repeats_the_whole_run_and_another_does_not() -> None:
     runs = []
     for seed in (3, 3, 4):
         envs = AtariEnvs("breakout", 2, Protocol(sticky_actions=0.25), seed=seed)
-        pictures = [envs.reset()] + [step.frames for _, step in play(envs, 60)]
+        pictures = [envs.reset()] + [step.observations for _, step in play(envs, 60)]
         envs.close()
         runs.append(np.stack(pictures))
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
@@ -135,8 +135,8 @@ def test_a_frame_is_the_maximum_of_the_last_two_screens_made_smaller(resize: str
             ale.act(legal[actions[0]])
             screens.append(ale.getScreenGrayscale())
         smaller = cv2.resize(np.maximum(screens[2], screens[3]), (84, 84), interpolation=interpolation)
-        assert step.frames.shape == (2, 84, 84) and step.frames.dtype == np.uint8
-        assert np.array_equal(step.frames[0], smaller)
+        assert step.observations.shape == (2, 84, 84) and step.observations.dtype == np.uint8
+        assert np.array_equal(step.observations[0], smaller)
         assert not step.ended.any()
     envs.close()
 
@@ -159,7 +159,7 @@ def test_environments_and_episodes_have_seeds_of_their_own() -> None:
     envs = AtariEnvs("asterix", 6, seed=0)
     envs.reset()
     for _ in range(10):
-        frames = envs.step(np.zeros(6, dtype=np.int64)).frames
+        frames = envs.step(np.zeros(6, dtype=np.int64)).observations
     envs.close()
     assert len({frame.tobytes() for frame in frames}) >= 4  # other no-op starts, other pictures
 
@@ -172,7 +172,7 @@ def test_the_episodes_of_one_environment_do_not_repeat_each_other(reseed_steps: 
     for _ in range(200):
         step = envs.step(np.zeros(1, dtype=np.int64))
         episodes[-1] += frames.tobytes()
-        frames = step.frames
+        frames = step.observations
         if step.ended[0]:
             episodes.append(b"")
     envs.close()
@@ -184,7 +184,7 @@ def test_the_first_frame_of_the_next_episode_is_not_the_last_one_of_the_old() ->
     envs.reset()
     ends = 0
     for _, step in play(envs, 120):
-        same = (step.frames == step.last_frames).all(axis=(1, 2))
+        same = (step.observations == step.last_observations).all(axis=(1, 2))
         assert same[~step.ended].all() and not same[step.ended].any()
         ends += int(step.ended.sum())
     envs.close()

@@ -17,7 +17,7 @@ def test_the_plan_covers_every_frame_once_each_game_for_frames_per_game_in_every
 ) -> None:
     plan = visits(games, frames, cycles)
     assert [visit.number for visit in plan] == list(range(len(games) * cycles))
-    assert [visit.game for visit in plan] == games * cycles
+    assert [visit.task for visit in plan] == games * cycles
     assert [visit.cycle for visit in plan] == [cycle for cycle in range(cycles) for _ in games]
     assert plan[0].begin == 0 and plan[-1].end == frames * len(games) * cycles
     assert all(visit.end - visit.begin == frames for visit in plan)
@@ -37,7 +37,7 @@ def test_the_switch_comes_with_the_first_step_that_reaches_the_end_and_ends_ever
         step = envs.step(actions(envs))
         assert envs.frames == 12 * k
         if envs.visit is not before:
-            switches.append((envs.frames, before.game, envs.visit.game, envs.visit.cycle))
+            switches.append((envs.frames, before.task, envs.visit.task, envs.visit.cycle))
             assert step.ended.all() and not step.terminated.any()
             assert (step.discounts == 1.0).all() and step.episodes == []
         else:
@@ -47,18 +47,18 @@ def test_the_switch_comes_with_the_first_step_that_reaches_the_end_and_ends_ever
     assert envs.visit is envs.visits[-1]  # and the last game goes on
 
 
-def test_at_a_switch_last_frames_show_the_old_game_and_frames_the_new_one() -> None:
+def test_at_a_switch_last_observations_show_the_old_game_and_observations_the_new_one() -> None:
     envs = SequentialAtari(["pong", "breakout"], 100, 1, 2, Protocol(noop_max=1), seed=0)
     envs.reset()
     twin = AtariEnvs("pong", 2, Protocol(noop_max=1, full_action_set=True), seed=envs._envs.seed)
     twin.reset()
     for _ in range(13):
         step, expected = envs.step(actions(envs)), twin.step(actions(envs))
-        assert np.array_equal(step.last_frames, expected.last_frames)
-    assert envs.visit.game == "breakout"
+        assert np.array_equal(step.last_observations, expected.last_observations)
+    assert envs.visit.task == "breakout"
     breakout = AtariEnvs("breakout", 2, Protocol(noop_max=1, full_action_set=True), seed=envs._envs.seed)
-    assert np.array_equal(step.frames, breakout.reset())
-    assert not np.array_equal(step.frames, step.last_frames)
+    assert np.array_equal(step.observations, breakout.reset())
+    assert not np.array_equal(step.observations, step.last_observations)
     for made in (envs, twin, breakout):
         made.close()
 

@@ -34,7 +34,7 @@ def test_episodes_of_different_phase_go_on_frame_by_frame(game: str, sticky: flo
     assert last is not None
     state = played.state_dict()
     resumed = AtariEnvs(game, 3, protocol, seed=5)
-    assert np.array_equal(resumed.load_state_dict(state), last.frames)
+    assert np.array_equal(resumed.load_state_dict(state), last.observations)
     assert_same_future(played, resumed, 200, played.num_actions)
     played.close()
     resumed.close()
@@ -54,7 +54,7 @@ def test_several_episodes_of_one_seed_go_on_frame_by_frame(steps: int, unseeded:
     state = played.state_dict()
     assert (ends + 1 - np.array(state["episodes"]) == unseeded).all()
     resumed = make()
-    assert np.array_equal(resumed.load_state_dict(state), last.frames)
+    assert np.array_equal(resumed.load_state_dict(state), last.observations)
     assert_same_future(played, resumed, 300, played.num_actions)
     assert np.array_equal(resumed._seeded, played._seeded) and np.array_equal(resumed._episodes, played._episodes)
     played.close()
@@ -80,7 +80,7 @@ def test_a_sequence_goes_on_in_its_visit_and_over_the_next_switch() -> None:
     rng = np.random.default_rng(0)
     for _ in range(70):  # visit 1 begins after 50 steps
         last = played.step(rng.integers(0, 18, 2))
-    assert np.array_equal(resumed.load_state_dict(played.state_dict()), last.frames)
+    assert np.array_equal(resumed.load_state_dict(played.state_dict()), last.observations)
     assert resumed.visit == played.visit and resumed.visit.number == 1
     assert_same_future(played, resumed, 60, 18)
     assert resumed.visit.number == 2

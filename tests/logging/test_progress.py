@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from nap_rl.logging import Progress
+from nap_rl.logging import Progress, RecentRate, Status
 
 STATE: dict[str, Any] = {
+    "total_frames": 1_200_000,
     "frames": 120_000,
-    "game": "space_invaders",
+    "task": "space_invaders",
     "cycle": 1,
     "fps": 1234.4,
     "episode_return": 12.345,
@@ -38,7 +39,7 @@ def lines(stream: io.StringIO) -> list[str]:
 
 def test_a_pipe_gets_every_reading_on_one_plain_line() -> None:
     stream = io.StringIO()
-    Progress(1_200_000, stream=stream).update(**STATE)
+    Progress(stream=stream).update(Status(**STATE))
     (line,) = lines(stream)
     expected = (
         "10.0% 120,000 / 1,200,000 frames space_invaders cycle 1 fps 1,234 return 12.35 loss 0.01234 "
@@ -50,10 +51,13 @@ def test_a_pipe_gets_every_reading_on_one_plain_line() -> None:
 
 def test_plain_lines_keep_their_columns_as_numbers_grow_or_are_missing() -> None:
     stream = io.StringIO()
-    with Progress(40_000_000, stream=stream, plain_every_seconds=0.0) as progress:
-        progress.update(**STATE)
-        progress.update(**{**STATE, "frames": 39_999_996, "fps": 98765.0, "episode_return": -1234.5, "game": "pong"})
-        progress.update(**{**STATE, **dict.fromkeys(["fps", "episode_return", "loss", "norm_drift"])})
+    with Progress(stream=stream, plain_every_seconds=0.0) as progress:
+        long = {**STATE, "total_frames": 40_000_000}
+        progress.update(Status(**long))
+        progress.update(
+            Status(**{**long, "frames": 39_999_996, "fps": 98765.0, "episode_return": -1234.5, "task": "pong"})
+        )
+        progress.update(Status(**{**long, **dict.fromkeys(["fps", "episode_return", "loss", "norm_drift"])}))
     shown = lines(stream)
     assert len(shown) == 3
     names = ["frames", "cycle", "fps", "return", "loss", "drift", "lr", "updates", "left"]
@@ -66,7 +70,7 @@ def test_plain_lines_keep_their_columns_as_numbers_grow_or_are_missing() -> None
 def test_what_is_not_known_yet_is_a_dash(missing: float | None) -> None:
     stream = io.StringIO()
     unknown = dict.fromkeys(["fps", "episode_return", "loss", "norm_drift", "learning_rate"], missing)
-    Progress(1_200_000, stream=stream).update(**{**STATE, **unknown})
+    Progress(stream=stream).update(Status(**{**STATE, **unknown}))
     words = lines(stream)[0].split()
     for name in ["fps", "return", "loss", "drift", "lr", "left"]:
         assert words[words.index(name) + 1] == "-"
@@ -74,10 +78,10 @@ def test_what_is_not_known_yet_is_a_dash(missing: float | None) -> None:
 
 def test_lines_come_every_so_often_and_the_last_state_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, stream = Clock(monkeypatch), io.StringIO()
-    progress = Progress(1_200_000, stream=stream, plain_every_seconds=10.0)
+    progress = Progress(stream=stream, plain_every_seconds=10.0)
     for second in range(25):
         clock.now = 100.0 + second
-        progress.update(**{**STATE, "updates": second})
+        progress.update(Status(**{**STATE, "updates": second}))
     assert [line.split("updates")[1].split()[0] for line in lines(stream)] == ["0", "10", "20"]
     progress.close()
     progress.close()
@@ -86,14 +90,14 @@ def test_lines_come_every_so_often_and_the_last_state_at_the_end(monkeypatch: py
 
 def test_closing_does_not_repeat_a_line_already_shown() -> None:
     stream = io.StringIO()
-    with Progress(1_200_000, stream=stream) as progress:
-        progress.update(**STATE)
+    with Progress(stream=stream) as progress:
+        progress.update(Status(**STATE))
     assert len(lines(stream)) == 1
 
 
 def test_a_note_is_a_line_of_its_own_at_once() -> None:
     stream = io.StringIO()
-    progress = Progress(1_200_000, stream=stream)
+    progress = Progress(stream=stream)
     progress.note("task switch: breakout -> space_invaders (cycle 1, 40,000 frames)")
     assert lines(stream) == ["task switch: breakout -> space_invaders (cycle 1, 40,000 frames)"]
 
@@ -101,34 +105,74 @@ def test_a_note_is_a_line_of_its_own_at_once() -> None:
 @pytest.mark.parametrize(("fps", "left"), [(0.0, "-"), (1.0, "12d 12:00:00"), (30.0, "10:00:00"), (1e9, "0:00:00")])
 def test_time_left_in_days_hours_minutes_seconds(fps: float, left: str) -> None:
     stream = io.StringIO()
-    Progress(1_200_000, stream=stream).update(**{**STATE, "fps": fps})
+    Progress(stream=stream).update(Status(**{**STATE, "fps": fps}))
     assert lines(stream)[0].split(" left ")[1].strip() == left
 
 
 def test_more_frames_than_planned_is_still_a_hundred_percent() -> None:
     stream = io.StringIO()
-    Progress(1000, stream=stream).update(**{**STATE, "frames": 1004})
+    Progress(stream=stream).update(Status(**{**STATE, "total_frames": 1000, "frames": 1004}))
     assert lines(stream)[0].startswith("100.0%")
     assert lines(stream)[0].endswith("0:00:00")
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "terminal gone")])
-def test_a_stream_that_is_gone_does_not_stop_the_run(error: OSError) -> None:
+def test_while_the_replay_fills_the_line_says_so_and_no_time_is_left() -> None:
+    stream = io.StringIO()
+    words = "filling the replay: learning begins at 80,000 frames"
+    Progress(stream=stream).update(Status(**{**STATE, "waiting": words}))
+    assert lines(stream)[0].endswith(words)
+    assert lines(stream)[0].split(" left ")[1].split()[0] == "-"
+
+
+def test_the_recent_rate_is_that_of_the_last_minute_and_begins_anew_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, rate = Clock(monkeypatch), RecentRate(60.0)
+    assert rate(0) is None
+    for second in range(1, 101):  # 100 a second
+        clock.now = 100.0 + second
+        assert rate(100 * second) == pytest.approx(100.0)
+    for second in range(1, 61):  # 10 a second
+        clock.now = 200.0 + second
+        slow = rate(10_000 + 10 * second)
+    assert slow == pytest.approx(10.0)
+    rate.restart()
+    clock.now += 1.0
+    assert rate(10_000) is None
+    clock.now += 2.0
+    assert rate(10_100) == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_letters_that_the_stream_lacks_are_replaced(encoding: str) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    progress = Progress(stream=stream)
+    progress.note("checkpoint in runs/模型")
+    progress.update(Status(**STATE))
+    progress.close()
+    first, second = raw.getvalue().decode(encoding).splitlines()
+    assert first == "checkpoint in runs/" + ("模型" if encoding == "utf-8" else "??")
+    assert "space_invaders" in second
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(), OSError(5, "terminal gone"), OSError(28, "no space left"), ValueError("closed")]
+)
+def test_a_stream_that_is_gone_does_not_stop_the_run(error: Exception) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise error
 
-    progress = Progress(1_200_000, stream=Gone(), plain_every_seconds=0.0)
-    progress.update(**STATE)
-    progress.update(**STATE)
+    progress = Progress(stream=Gone(), plain_every_seconds=0.0)
+    progress.update(Status(**STATE))
+    progress.update(Status(**STATE))
     progress.note("still here")
     progress.close()
 
 
-def run_in_terminal(code: str, term: str = "xterm-256color") -> str:
+def run_in_terminal(code: str, term: str = "xterm-256color", encoding: str = "utf-8") -> str:
     """What a program prints in a terminal of 100 columns."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": term, "COLUMNS": "100", "LINES": "30"}
+    environment = {**os.environ, "TERM": term, "COLUMNS": "100", "LINES": "30", "PYTHONIOENCODING": encoding}
     with subprocess.Popen([sys.executable, "-c", code], stdout=slave, stderr=slave, env=environment) as process:
         os.close(slave)
         seen = b""
@@ -146,11 +190,11 @@ def run_in_terminal(code: str, term: str = "xterm-256color") -> str:
 
 
 TERMINAL_RUN = f"""
-from nap_rl.logging import Progress
-with Progress(1_200_000) as progress:
-    progress.update(**{STATE!r})
+from nap_rl.logging import Progress, Status
+with Progress() as progress:
+    progress.update(Status(**{STATE!r}))
     progress.note("task switch: [breakout] -> pong")
-    progress.update(**{{**{STATE!r}, "frames": 1_200_000, "updates": 75_000}})
+    progress.update(Status(**{{**{STATE!r}, "frames": 1_200_000, "updates": 75_000}}))
 """
 
 
@@ -163,6 +207,11 @@ def test_a_terminal_gets_the_live_display_with_notes_above_it() -> None:
     assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is shown again
 
 
+def test_an_ascii_terminal_gets_the_live_display_without_other_letters() -> None:
+    seen = run_in_terminal(TERMINAL_RUN.replace("[breakout]", "模型"), encoding="ascii")
+    assert seen.isascii() and "\x1b[" in seen and "task switch: ?? -> pong" in seen
+
+
 def test_a_dumb_terminal_gets_plain_lines() -> None:
     seen = run_in_terminal(TERMINAL_RUN, term="dumb")
     assert "\x1b[" not in seen
@@ -172,7 +221,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
 
 def test_plain_lines_do_not_import_rich() -> None:
     code = (
-        "import io, sys; from nap_rl.logging import Progress; Progress(9, stream=io.StringIO()).close(); "
+        "import io, sys; from nap_rl.logging import Progress; Progress(stream=io.StringIO()).close(); "
         "assert 'rich' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from nap_rl.logging import RunLog
 
@@ -80,8 +81,9 @@ def test_a_missing_tag_leaves_an_empty_cell_and_no_scalar(tmp_path: Path) -> Non
     with RunLog(tmp_path) as log:
         log.metrics(1, 4, 16, {"a": 1.0, "b": math.nan})
         log.metrics(2, 8, 32, {"b": 3.0})
-    first, second = rows(tmp_path / "metrics.csv")
-    assert (first["b"], second["a"], second["b"]) == ("nan", "", "3.0")
+        log.metrics(3, 12, 48, {"a": None, "b": 4.0})
+    first, second, third = rows(tmp_path / "metrics.csv")
+    assert (first["b"], second["a"], second["b"], third["a"]) == ("nan", "", "3.0", "")
     assert [event.step for event in events(tmp_path).Scalars("a")] == [16]
 
 
@@ -132,24 +134,46 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
 
 def test_without_tensorboard_no_event_file_is_written(tmp_path: Path) -> None:
     with RunLog(tmp_path, tensorboard=False) as log:
-        log.layout(["a"])
+        log.describe({"seed": 0})
         log.metrics(1, 4, 16, {"a": 1.0})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["episodes.csv", "metrics.csv"]
 
 
-def test_the_layout_matches_each_layer_once_though_one_name_begins_another(tmp_path: Path) -> None:
-    layers = ["torso.conv1", "torso.conv10", "torsoxconv1"]
+def layout(folder: Path) -> layout_pb2.Layout:
+    (event,) = events(folder).Tensors("custom_scalars__config__")
+    return layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+
+
+def test_a_chart_gathers_the_tags_of_its_kind_from_all_layers_and_no_others(tmp_path: Path) -> None:
     with RunLog(tmp_path) as log:
-        log.layout(layers)
-    (event,) = events(tmp_path).Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    (category,) = layout.category
-    titles = [chart.title for chart in category.chart]
-    assert titles == ["param_norm", "grad_norm", "effective_lr", "rotation", "update_ratio"]
-    for chart in category.chart:
-        for pattern, layer in zip(chart.multiline.tag, layers, strict=True):
-            tags = [f"nap/{chart.title}/{other}" for other in layers]
-            assert [tag for tag in tags if re.match(pattern, tag)] == [f"nap/{chart.title}/{layer}"]
+        log.describe({})
+    charts = {chart.title: chart.multiline.tag[0] for category in layout(tmp_path).category for chart in category.chart}
+    assert {"param_norm", "grad_norm", "effective_lr", "rotation", "update_ratio", "dormant", "rank"} <= set(charts)
+    tags = [f"nap/{kind}/{layer}" for kind in ("param_norm", "grad_norm") for layer in ("torso.0", "torso.10")]
+    tags += ["nap/norm_drift", "plasticity/dormant/torso.0", "plasticity/churn", "task/pong/return", "task/index"]
+    found = {title: [tag for tag in tags if re.match(pattern, tag)] for title, pattern in charts.items()}
+    assert found["param_norm"] == ["nap/param_norm/torso.0", "nap/param_norm/torso.10"]
+    assert found["dormant"] == ["plasticity/dormant/torso.0"] and found["return"] == ["task/pong/return"]
+
+
+def test_the_layout_is_one_text_for_all_networks_and_tasks(tmp_path: Path) -> None:
+    for name, config in (("a", {"agent": {"torso": "nature"}}), ("b", {"agent": {"torso": "impala"}})):
+        with RunLog(tmp_path / name) as log:
+            log.describe(config)
+            log.metrics(1, 4, 16, {f"nap/param_norm/{name}": 1.0, f"task/{name}/return": 1.0})
+    assert layout(tmp_path / "a") == layout(tmp_path / "b")  # TensorBoard drops equal charts when it merges
+
+
+def test_the_configuration_is_a_text_and_hyperparameters(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.describe({"seed": 3, "agent": {"nap": True, "torso": "nature"}, "env": {"games": ["pong"]}, "frames": None})
+    found = events(tmp_path)
+    (text,) = found.Tensors("config")
+    assert "| agent.torso | nature |" in text.tensor_proto.string_val[0].decode()
+    content = found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["seed"].number_value == 3 and hparams["agent.nap"].bool_value
+    assert hparams["agent.torso"].string_value == "nature" and hparams["env.games"].string_value == "['pong']"
 
 
 def test_the_summary_keeps_the_order_and_has_null_for_what_is_not_finite(tmp_path: Path) -> None:
@@ -210,7 +234,9 @@ def test_evaluations_have_a_file_of_their_own_from_the_first_one_on(tmp_path: Pa
         assert not (tmp_path / "run" / "evaluations.csv").exists()
         for frames, score in ((400, 1.5), (800, -2.0)):
             episodes = [(7, score, 40), (8, score + 1, 80)]
-            log.evaluation(frames=frames, game="pong", cycle=0, episodes=episodes, scalars={"eval/x": 3.0})
+            log.evaluation(
+                frames=frames, game="pong", cycle=0, episodes=episodes, frame_skip=4, scalars={"eval/x": 3.0}
+            )
     assert (tmp_path / "run" / "evaluations.csv").read_text().splitlines() == [
         "frames,game,cycle,episode,seed,return,length_frames",
         "400,pong,0,0,7,1.5,40",

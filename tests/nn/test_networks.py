@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nap_rl.diagnostics import ntk
 from nap_rl.nn import (
     Categorical,
     DataEfficientTorso,
@@ -36,17 +35,6 @@ def test_pixels_are_divided_by_255_whatever_their_layout(channels: int) -> None:
     divided = scale(stacks)
     assert divided.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(divided, stacks.float() / 255.0)
-
-
-def test_the_kernel_of_a_value_network_is_taken_over_its_frames() -> None:
-    torch.manual_seed(0)
-    network = QNetwork(DataEfficientTorso(), Streams(576, 3, 1, 16, True, None), ExpectedValue())
-    stacks = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
-    gram = ntk(network, stacks)
-    for i in range(3):
-        gradients = [torch.autograd.grad(network(stacks[k, None]).sum(), [*network.parameters()]) for k in (0, i)]
-        inner = sum(float((a.double() * b.double()).sum()) for a, b in zip(*gradients, strict=True))
-        assert float(gram[0, i]) == pytest.approx(inner, rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6), (2, 4, 3, 2, 2)])

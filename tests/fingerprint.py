@@ -1,7 +1,6 @@
-"""What two runs must have in common to be the same run: hashes of everything that a run leaves, but for the clock.
+"""Hashes of everything that a run leaves, without elapsed time: two runs with equal hashes are the same run.
 
-Elapsed time differs from run to run: the `time/` columns and scalars, and the trainer's own clocks, are left out
-here and nowhere else.
+Left out are the `time/` columns and scalars and the clocks in the trainer's state.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ import numpy as np
 from nap_rl import checkpoint
 from nap_rl.replay.buffer import record_dtype
 
-CLOCKS = ("elapsed_seconds", "checkpoint_seconds")  # of the trainer's state
+CLOCKS = ("elapsed_seconds", "checkpoint_seconds")  # in the trainer's state
 CLOCK_PREFIX = "time/"  # of columns in metrics.csv and tags in TensorBoard
 
 
 def fingerprint(run: Path) -> dict[str, str]:
-    """SHA-256 by part: each section of the newest checkpoint, its counters, the replay, each CSV file, TensorBoard.
+    """SHA-256 of each part: sections of the newest checkpoint, its counters, the replay, CSV files, TensorBoard.
 
     Raises:
         FileNotFoundError: the run has no sound checkpoint.
@@ -48,7 +47,7 @@ def fingerprint(run: Path) -> dict[str, str]:
 
 
 def scalars(run: Path) -> list[tuple[str, int, float]]:
-    """(tag, step, value) of all that TensorBoard's own reader finds, sorted, without the clock."""
+    """(tag, step, value) of all scalars, sorted by tag, as TensorBoard's own reader finds them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
@@ -58,7 +57,7 @@ def scalars(run: Path) -> list[tuple[str, int, float]]:
 
 
 def _records(saved: checkpoint.Checkpoint) -> Any:
-    """Of each environment the slots that can still be read, in the order they were played."""
+    """The replay's slots that can still be read, by environment and in the order they were played."""
     config: Mapping[str, Any] = saved.meta["config"]
     counts = saved.tensors["replay"]["counts"].numpy()
     window = -(-config["replay"]["capacity"] // len(counts))
