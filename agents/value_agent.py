@@ -49,6 +49,7 @@ class ValueAgent:
         double: the online network picks the action that the target network values (van Hasselt et al. 2016).
         batch_size: transitions an update.
         target_every_updates: updates between two copies of the online network into the target network.
+        tau: share of the online network in such a copy; below 1 the target network moves softly.
         max_grad_norm: global gradient norm to clip to; None for no clipping.
         seed: of the noise and of epsilon-greedy exploration.
         munchausen: the log-policy as reward and a soft maximum, for one-step returns and heads that are linear in their
@@ -72,6 +73,7 @@ class ValueAgent:
         double: bool = True,
         batch_size: int = 32,
         target_every_updates: int = 2_000,
+        tau: float = 1.0,
         max_grad_norm: float | None = 10.0,
         seed: int = 0,
         munchausen: Munchausen | None = None,
@@ -91,6 +93,7 @@ class ValueAgent:
         self.munchausen = munchausen
         self.batch_size = batch_size
         self.target_every_updates = target_every_updates
+        self.tau = tau
         self.max_grad_norm = max_grad_norm
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
@@ -142,7 +145,7 @@ class ValueAgent:
         if self.device.type == "cpu":
             self.check_finite(update)
         if self.updates % self.target_every_updates == 0:
-            self.copy_to_target()
+            self.update_target()
         return update
 
     def gradient_step(self, importance_exponent: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -220,6 +223,16 @@ class ValueAgent:
         if changed and self.projector is not None:
             self.projector.project()
         return changed
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """target <- tau * online + (1 - tau) * target: a copy where tau is 1."""
+        if self.tau == 1.0:
+            self.copy_to_target()
+            return
+        for target, online in zip(self.target.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if target.is_floating_point():  # counts of batches seen stay
+                target.lerp_(online.to(target.dtype), self.tau)
 
     @torch.no_grad()
     def copy_to_target(self) -> None:

@@ -6,7 +6,7 @@ SB3 steps the environments, calls the callbacks and counts; what stores and lear
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,25 +21,26 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 from stable_baselines3.common.vec_env import VecEnv
 
-from nap_rl.agents import Update, ValueAgent
+from nap_rl.agents import Diverged, Update, ValueAgent
 from nap_rl.nap import Projector
 from nap_rl.replay import Replay
-from nap_rl.sb3 import archive, replay_file
-from nap_rl.sb3.load import Model, read_model
+from nap_rl.sb3 import archive, rainbow_zip, replay_file
+from nap_rl.sb3.model import read_model
+from nap_rl.sb3.observations import Array, NotFinite, Observations, frame_layout
 from nap_rl.sb3.policy import RainbowPolicy, make_spec
-from nap_rl.sb3.settings import DEFAULTS, Settings, box, frame_layout, make_replay, make_settings, plain_box
+from nap_rl.sb3.settings import DEFAULTS, make_replay, make_settings
 from nap_rl.schedules import Linear
 
-COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_unlearnt")
-PROGRESS = ("_current_progress_remaining", "exploration_rate")
+CHECK_EVERY = 100  # updates on a GPU, which a look at the loss waits for
 
 
 class Rainbow(OffPolicyAlgorithm):
     """Rainbow (Hessel et al. 2018), with or without NaP, for discrete actions.
 
     Args:
-        policy: "CnnPolicy" or "MlpPolicy".
-        env: an environment, a VecEnv of any kind, or the id of an environment; its observations a Box.
+        policy: "CnnPolicy", "MlpPolicy", or "MultiInputPolicy" for a Dict of vectors.
+        env: an environment, a VecEnv of any kind, or the id of an environment. Its observations may come in any dtype
+            and container: they are cast to their space's dtype.
         nap: normalisations in front of every nonlinearity, and a projection after each update.
         policy_kwargs: some fields of `NetworkSpec`: hidden, net_arch, head, outputs, noisy_sigma0, ...
         stats_window_size, tensorboard_log, verbose, seed, device: as in every algorithm of SB3.
@@ -51,11 +52,12 @@ class Rainbow(OffPolicyAlgorithm):
 
     Raises:
         ValueError: a setting, an observation or an environment that cannot be used; one sentence.
+        Diverged: in `learn` and `predict`, an observation, a reward or the loss is NaN or infinite.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = dict.fromkeys(DEFAULTS, RainbowPolicy)
     policy: RainbowPolicy
-    observation_space: spaces.Box
+    observations: Observations
     agent: ValueAgent
 
     def __init__(
@@ -100,7 +102,7 @@ class Rainbow(OffPolicyAlgorithm):
         self._updates: list[Update] = []  # since the last row of the log
         if _init_setup_model:
             assert self.env is not None
-            self.frame_stack, self.frame_shape = frame_layout(self.env, self.spec.torso != "mlp")
+            self.observations = Observations.of(self.observation_space, *frame_layout(self.env, self.spec.pixels))
             self._setup_model()
 
     def _setup_model(self) -> None:
@@ -112,12 +114,10 @@ class Rainbow(OffPolicyAlgorithm):
         if not isinstance(space, spaces.Discrete) or space.start != 0:
             raise ValueError(f"the actions are {space}, expected Discrete(n) that starts at 0")
         self.policy = RainbowPolicy(
-            self.observation_space,
+            self.observations,
             space,
             self.lr_schedule,
             spec=self.spec,
-            stack=self.frame_stack,
-            frame_shape=self.frame_shape,
             adam_eps=settings.adam_eps,
             device=self.device,
         )
@@ -141,10 +141,7 @@ class Rainbow(OffPolicyAlgorithm):
     def _make_replay(self, seed: int) -> Replay:
         # Without environments there is nothing to store: such a model is there to predict.
         capacity = self.settings.buffer_size if self.env is not None else self.n_envs * (self.settings.n_steps + 1)
-        pixels = self.observation_space.dtype == np.uint8
-        return make_replay(
-            self.settings, capacity, self.n_envs, self.frame_stack, self.frame_shape, pixels, seed, self.device
-        )
+        return make_replay(self.settings, capacity, self.n_envs, self.observations, seed, self.device)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Another environment of the same spaces, number and frame stacking; ValueError where they differ."""
@@ -157,12 +154,23 @@ class Rainbow(OffPolicyAlgorithm):
 
     def _check_env(self, env: VecEnv) -> None:
         check_for_correct_spaces(env, self.observation_space, self.action_space)
-        stack, frame_shape = frame_layout(env, self.spec.torso != "mlp")
-        if (stack, frame_shape) != (self.frame_stack, self.frame_shape):
+        stack, frame_shape = frame_layout(env, self.spec.pixels)
+        before = self.observations
+        if (stack, frame_shape) != (before.stack, before.frame_shape):
             raise ValueError(
                 f"the environment stacks {stack} frames of {list(frame_shape)}, but this model was made for "
-                f"{self.frame_stack} of {list(self.frame_shape)}: wrap it in VecFrameStack as it was then"
+                f"{before.stack} of {list(before.frame_shape)}: wrap it in VecFrameStack as it was then"
             )
+
+    @property
+    def frame_stack(self) -> int:
+        """Frames in an observation."""
+        return self.observations.stack
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Of one frame."""
+        return self.observations.frame_shape
 
     # Acting and storing.
 
@@ -175,9 +183,8 @@ class Rainbow(OffPolicyAlgorithm):
     ) -> tuple[npt.NDArray[np.int64], tuple[npt.NDArray[Any], ...] | None]:
         """Actions [N] (0-dim for one observation): greedy at the mean weights, or else under noise and epsilon."""
         del episode_start
-        assert not isinstance(observation, dict)
         self.policy.set_training_mode(False)
-        stacks, batched = self.policy.to_stacks(observation)
+        stacks, batched = self._encode(observation)
         epsilon = 0.0 if deterministic else self.exploration_rate
         actions = self.agent.act(stacks, epsilon, noisy=not deterministic)
         return (actions if batched else actions.reshape(())), state
@@ -192,24 +199,45 @@ class Rainbow(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         """Into our ring: the newest frame of each stack, and the last frame of each episode that ended."""
-        assert isinstance(self._last_obs, np.ndarray) and isinstance(new_obs, np.ndarray)
         assert self._last_episode_starts is not None
-        replay = self.agent.replay
+        replay, dones = self.agent.replay, np.asarray(dones, dtype=bool).reshape(-1)
         truncated = np.array([bool(info.get("TimeLimit.truncated")) for info in infos])
-        discounts = ~dones | truncated
-        replay.add(self._newest(self._last_obs), buffer_action, reward, discounts, self._last_episode_starts)
+        first = np.asarray(self._last_episode_starts, dtype=bool).reshape(-1)
+        frames, actions = self._newest_frames(self._last_obs), np.asarray(buffer_action).reshape(-1)
+        replay.add(frames, actions, self._rewards(reward), ~dones | truncated, first)
         if dones.any():
             ended = np.flatnonzero(dones)
-            last = np.stack([infos[env]["terminal_observation"] for env in ended])
-            replay.end_episode(self._newest(last), ended)
+            replay.end_episode(self._last_frames(new_obs, infos, ended), ended)
         self._last_obs = new_obs
         self._last_episode_starts = dones
         if self.num_timesteps > self.settings.learning_starts:
             self._unlearnt += len(dones)
 
-    def _newest(self, observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        frames: npt.NDArray[Any] = self.policy.to_stacks(observations)[0][:, -1]
+    def _last_frames(self, new_obs: Any, infos: list[dict[str, Any]], ended: npt.NDArray[np.int64]) -> Array:
+        """[K, *frame_shape]: what ended episodes ended with; as in SB3, `new_obs` where an environment does not say."""
+        frames = self._newest_frames(new_obs)[ended]
+        for row, env in enumerate(ended):
+            last = infos[env].get("terminal_observation")
+            if last is not None:
+                frames[row] = self._newest_frames(last)[0]
         return frames
+
+    def _newest_frames(self, observations: Any) -> Array:
+        frames: Array = self._encode(observations)[0][:, -1]
+        return frames
+
+    def _encode(self, observations: Any) -> tuple[Array, bool]:
+        try:
+            return self.observations.encode(observations)
+        except NotFinite as error:
+            raise Diverged(f"diverged at step {self.num_timesteps}: {error}") from None
+
+    def _rewards(self, reward: Any) -> npt.NDArray[np.float32]:
+        rewards = np.asarray(reward, dtype=np.float32).reshape(-1)
+        if not np.isfinite(rewards).all():
+            bad = rewards[~np.isfinite(rewards)][0]
+            raise Diverged(f"diverged at step {self.num_timesteps}: a reward is {bad}")
+        return rewards
 
     def _on_step(self) -> None:
         settings, progress = self.settings, 1.0 - self._current_progress_remaining
@@ -229,9 +257,20 @@ class Rainbow(OffPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         importance = Linear(settings.importance_initial, settings.importance_final)(min(progress, 1.0))
         for _ in range(due * settings.gradient_steps):
-            self._updates.append(self.agent.update(importance))
+            self._updates.append(self._update(importance))
         self._n_updates = self.agent.updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _update(self, importance: float) -> Update:
+        try:
+            update = self.agent.update(importance)
+        except Diverged as error:
+            raise Diverged(f"diverged at step {self.num_timesteps}: {error}") from None
+        if self.device.type == "cpu" or self.agent.updates % CHECK_EVERY == 0:
+            loss = float(update.loss)
+            if not math.isfinite(loss):
+                raise Diverged(f"diverged at step {self.num_timesteps}: the loss is {loss}")
+        return update
 
     def dump_logs(self) -> None:
         """A row of the log. Losses since the last one are read here, so that no update waits for them."""
@@ -274,39 +313,11 @@ class Rainbow(OffPolicyAlgorithm):
         """
         if include:
             raise ValueError(f"include={list(include)!r:.60}: a zip of Rainbow holds no further objects")
-        data = self._plain_state()
+        data = rainbow_zip.data(self)
         for name in exclude or ():
             data.pop(name, None)
-        variables: dict[str, Any] = {"noise": self.agent.generator.get_state()}
-        if self._last_obs is not None:
-            variables["last_obs"] = torch.as_tensor(np.ascontiguousarray(self._last_obs))
-            variables["last_episode_starts"] = torch.as_tensor(self._last_episode_starts)
-        if self.projector is not None:
-            variables["projector"] = self.projector.state_dict()
+        variables = rainbow_zip.variables(self)
         archive.write(path, data, self.policy.state_dict(), self.policy.optimizer.state_dict(), variables)
-
-    def _plain_state(self) -> dict[str, Any]:
-        """The fields of `data`: names of SB3 where SB3 has the thing, what is ours under "nap_rl"."""
-        episodes = [{key: float(episode[key]) for key in ("r", "l", "t")} for episode in self.ep_info_buffer or ()]
-        return {
-            "nap_rl": {
-                "policy": self.policy_name,
-                "nap": self.nap,
-                "network": self.spec.plain(),
-                "stack": self.frame_stack,
-                "frame_shape": list(self.frame_shape),
-                "actions": int(self.action_space.n),  # type: ignore[attr-defined]
-                "observations": plain_box(self.observation_space),
-                "exploration": self.agent.exploration.bit_generator.state,
-                "action_space": self.action_space.np_random.bit_generator.state,
-            },
-            **self.settings.plain(),
-            **{name: getattr(self, name) for name in (*COUNTERS, *PROGRESS)},
-            "ep_info_buffer": episodes,
-            "n_envs": self.n_envs,
-            "seed": self.seed,
-            "verbose": self.verbose,
-        }
 
     @classmethod
     def load(
@@ -338,51 +349,20 @@ class Rainbow(OffPolicyAlgorithm):
         try:
             if saved.algorithm != "Rainbow":
                 raise ValueError(f"it is of {saved.algorithm}, which nap_rl.sb3.load reads")
-            said = saved.hints["nap_rl"]
-            arguments = {name: saved.hints[name] for name in Settings().plain() if name in saved.hints}
-            arguments.setdefault("learning_rate", saved.adam["lr"])  # the last value of a function
-            arguments |= {"seed": saved.hints["seed"], "verbose": saved.hints["verbose"], "device": device}
-            arguments |= {"nap": said["nap"] is True, "policy_kwargs": saved.spec.plain(), "_init_setup_model": False}
-            model = cls(said["policy"], env, **{**arguments, **(custom_objects or {}), **kwargs})
-            model.observation_space = box(said["observations"])
-            model.frame_stack, model.frame_shape = saved.stack, saved.frame_shape
+            policy, arguments = rainbow_zip.arguments(saved)
+            arguments |= {"device": device, "_init_setup_model": False, **(custom_objects or {}), **kwargs}
+            model = cls(policy, env, **arguments)
+            model.observation_space, model.observations = saved.observations.space, saved.observations
             if model.env is None:
                 model.action_space = spaces.Discrete(saved.actions)
                 model.n_envs = int(archive.number(saved.hints, "n_envs", 1, 1, 100_000))
             else:
                 model._check_env(model.env)
             model._setup_model()
-            model._restore(saved, force_reset)
+            rainbow_zip.restore(model, saved, force_reset)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise archive.ZipError(f"{path} gives no Rainbow here: {error}") from None
         return model
-
-    def _restore(self, saved: Model, force_reset: bool) -> None:
-        agent, hints, variables = self.agent, saved.hints, saved.variables
-        for name in COUNTERS:
-            setattr(self, name, int(archive.number(hints, name, 0, 0, 1e15)))
-        for name in PROGRESS:
-            setattr(self, name, archive.number(hints, name, getattr(self, name), -1e9, 1e9))
-        names = [name for name, _ in agent.network.named_parameters()]
-        agent.load_state_dict(
-            {
-                "network": saved.network,
-                "target": saved.target,
-                "optimizer": {i: saved.moments[name] for i, name in enumerate(names) if name in saved.moments},
-                "generator": variables["noise"],
-                "exploration": hints["nap_rl"]["exploration"],
-                "updates": self._n_updates,
-                "method": agent.method.state_dict(),
-            }
-        )
-        self.ep_info_buffer = deque(hints["ep_info_buffer"], maxlen=self._stats_window_size)
-        self.ep_success_buffer = deque(maxlen=self._stats_window_size)
-        self.action_space.np_random.bit_generator.state = hints["nap_rl"]["action_space"]
-        if self.projector is not None:
-            self.projector.load_state_dict(variables["projector"])
-        if self.env is not None and not force_reset and "last_obs" in variables:
-            self._last_obs = variables["last_obs"].numpy().astype(self.observation_space.dtype)
-            self._last_episode_starts = variables["last_episode_starts"].numpy()
 
     def save_replay_buffer(self, path: Any) -> None:
         """The replay as one safetensors file, with its priorities and its generator."""

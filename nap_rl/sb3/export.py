@@ -18,11 +18,14 @@ from nap_rl import checkpoint
 from nap_rl.nap import Projector
 from nap_rl.nn import NetworkSpec
 from nap_rl.plasticity import Method, method_named
+from nap_rl.sb3 import layout
 from nap_rl.sb3.algorithm import Rainbow
-from nap_rl.sb3.load import CNN, MOMENTS, OUTPUT, Moments, load_moments
+from nap_rl.sb3.model import MOMENTS, Moments, load_moments
+from nap_rl.sb3.observations import Observations
 from nap_rl.sb3.policy import HEADS, build_network
 
 STACK, FRAME_SHAPE = 4, (84, 84)
+OBSERVATIONS = spaces.Box(0, 255, (STACK, *FRAME_SHAPE), np.uint8)
 BUFFER_SIZE = 10_000  # of the zip: SB3 allocates it on loading, 56 kB a transition; `load(..., buffer_size=)` overrides
 
 
@@ -71,7 +74,7 @@ def export(run: str | Path, path: str | Path) -> str:
         uniform_probability=config["agent"]["uniform_probability"],
         adam_eps=config["agent"]["adam_eps"],
     )
-    model.frame_stack, model.frame_shape = STACK, FRAME_SHAPE
+    model.observations = Observations.of(OBSERVATIONS, STACK, FRAME_SHAPE)
     _set_up(model, saved.meta)
     model.agent.network.load_state_dict(saved.tensors["network"])
     model.agent.target.load_state_dict(saved.tensors["target"])
@@ -103,18 +106,12 @@ def _export_sb3(
         _init_setup_model=False,
     )
     _set_up(model, saved.meta)
-    layers = {ours: theirs for theirs, ours in {**CNN, f"{net}.0": OUTPUT}.items()}
+    actions = int(saved.meta["num_actions"])
+    names = layout.our_layers(spec, FRAME_SHAPE, STACK, actions)
+    layers = dict(zip(names, [*layout.CONVOLUTIONS, layout.FEATURES, f"{net}.0"], strict=True))
 
     def theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        # Ours: row a * N + n is quantile n of action a; SB3: row n * A + a.
-        renamed = {}
-        for name, tensor in tensors.items():
-            layer, _, kind = name.rpartition(".")
-            if layer == OUTPUT:
-                rows = tensor.view(-1, spec.outputs, *tensor.shape[1:])
-                tensor = rows.transpose(0, 1).reshape(tensor.shape)
-            renamed[f"{layers[layer]}.{kind}"] = tensor
-        return renamed
+        return layout.rename(layout.quantiles_first(tensors, actions, spec.outputs), layers)
 
     online, target = theirs(saved.tensors["network"]), theirs(saved.tensors["target"])
     model.policy.load_state_dict(
@@ -151,7 +148,7 @@ def _settings(agent: Mapping[str, Any]) -> dict[str, Any]:
 
 def _set_up(model: DQN | QRDQN | Rainbow, meta: Mapping[str, Any]) -> None:
     """The spaces that an environment would have given, and the counters."""
-    model.observation_space = spaces.Box(0, 255, (STACK, *FRAME_SHAPE), np.uint8)
+    model.observation_space = OBSERVATIONS
     model.action_space = spaces.Discrete(int(meta["num_actions"]))
     model.n_envs = 1
     model._setup_model()

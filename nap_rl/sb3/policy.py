@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from nap_rl.nap import normalize
 from nap_rl.nn import NetworkSpec, QNetwork
+from nap_rl.sb3.observations import Observations
 
 # Without clipped rewards the range of returns is not known beforehand: quantiles need none, atoms do.
 MLP_SPEC = NetworkSpec(torso="mlp", net_arch=(128,), hidden=128, head="quantile", outputs=51, noisy_sigma0=0.5)
@@ -30,7 +30,7 @@ def make_spec(policy: str, kwargs: Mapping[str, Any], nap: bool) -> NetworkSpec:
     Raises:
         ValueError: an unknown name or value; one sentence.
     """
-    specs = {"CnnPolicy": CNN_SPEC, "MlpPolicy": MLP_SPEC}
+    specs = {"CnnPolicy": CNN_SPEC, "MlpPolicy": MLP_SPEC, "MultiInputPolicy": MLP_SPEC}
     if policy not in specs:
         raise ValueError(f"policy={policy!r} is none of {', '.join(specs)}")
     known = [field.name for field in fields(NetworkSpec)]
@@ -40,8 +40,9 @@ def make_spec(policy: str, kwargs: Mapping[str, Any], nap: bool) -> NetworkSpec:
     plain = {**specs[policy].plain(), **({"norm": "layer"} if nap else {}), **kwargs}
     if nap and plain["norm"] is None:
         raise ValueError("nap=True projects behind normalisations, but policy_kwargs has norm=None")
-    if isinstance(plain["net_arch"], tuple):
-        plain["net_arch"] = list(plain["net_arch"])
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in plain.items()}
+    if isinstance(plain["net_arch"], (list, tuple)):
+        plain["net_arch"] = [int(w) if isinstance(w, np.integer) else w for w in plain["net_arch"]]
     if plain["head"] == "expected":
         plain["outputs"] = 1
     spec = NetworkSpec.from_plain(plain)
@@ -58,35 +59,14 @@ def build_network(spec: NetworkSpec, frame_shape: Sequence[int], stack: int, act
     return network
 
 
-def to_stacks(
-    observation: npt.NDArray[Any], shape: tuple[int, ...], stack: int, frame_shape: tuple[int, ...]
-) -> tuple[npt.NDArray[Any], bool]:
-    """SB3's observations, one or N, as [N, stack, *frame_shape], and whether there was a batch of them.
-
-    Images may have their channels first or last; `shape` is that of one observation with channels first. SB3's frame
-    stacks have the newest frame last, as ours do.
-
-    Raises:
-        ValueError: the observation has another shape.
-    """
-    array = np.asarray(observation)
-    last = (*shape[1:], shape[0])
-    if len(shape) == 3 and array.shape[-3:] == last != shape:
-        array = np.moveaxis(array, -1, -3)
-    if array.shape != shape and array.shape[1:] != shape:
-        raise ValueError(f"an observation has shape {list(array.shape)}, expected {list(shape)} or N of them")
-    return array.reshape(-1, stack, *frame_shape), array.ndim > len(shape)
-
-
 class RainbowPolicy(BasePolicy):
     """SB3's side of a value network: `q_net`, `q_net_target` and `optimizer`, under the names that a zip has.
 
     Args:
-        observation_space: a Box; images with channels first.
+        observations: the space, and how its observations divide into frames.
         action_space: Discrete.
         lr_schedule: progress remaining -> learning rate.
         spec: the network.
-        stack, frame_shape: how an observation divides into frames.
         adam_eps: epsilon of Adam.
     """
 
@@ -94,34 +74,28 @@ class RainbowPolicy(BasePolicy):
 
     def __init__(
         self,
-        observation_space: spaces.Box,
+        observations: Observations,
         action_space: spaces.Discrete,
         lr_schedule: Schedule,
         *,
         spec: NetworkSpec,
-        stack: int,
-        frame_shape: tuple[int, ...],
         adam_eps: float,
         device: torch.device | str,
     ) -> None:
-        super().__init__(observation_space, action_space)
-        self.stack = stack
-        self.frame_shape = frame_shape
-        self.q_net = build_network(spec, frame_shape, stack, int(action_space.n)).to(device)
+        super().__init__(observations.space, action_space)
+        self.observations = observations
+        layout = (observations.frame_shape, observations.stack)
+        self.q_net = build_network(spec, *layout, int(action_space.n)).to(device)
         self.q_net_target = copy.deepcopy(self.q_net).requires_grad_(False)
         fused = torch.device(device).type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.q_net.parameters(), lr=lr_schedule(1), eps=adam_eps, fused=fused)
 
-    def to_stacks(self, observation: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool]:
-        """See the function of this name."""
-        assert self.observation_space.shape is not None
-        return to_stacks(observation, self.observation_space.shape, self.stack, self.frame_shape)
-
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: PyTorchObs) -> Tensor:
         """Greedy actions [N] without noise."""
         return self._predict(observation)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
-        assert isinstance(observation, Tensor)
-        stacks = observation.view(-1, self.stack, *self.frame_shape)
-        return self.q_net.q_values(stacks).argmax(dim=1)
+        tensors = observation if isinstance(observation, dict) else {"": observation}
+        arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        stacks, _ = self.observations.encode(arrays if isinstance(observation, dict) else arrays[""])
+        return self.q_net.q_values(torch.from_numpy(stacks).to(self.device)).argmax(dim=1)

@@ -1,4 +1,4 @@
-"""How `Rainbow` learns, in plain values, and what it makes of an environment's observations."""
+"""How `Rainbow` learns, in plain values."""
 
 from __future__ import annotations
 
@@ -9,25 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.vec_env import (
-    VecCheckNan,
-    VecEnv,
-    VecFrameStack,
-    VecMonitor,
-    VecNormalize,
-    VecTransposeImage,
-    VecVideoRecorder,
-)
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from nap_rl.machine import available_memory
 from nap_rl.replay import Replay
-
-# Wrappers through which an observation comes as it is, or with its channels moved to the front.
-TRANSPARENT = (VecTransposeImage, VecMonitor, VecCheckNan, VecVideoRecorder)
+from nap_rl.sb3.observations import Observations
 
 
 @dataclass(frozen=True)
@@ -80,18 +66,16 @@ class Settings:
 
 
 # CartPole's scale: small networks, quick copies, raw rewards.
-DEFAULTS = {
-    "CnnPolicy": Settings(),
-    "MlpPolicy": Settings(
-        learning_rate=5e-4,
-        buffer_size=100_000,
-        learning_starts=1_000,
-        batch_size=64,
-        train_freq=2,
-        target_update_interval=500,
-        reward_clip=None,
-    ),
-}
+VECTORS = Settings(
+    learning_rate=5e-4,
+    buffer_size=100_000,
+    learning_starts=1_000,
+    batch_size=64,
+    train_freq=2,
+    target_update_interval=500,
+    reward_clip=None,
+)
+DEFAULTS = {"CnnPolicy": Settings(), "MlpPolicy": VECTORS, "MultiInputPolicy": VECTORS}
 # Name -> least and largest value; whole numbers where the default is one.
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("buffer_size", "batch_size", "train_freq", "gradient_steps", "target_update_interval"), (1, 1e12)),
@@ -114,6 +98,7 @@ def make_settings(policy: str, values: Mapping[str, Any]) -> Settings:
         ValueError: an unknown name, or a value of another type or out of its range; one sentence.
     """
     known = [field.name for field in fields(Settings)]
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"Rainbow has no setting '{name}', expected some of {', '.join(known)}")
@@ -129,35 +114,17 @@ def make_settings(policy: str, values: Mapping[str, Any]) -> Settings:
     return replace(DEFAULTS[policy], **values)
 
 
-def plain_box(space: spaces.Box) -> dict[str, Any]:
-    """For JSON; `box` is the inverse. An end that is the same everywhere is one number."""
-    ends = {"low": space.low, "high": space.high}
-    plain = {n: end.flat[0].item() if (end == end.flat[0]).all() else end.tolist() for n, end in ends.items()}
-    return {**plain, "shape": list(space.shape), "dtype": str(space.dtype)}
-
-
-def box(plain: Mapping[str, Any]) -> spaces.Box:
-    """From values that nobody vouches for; ValueError, TypeError or KeyError where they are no Box."""
-    shape, dtype = plain["shape"], np.dtype(plain["dtype"])
-    if dtype.kind not in "iuf" or math.prod(shape) > 1 << 24:
-        raise ValueError(f"observations of {math.prod(shape)} values of type {dtype} are none that are read here")
-    low, high = (np.broadcast_to(np.array(plain[end], dtype), shape) for end in ("low", "high"))
-    return spaces.Box(low, high, dtype=dtype.type)
-
-
 def make_replay(
     settings: Settings,
     capacity: int,
     num_envs: int,
-    stack: int,
-    frame_shape: tuple[int, ...],
-    pixels: bool,
+    observations: Observations,
     seed: int,
     device: torch.device,
 ) -> Replay:
     """An empty replay; ValueError where it would not fit the memory that is free."""
-    dtype = torch.uint8 if pixels else torch.float32
-    needed, available = Replay.nbytes(capacity, math.prod(frame_shape) * dtype.itemsize), available_memory()
+    frame_bytes = math.prod(observations.frame_shape) * observations.dtype.itemsize
+    needed, available = Replay.nbytes(capacity, frame_bytes), available_memory()
     if available is not None and needed > available:
         raise ValueError(
             f"buffer_size={capacity} needs {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free"
@@ -165,9 +132,9 @@ def make_replay(
     return Replay(
         capacity,
         num_envs,
-        frame_shape=frame_shape,
-        frame_dtype=dtype,
-        stack=stack,
+        frame_shape=observations.frame_shape,
+        frame_dtype=observations.torch_dtype,
+        stack=observations.stack,
         n_steps=settings.n_steps,
         discount=settings.gamma,
         reward_clip=settings.reward_clip,
@@ -176,35 +143,3 @@ def make_replay(
         seed=seed,
         device=device,
     )
-
-
-def frame_layout(env: VecEnv, images: bool) -> tuple[int, tuple[int, ...]]:
-    """(stack, frame_shape): how many frames an observation is made of, and the shape of one.
-
-    More than one only for a VecFrameStack of images or of vectors; what other wrappers stack is one observation. Images
-    have their channels first, and no channel axis where they have one channel.
-
-    Args:
-        images: whether the observations are to be images.
-
-    Raises:
-        ValueError: observations that Rainbow cannot take; one sentence.
-    """
-    space = env.observation_space
-    if not isinstance(space, spaces.Box):
-        raise ValueError(f"the observations are {type(space).__name__}, expected a Box")
-    if images and not is_image_space(space):
-        raise ValueError(f"CnnPolicy needs images (uint8, 3 dimensions), but observations are {space}: use MlpPolicy")
-    stack, below = 1, env
-    while isinstance(below, VecEnvWrapper):
-        if isinstance(below, VecNormalize):
-            raise ValueError("VecNormalize is not supported: its view of an observation changes while that is stored")
-        if isinstance(below, VecFrameStack) and (images or len(space.shape) == 1):
-            stack = below.stacked_obs.n_stack
-            break
-        if not isinstance(below, TRANSPARENT):
-            break
-        below = below.venv
-    if images and space.shape[0] == stack:
-        return stack, space.shape[1:]
-    return stack, (space.shape[0] // stack, *space.shape[1:])

@@ -11,7 +11,7 @@ import torch
 
 from nap_rl.agents import ValueAgent
 from nap_rl.nn import Categorical, ExpectedValue, QNetwork, Quantile
-from nap_rl.sb3.load import Model, load_moments
+from nap_rl.sb3.model import Model, load_moments
 
 TORSO = "torso."
 HEADS = {"expected": ExpectedValue, "categorical": Categorical, "quantile": Quantile}
