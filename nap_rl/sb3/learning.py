@@ -1,7 +1,7 @@
 """How a zip was trained, for an agent that learns on: every setting is taken or named in a warning.
 
-A number out of range becomes the nearest one in range, so that a policy acts whatever it learnt with. A value that is no
-number is refused, and so is a number so far out that SB3 cannot have trained with it.
+A number out of range becomes the nearest one in range, so that a policy acts whatever it learnt with. Refused are
+values that are no numbers, and numbers so far out that SB3 cannot have trained with them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from nap_rl.sb3.learning import learning
 from nap_rl.sb3.model import Model, read_model
 from nap_rl.sb3.observations import NotFinite
 
-__all__ = ["LoadedPolicy", "load", "read_model"]
+__all__ = ["LoadedPolicy", "Model", "load", "read_model"]
 
 
 @dataclass

@@ -222,7 +222,7 @@ def _observations(hints: Mapping[str, Any], spec: NetworkSpec, online: Mapping[s
     elif kind.endswith(".MultiDiscrete'>") and sum(nvec := _numbers(said.get("nvec"))) == inputs:
         space = spaces.MultiDiscrete(list(nvec))
     elif kind.endswith(".MultiBinary'>") and math.prod(shape) == inputs:
-        space = spaces.MultiBinary(shape)
+        space = spaces.MultiBinary(shape if len(shape) > 1 else shape[0])
     else:
         shape = shape if shape and math.prod(shape) == inputs else (inputs,)
         # SB3 divides images by 255, under MlpPolicy too, and no other bytes.

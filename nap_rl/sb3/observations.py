@@ -140,7 +140,7 @@ def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
     if isinstance(space, spaces.MultiDiscrete):
         return {"kind": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, spaces.MultiBinary):
-        return {"kind": "MultiBinary", "shape": list(space.shape)}
+        return {"kind": "MultiBinary", "n": space.shape[0] if isinstance(space.n, int) else list(space.shape)}
     if isinstance(space, spaces.Dict):
         return {"kind": "Dict", "spaces": {name: plain_space(part) for name, part in space.items()}}
     assert isinstance(space, spaces.Box)
@@ -162,10 +162,11 @@ def space_from_plain(plain: Mapping[str, Any]) -> spaces.Space[Any]:
             raise ValueError("a MultiDiscrete space of such sizes is read by nothing here")
         space = spaces.MultiDiscrete(nvec, start=start)
     elif kind == "MultiBinary":
-        shape = [_whole(length) for length in plain["shape"]]
-        if math.prod(shape) > MOST_NUMBERS:
-            raise ValueError(f"observations of {math.prod(shape)} values are none that are read here")
-        space = spaces.MultiBinary(shape)
+        n = plain["n"]
+        lengths = [_whole(length) for length in (n if isinstance(n, list) else [n])]
+        if math.prod(lengths) > MOST_NUMBERS:
+            raise ValueError(f"observations of {math.prod(lengths)} values are none that are read here")
+        space = spaces.MultiBinary(lengths if isinstance(n, list) else lengths[0])
     elif kind == "Dict":
         space = spaces.Dict({str(name): space_from_plain(part) for name, part in plain["spaces"].items()})
     elif kind == "Box":

@@ -171,6 +171,20 @@ def test_the_target_is_an_exact_copy_every_target_every_updates_and_stands_still
     assert not any(p.requires_grad for p in agent.target.parameters())
 
 
+def test_a_soft_target_moves_by_tau_towards_the_online_network(make_agent: Make) -> None:
+    agent = make_agent(target_every_updates=2, tau=0.25)
+    fill(agent.replay, 50)
+    before = copy.deepcopy(agent.target)
+    agent.update()
+    assert same(agent.target, before)
+    agent.update()
+    for old, new, online in zip(
+        before.parameters(), agent.target.parameters(), agent.network.parameters(), strict=True
+    ):
+        assert torch.allclose(new, 0.75 * old + 0.25 * online, atol=1e-7)
+    assert not same(agent.target, agent.network)
+
+
 def test_the_gradient_is_clipped_by_its_global_norm_and_reported_unclipped(make_agent: Make) -> None:
     norms = {}
     for clip in (None, 1e-3, 1e6):

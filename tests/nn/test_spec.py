@@ -77,7 +77,7 @@ def test_a_seed_gives_the_weights_of_a_network_assembled_by_hand(by_hand: Any, s
     state = network.state_dict()
     assert list(state) == list(expected.state_dict())
     assert all(torch.equal(tensor, state[name]) for name, tensor in expected.state_dict().items())
-    assert type(network.head) is type(expected.head) and network.head.levels == expected.head.levels
+    assert type(network.head) is type(expected.head) and network.head.tau_counts == expected.head.tau_counts
     assert spec.shapes((84, 84), 4, 6) == {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 

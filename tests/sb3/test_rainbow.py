@@ -272,6 +272,12 @@ def test_another_frame_stacking_of_the_same_shape_is_refused() -> None:
         model.set_env(DummyVecEnv([SixChannels, SixChannels]))
 
 
+class Camera(Colours):
+    observation_space = gymnasium.spaces.Dict(
+        camera=gymnasium.spaces.Box(0, 255, (36, 36, 3), np.uint8), speed=gymnasium.spaces.Box(-1, 1, (2,))
+    )
+
+
 @pytest.mark.parametrize(
     ("policy", "env", "settings", "sentence"),
     [
@@ -284,7 +290,12 @@ def test_another_frame_stacking_of_the_same_shape_is_refused() -> None:
         ("MlpPolicy", "CartPole-v1", {"policy_kwargs": {"head": "iqn"}}, "head='iqn' is none of"),
         ("MlpPolicy", "CartPole-v1", {"nap": True, "policy_kwargs": {"norm": None}}, "nap=True projects"),
         ("MlpPolicy", "CartPole-v1", {"buffer_size": 10**11}, "buffer_size=100000000000 needs .* GB of memory"),
-        ("MlpPolicy", "FrozenLake-v1", {}, "observations are Discrete, expected a Box"),
+        (
+            "MultiInputPolicy",
+            Camera(),
+            {},
+            "reads vectors here, but 'camera' of the observations is an image",
+        ),
         ("MlpPolicy", VecNormalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")])), {}, "VecNormalize"),
     ],
 )
