@@ -21,10 +21,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nap_rl.files import write_atomic
+from nap_rl.report.statistics import mean_interval
 from nap_rl.studies.stream import STEPS, SUMMARY, TASKS
 
 Floats = NDArray[np.float64]
-RESAMPLES = 2000
+RESAMPLES = 2_000  # of each of some hundred points of a curve
 POINTS = 60  # of a drawn curve, each the mean over a window; figure.csv has every task
 LABELS = {
     "online_accuracy": "online accuracy",
@@ -82,14 +83,6 @@ def report(folder: Path) -> str:
     draw(panels).savefig(picture, format="png", dpi=110)
     write_atomic(folder / "figure.png", picture.getvalue())
     return table(studies)
-
-
-def bootstrap(values: Floats, seed: int = 0) -> tuple[Floats, Floats]:
-    """95 % percentile interval of the mean over the first axis: [runs, points] -> two of [points]."""
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    weights = np.stack([(draws == run).mean(1) for run in range(len(values))], axis=1)
-    low, high = np.percentile(weights @ values, [2.5, 97.5], axis=0)
-    return low, high
 
 
 Row = tuple[str, str]
@@ -280,7 +273,7 @@ def _write_csv(path: Path, panels: Panels) -> None:
     out.writerow(["quantity", "network", "column", "series", "runs", "x", "mean", "low", "high"])
     for (row, column), series in panels.items():
         for name, (curve, values) in series.items():
-            low, high = bootstrap(values)
+            low, high = mean_interval(values, resamples=RESAMPLES)
             for point in zip(curve.x, values.mean(0), low, high, strict=True):
                 out.writerow([*row, column, name, len(values), *(f"{number:.6g}" for number in point)])
     write_atomic(path, table.getvalue())
@@ -323,7 +316,7 @@ def _line(axes: Axes, curve: Curve, values: Floats, colour: str, name: str) -> N
     points = values.shape[1] // window
     smooth = values[:, : points * window].reshape(len(values), points, window).mean(2)
     x = curve.x[: points * window].reshape(points, window).mean(1)
-    low, high = bootstrap(smooth)
+    low, high = mean_interval(smooth, resamples=RESAMPLES)
     axes.plot(x, smooth.mean(0), color=colour, label=name, linewidth=1.2)
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 

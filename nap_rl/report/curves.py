@@ -24,6 +24,10 @@ class Episodes:
     frames: Floats  # [E]
     returns: Floats  # [E] unclipped rewards of the whole game
     games: tuple[str, ...]  # E names
+    cycles: tuple[int, ...]  # E passes through the sequence of games, from 0
+
+    def __getitem__(self, rows: slice) -> Episodes:
+        return Episodes(self.frames[rows], self.returns[rows], self.games[rows], self.cycles[rows])
 
 
 def read_metrics(run: Path) -> Columns:
@@ -54,9 +58,10 @@ def read_episodes(run: Path) -> Episodes:
     try:
         frames = np.array(columns["frames"], dtype=np.float64)
         returns = np.array(columns["return"], dtype=np.float64)
+        cycles = tuple(map(int, columns.get("cycle", "0" * len(rows))))
     except ValueError as error:
         raise ValueError(f"{path} holds something that is no number: {error}.") from error
-    return Episodes(frames, returns, tuple(columns["game"]))
+    return Episodes(frames, returns, tuple(columns["game"]), cycles)
 
 
 def column(columns: Columns, name: str, run: Path) -> Floats:
@@ -84,18 +89,8 @@ def moving_return(episodes: Episodes, window: int) -> Floats:
     return means
 
 
-def task_switches(columns: Columns) -> Floats:
-    """Frames at which task/index changes, float64 [switches]; empty for a run of one task."""
-    if "task/index" not in columns:
-        return np.empty(0)
-    index = columns["task/index"]
-    known = np.isfinite(index)
-    changes = np.flatnonzero(np.diff(index[known])) + 1
-    return columns["frames"][known][changes]
-
-
 def relative_norms(columns: Columns, run: Path) -> Columns:
-    """Parameter norms over their first value, float64 [rows]: "all layers", then each layer.
+    """Parameter norms over their first logged value, float64 [rows]: "all layers", then each layer.
 
     The norm of all layers is the root of the sum of their squares. A layer that starts at zero is left out.
     Raises ValueError if no column nap/param_norm/<layer> is there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """A statistic and its bootstrap percentile interval; both ends None where there is nothing to resample."""
+    """A statistic and its bootstrap percentile interval; both ends are None for a single score."""
 
     value: float
     low: float | None
@@ -23,9 +23,9 @@ class Estimate(NamedTuple):
 
 
 def iqm(scores: Floats, axis: int = -1) -> Floats:
-    """Inter-quartile mean along `axis`: what is left when the lowest and the highest quarter are dropped.
+    """Inter-quartile mean along `axis`: the mean without the lowest and the highest floor(n / 4) of n scores.
 
-    floor(n / 4) of n scores are dropped at either end, as rliable (scipy's `trim_mean`) does.
+    rliable drops as many (scipy's `trim_mean`).
     """
     n = scores.shape[axis]
     middle: Floats = np.sort(scores, axis=axis).take(np.arange(n // 4, n - n // 4), axis=axis).mean(axis=axis)
@@ -35,9 +35,9 @@ def iqm(scores: Floats, axis: int = -1) -> Floats:
 def estimate(
     scores: Sequence[float], statistic: Callable[..., Floats] = iqm, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """`statistic` (along `axis=-1`) of one game's episodes, resampled with replacement.
+    """`statistic` (along `axis=-1`) of one game's episodes, which are resampled with replacement.
 
-    Raises ValueError for no scores.
+    Raises ValueError if there is no score.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0:
@@ -47,11 +47,11 @@ def estimate(
         return Estimate(value, None, None)
     rng = np.random.default_rng(seed)
     drawn = values[rng.integers(0, values.size, (resamples, values.size))]
-    return Estimate(value, *_interval(statistic(drawn, axis=-1)))
+    return Estimate(value, *map(float, _interval(statistic(drawn, axis=-1))))
 
 
 class Aggregate(NamedTuple):
-    """Over games. Mean and median are of the games' means over their runs, the IQM is over all runs of all games."""
+    """Statistics over games: mean and median of the games' means over their runs, IQM of all runs of all games."""
 
     mean: Estimate
     median: Estimate
@@ -59,11 +59,11 @@ class Aggregate(NamedTuple):
 
 
 def aggregate(scores: Sequence[Sequence[float]], *, resamples: int = RESAMPLES, seed: int = 0) -> Aggregate:
-    """scores[game][run], each normalised: the games are fixed, the runs of each game are resampled (stratified).
+    """Statistics of scores[game][run], normalised. The runs of each game are resampled (stratified), games are not.
 
     The interval is left out unless every game has two runs or more: one run cannot say how much runs differ.
 
-    Raises ValueError for no game, or a game without a run.
+    Raises ValueError if there is no game, or a game without a run.
     """
     games = [np.asarray(runs, dtype=np.float64) for runs in scores]
     if not games or any(runs.size == 0 for runs in games):
@@ -72,16 +72,31 @@ def aggregate(scores: Sequence[Sequence[float]], *, resamples: int = RESAMPLES, 
     drawn = [runs[rng.integers(0, runs.size, (resamples, runs.size))] for runs in games]
     several = all(runs.size > 1 for runs in games)
 
-    def over_games(statistic: Callable[..., Floats]) -> Estimate:
-        value = float(statistic(np.array([runs.mean() for runs in games]), axis=-1))
-        means = np.stack([runs.mean(axis=1) for runs in drawn], axis=1)  # [resamples, games]
-        return Estimate(value, *(_interval(statistic(means, axis=-1)) if several else (None, None)))
+    means = np.stack([runs.mean(axis=1) for runs in drawn], axis=1)  # [resamples, games]
 
-    interval = _interval(iqm(np.concatenate(drawn, axis=1))) if several else (None, None)
-    over_runs = Estimate(float(iqm(np.concatenate(games))), *interval)
-    return Aggregate(over_games(np.mean), over_games(np.median), over_runs)
+    def with_interval(value: Floats, resampled: Floats) -> Estimate:
+        return Estimate(float(value), *(map(float, _interval(resampled)) if several else (None, None)))
+
+    mean, median = (
+        with_interval(statistic([runs.mean() for runs in games]), statistic(means, axis=1))
+        for statistic in (np.mean, np.median)
+    )
+    return Aggregate(mean, median, with_interval(iqm(np.concatenate(games)), iqm(np.concatenate(drawn, axis=1))))
 
 
-def _interval(statistics: Floats) -> tuple[float, float]:
-    low, high = np.quantile(statistics, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def mean_interval(values: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Floats, Floats]:
+    """Interval of the mean over runs: [runs, points] -> low [points], high [points].
+
+    Every resample draws whole runs, so the points of a curve share their draws.
+    """
+    runs = len(values)
+    drawn = np.random.default_rng(seed).integers(0, runs, (resamples, runs))
+    places = drawn + runs * np.arange(resamples)[:, None]  # of each draw in the flattened [resamples, runs]
+    counts = np.bincount(places.ravel(), minlength=resamples * runs).reshape(resamples, runs)
+    return _interval(counts / runs @ values)
+
+
+def _interval(statistics: Floats) -> tuple[Any, Any]:
+    """Percentiles over the first axis, that of the resamples: numbers of [resamples], arrays of [resamples, points]."""
+    low, high = np.quantile(statistics, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high

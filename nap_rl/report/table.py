@@ -7,47 +7,69 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nap_rl.report.curves import Episodes, moving_return, read_episodes
+from nap_rl.report.curves import moving_return, read_episodes, read_metrics
 
 HEADERS = ("run", "status", "frames", "fps", "last return", "norm drift")
 WINDOW = 100  # episodes in the last return
 
 
 def runs_table(folder: Path) -> str:
-    """One line a run found anywhere under `folder`, in the order of their paths.
+    """One line a run found anywhere under `folder`, in the order of their paths. Studies are counted below it.
 
     From summary.json: status, emulator frames, frames a second, the largest relative norm drift
     (nap.max_relative_norm_drift). From episodes.csv: the mean return of the last 100 episodes of the last
-    game. "-" stands for what is missing or null. Raises FileNotFoundError if no run is there, ValueError for
-    a damaged file.
+    game. A run without a summary is running or was killed: its frames are those of the last row of metrics.csv.
+    "-" stands for what is missing or null.
+
+    Raises FileNotFoundError if no run is there, ValueError for a damaged file.
     """
     folder = Path(folder)
-    paths = sorted(folder.rglob("summary.json"))
-    if not paths:
-        raise FileNotFoundError(f"There is no summary.json under {folder}: name a folder of runs.")
-    rows = [HEADERS] + [_row(path, folder) for path in paths]
+    names = ("summary.json", "metrics.csv")
+    runs = sorted({path.parent for name in names for path in folder.rglob(name)})
+    if not runs:
+        raise FileNotFoundError(f"There is no summary.json under {folder}, nor a metrics.csv: name a folder of runs.")
+    summaries = {run: _summary(run / "summary.json") for run in runs}
+    studies = [run for run, summary in summaries.items() if "study" in (summary.get("config") or {})]
+    rows = [HEADERS, *(_row(run, summaries[run], folder) for run in runs if run not in studies)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADERS))]
     lines = ["  ".join([*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = lines if len(rows) > 1 else []
+    if studies:
+        lines.append(f"left out: {len(studies)} of studies, which `python study.py report FOLDER` shows")
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(path: Path, folder: Path) -> tuple[str, ...]:
+def _summary(path: Path) -> dict[str, Any]:
+    """The values of summary.json, {} without the file."""
+    if not path.is_file():
+        return {}
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     if not isinstance(summary, dict):
         raise ValueError(f"{path} holds a {type(summary).__name__}, not the values of a run.")
+    return summary
+
+
+def _row(run: Path, summary: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     nap = summary.get("nap")
     return (
-        str(path.parent.relative_to(folder)),
+        str(run.relative_to(folder)),
         str(summary.get("status") or "-"),
-        _number(summary, "frames", ",.0f"),
+        _number(summary, "frames", ",.0f") if summary else _frames_so_far(run),
         _number(summary, "fps", ",.0f"),
-        _last_return(path.parent),
+        _last_return(run),
         _number(nap if isinstance(nap, dict) else {}, "max_relative_norm_drift", ".1e"),
     )
+
+
+def _frames_so_far(run: Path) -> str:
+    try:
+        return format(read_metrics(run)["frames"][-1], ",.0f")
+    except (ValueError, KeyError):  # no row yet
+        return "-"
 
 
 def _number(values: Mapping[str, Any], key: str, spec: str) -> str:
@@ -60,5 +82,4 @@ def _last_return(run: Path) -> str:
     if not path.is_file() or path.read_bytes().count(b"\n") < 2:  # no episode has ended
         return "-"
     episodes = read_episodes(run)
-    last = Episodes(episodes.frames[-WINDOW:], episodes.returns[-WINDOW:], episodes.games[-WINDOW:])
-    return format(moving_return(last, WINDOW)[-1], ",.2f")
+    return format(moving_return(episodes[-WINDOW:], WINDOW)[-1], ",.2f")

@@ -15,12 +15,13 @@ from nap_rl.report.curves import (
     read_episodes,
     read_metrics,
     relative_norms,
-    task_switches,
 )
 
 
 def episodes_of(returns: list[float]) -> Episodes:
-    return Episodes(np.arange(len(returns), dtype=np.float64), np.array(returns), ("pong",) * len(returns))
+    return Episodes(
+        np.arange(len(returns), dtype=np.float64), np.array(returns), ("pong",) * len(returns), (0,) * len(returns)
+    )
 
 
 def test_metrics_read_back_what_a_run_logged(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_moving_return_looks_back_only(returns: list[float], window: int) -> N
 
 def test_a_moving_return_does_not_mix_the_scores_of_two_games() -> None:
     games = ("pong", "pong", "breakout", "breakout", "pong")
-    episodes = Episodes(np.arange(5.0), np.array([-21.0, -19, 300, 400, -1]), games)
+    episodes = Episodes(np.arange(5.0), np.array([-21.0, -19, 300, 400, -1]), games, (0,) * 5)
     np.testing.assert_array_equal(moving_return(episodes, 100), [-21, -20, 300, 350, -1])
 
 
@@ -109,15 +110,6 @@ def test_one_enormous_return_leaves_no_trace_once_it_is_out_of_the_window() -> N
 def test_a_window_of_no_episode_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 episode, got 0"):
         moving_return(episodes_of([1.0]), 0)
-
-
-def test_a_task_switch_is_at_the_first_row_of_the_new_task_empty_cells_aside() -> None:
-    columns = {
-        "frames": np.array([0.0, 10, 20, 30, 40, 50]),
-        "task/index": np.array([0, 0, np.nan, 1, 1, 0]),
-    }
-    np.testing.assert_array_equal(task_switches(columns), [30, 50])
-    assert len(task_switches({"frames": columns["frames"]})) == 0
 
 
 def test_norms_are_relative_to_the_first_row_and_their_total_is_euclidean() -> None:

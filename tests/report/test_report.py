@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from nap_rl import checkpoint
 from nap_rl.logging import RunLog
 from nap_rl.report import figures
 from nap_rl.report.table import runs_table
@@ -101,6 +103,85 @@ def test_returns_draws_the_moving_mean_and_the_episodes(tmp_path: Path, drawn: l
     np.testing.assert_array_equal(mean.get_ydata(), [-21, *(np.arange(1, 30) - 21.5)])
     labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert labels == ["pong-rainbow/0-a", "pong-rainbow-nap/0-b"]
+
+
+def make_sequence(folder: Path) -> Path:
+    """Asterix, breakout, and both again, 8,000 frames each; rows are logged every 3,000 frames from 2,000 on."""
+    env = {"games": ["asterix", "breakout"], "frames_per_game": 8_000, "cycles": 2}
+    with RunLog(folder, tensorboard=False) as log:
+        for frames in range(2_000, 32_000, 3_000):
+            log.metrics(1, 1, frames, {"task/index": frames // 8_000 % 2, "nap/param_norm/a": 1.0})
+        for frames in range(1_000, 33_000, 1_000):
+            visit = (frames - 1) // 8_000
+            game = env["games"][visit % 2]  # type: ignore[index]
+            score = 500.0 if game == "asterix" else 2.0
+            log.episode(frames=frames, game=game, cycle=visit // 2, episode_return=score, length=9, env_index=0)
+        log.summary({"status": "finished"})
+    checkpoint.save(folder / "checkpoints", "frames-000000032000", tensors={}, meta={"config": {"env": env}})
+    return folder
+
+
+def test_norms_draws_switches_where_they_were_with_the_names_of_the_games(tmp_path: Path, drawn: list[Figure]) -> None:
+    figures.norms([make_sequence(tmp_path / "run")], ["run"], tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    lines = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
+    assert lines == [8_000, 16_000, 24_000]
+    named = [(text.get_position()[0], text.get_text().strip()) for text in axes.texts]
+    assert named == [(0, "asterix"), (8_000, "breakout"), (16_000, "asterix"), (24_000, "breakout")]
+    assert axes.get_xlim()[0] == 0
+
+
+def test_returns_of_a_sequence_have_a_panel_a_game_and_visits_over_each_other(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    figures.returns([make_sequence(tmp_path / "run")], ["run"], tmp_path / "x.png")
+    axes = drawn[0].axes
+    assert [each.get_title(loc="left") for each in axes] == ["asterix", "breakout"]
+    for panel, score in zip(axes, (500, 2), strict=True):
+        means = panel.lines[1::2]
+        assert len(means) == 2  # visits, never joined
+        for line in means:
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(1_000, 9_000, 1_000))
+            assert set(line.get_ydata()) == {score}
+        assert panel.get_xlabel() == "emulator frames since the visit began"
+    assert axes[1].texts[0].get_text().splitlines() == [
+        "visit 1: after asterix, at 8k",
+        "visit 2: after asterix, at 24k",
+    ]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["run, visit 1", "run, visit 2"]
+
+
+def test_runs_on_different_games_are_never_in_one_panel(tmp_path: Path, drawn: list[Figure]) -> None:
+    for game in ("pong", "breakout"):
+        with RunLog(tmp_path / game, tensorboard=False) as log:
+            log.episode(frames=10, game=game, cycle=0, episode_return=1.0, length=9, env_index=0)
+    figures.returns([tmp_path / "pong", tmp_path / "breakout"], ["a", "b"], tmp_path / "x.png")
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["pong", "breakout"]
+    assert {axes.get_xlabel() for axes in drawn[0].axes} == {"emulator frames"}
+
+
+def test_a_run_with_one_logged_row_is_drawn_as_points(tmp_path: Path, drawn: list[Figure]) -> None:
+    with RunLog(tmp_path / "run", tensorboard=False) as log:
+        log.metrics(0, 0, 800, {"nap/param_norm/a": 2.0})
+    figures.norms([tmp_path / "run"], ["run"], tmp_path / "x.png")
+    assert {line.get_marker() for line in drawn[0].axes[0].lines} == {"o"}
+
+
+def test_the_table_leaves_studies_out_with_a_word(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", 0.1)
+    for name in ("s0", "s1"):
+        (tmp_path / "runs" / name).mkdir()
+        summary = json.dumps({"config": {"study": "random_labels"}, "early_accuracy": 0.9})
+        (tmp_path / "runs" / name / "summary.json").write_text(summary)
+    lines = runs_table(tmp_path / "runs").splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["a", "left"]
+    assert lines[-1] == "left out: 2 of studies, which `python study.py report FOLDER` shows"
+
+
+def test_the_table_lists_a_run_that_has_no_summary_yet(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "runs" / "going", tensorboard=False) as log:
+        log.metrics(1, 4, 16_000, {"train/loss": 1.0})
+    assert runs_table(tmp_path / "runs").splitlines()[2].split() == ["going", "-", "16,000", "-", "-", "-"]
 
 
 def test_a_figure_drawn_twice_is_the_same_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nap_rl.report.statistics import aggregate, estimate, iqm
+from nap_rl.report.statistics import aggregate, estimate, iqm, mean_interval
 
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 
@@ -73,3 +73,20 @@ def test_one_run_of_a_game_leaves_the_intervals_out() -> None:
 def test_no_game_or_a_game_without_a_run_is_refused(scores: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="one game or more"):
         aggregate(scores)
+
+
+def test_the_interval_of_a_curve_holds_the_mean_and_is_nothing_for_equal_runs() -> None:
+    values = np.random.default_rng(0).normal(size=(400, 3)) + [0.0, 10.0, -5.0]
+    low, high = mean_interval(values)
+    assert ((low < values.mean(0)) & (values.mean(0) < high)).all()
+    # the mean of 400 standard normals has a 95 % interval of width 2 * 1.96 / 20
+    np.testing.assert_allclose(high - low, 0.196, rtol=0.15)
+    low, high = mean_interval(np.full((3, 2), 7.0))
+    np.testing.assert_allclose([low, high], 7.0)
+
+
+def test_one_point_of_a_curve_has_the_interval_of_a_mean() -> None:
+    values = np.random.default_rng(1).normal(size=30)
+    low, high = mean_interval(values[:, None])
+    alone = estimate(values.tolist(), np.mean)
+    assert (low[0], high[0]) == pytest.approx((alone.low, alone.high), rel=1e-9)

@@ -21,16 +21,6 @@ def table_of(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
 
 
-def test_bootstrap_interval_holds_the_mean_and_is_nothing_for_equal_runs() -> None:
-    values = np.random.default_rng(0).normal(size=(400, 3)) + [0.0, 10.0, -5.0]
-    low, high = figures.bootstrap(values)
-    assert ((low < values.mean(0)) & (values.mean(0) < high)).all()
-    # the mean of 400 standard normals has a 95 % interval of width 2 * 1.96 / 20
-    np.testing.assert_allclose(high - low, 0.196, rtol=0.15)
-    low, high = figures.bootstrap(np.full((3, 2), 7.0))
-    np.testing.assert_allclose([low, high], 7.0)
-
-
 def test_seeds_are_averaged_and_variants_are_not(tmp_path: Path) -> None:
     for nap in (True, False):
         for seed in (0, 1):
