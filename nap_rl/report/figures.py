@@ -154,7 +154,8 @@ def _name_switches(axes: Axes, visits: Sequence[Stay]) -> None:
 
     number = EngFormatter(sep="")
     lines = [
-        f"visit {stay.visit}: {'first' if stay.after is None else 'after ' + stay.after}, at {number(stay.begin)}"
+        f"visit {stay.visit}: "
+        + ("at the start" if stay.after is None else f"after {stay.after}, at {number(stay.begin)}")
         for stay in visits
     ]
     axes.text(
