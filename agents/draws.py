@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nap_rl.nn import QNetwork
-from nap_rl.nn.noisy import noise_sizes
 
 
 class Draw(NamedTuple):
@@ -28,16 +26,13 @@ class Draws(NamedTuple):
     target_tm1: Draw | None = None  # Munchausen's log-policy
 
 
-def draw(network: QNetwork, rows: int, generator: torch.Generator, *, selects: bool, munchausen: bool) -> Draws:
-    """Draws for `rows` transitions, all noise from one call.
-
-    Args:
-        selects: whether `selector_t` is drawn; munchausen: whether `target_tm1` is.
-    """
+def draw(network: QNetwork, rows: int, generator: torch.Generator, *, double: bool, munchausen: bool) -> Draws:
+    """Draws for `rows` transitions, all noise from one call."""
+    # Levels that are drawn to value an action must not choose it as well.
+    selects = double or network.head.tau_counts is not None
     passes = ["online_tm1", "target_t"] + ["selector_t"] * selects + ["target_tm1"] * munchausen
-    eps: Sequence[Tensor | None] = [None] * len(passes)
-    if sizes := noise_sizes(network.streams.noisy_layers()):
-        eps = torch.randn(len(passes), sum(sizes), generator=generator, device=generator.device).unbind()
+    eps = network.sample_eps(generator, len(passes))
     taus = [network.sample_taus("s_tm1", rows, generator), network.sample_taus("s_t", rows, generator)]
     taus += [network.sample_taus("policy", rows, generator) for _ in passes[2:]]
-    return Draws(**{name: Draw(*both) for name, *both in zip(passes, eps, taus, strict=True)})
+    rows_of_eps = [None] * len(passes) if eps is None else eps.unbind()
+    return Draws(**{name: Draw(*both) for name, *both in zip(passes, rows_of_eps, taus, strict=True)})

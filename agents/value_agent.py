@@ -1,8 +1,7 @@
 """One value-based agent: DQN, C51, QR-DQN, IQN, Munchausen-DQN and Rainbow are settings of it.
 
-`gradient_step` reads like Rainbow (Hessel et al. 2018, arXiv 1710.02298): sample -> noise -> losses -> backward -> clip
--> Adam -> new priorities. Normalize-and-Project takes no part in it: the normalisations are in the network, and the
-projection is a hook of the optimiser's step.
+`gradient_step` reads like Rainbow (Hessel et al. 2018, arXiv 1710.02298). Normalize-and-Project takes no part in it:
+the normalisations are in the network, and the projection is a hook of the optimiser's step.
 """
 
 from __future__ import annotations
@@ -23,12 +22,10 @@ from nap_rl.compilation import compiled_method
 from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector
 from nap_rl.nn import Head, HeadLoss, QNetwork, Target
-from nap_rl.nn.noisy import noise_sizes, scale_noise, split_noise
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
 
-STATISTICS_BATCH = 64
-"""States that a plasticity method looks at, for the shares of dormant units (Sokar et al. 2023: 64)."""
+STATISTICS_BATCH = 64  # states in which a plasticity method looks for dormant units (Sokar et al. 2023)
 
 
 class Update(NamedTuple):
@@ -52,15 +49,13 @@ class ValueAgent:
         tau: share of the online network in such a copy; below 1 the target network moves softly.
         max_grad_norm: global gradient norm to clip to; None for no clipping.
         seed: of the noise and of epsilon-greedy exploration.
-        munchausen: the log-policy as reward and a soft maximum, for one-step returns and heads that are linear in their
-            outputs (all but the categorical one); None for Q-learning.
+        munchausen: for one-step returns, and any head but the categorical one; None for Q-learning.
         method: of plasticity, for `network` and `optimizer`; None for none.
-        precision: of an update's forward and backward passes. bfloat16: autocast over float32 weights, gradients and
-            moments, but for the output layers; the target network is kept in it. Acting is float32.
+        precision: bfloat16 puts an update's passes under autocast, but for the output layers, and keeps the target
+            network in bfloat16. Weights, gradients, moments and acting stay float32.
         compiled: torch.compile `losses` and, on a CPU, `q_values`.
-        captured: on a GPU, record `gradient_step` and `q_values` as CUDA graphs. Needs the replay on that GPU, an
-            optimiser that is `capturable` with a tensor as learning rate, no plasticity method, and a projection at
-            every update or none.
+        captured: on a GPU, record `gradient_step` and `q_values` as CUDA graphs. Needs the replay on that GPU, a
+            `capturable` optimiser with a tensor as learning rate, no method, and projection at every update or none.
     """
 
     def __init__(
@@ -103,7 +98,6 @@ class ValueAgent:
         self.compiled = compiled
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update: a divergence report saves it
-        self._noise_sizes = noise_sizes(network.streams.noisy_layers())
         on_cpu = self.device.type == "cpu"
         if compiled:
             self.losses = compiled_method(self.losses, on_cpu)  # type: ignore[method-assign]
@@ -115,30 +109,25 @@ class ValueAgent:
             self.q_values = Captured(self.q_values, self.device)  # type: ignore[assignment]
 
     @torch.inference_mode()
-    def act(
-        self, stacks: npt.NDArray[np.uint8 | np.float32], epsilon: float = 0.0, noisy: bool = True
-    ) -> npt.NDArray[np.int64]:
+    def act(self, stacks: npt.NDArray[Any], epsilon: float = 0.0, noisy: bool = True) -> npt.NDArray[np.int64]:
         """Greedy actions [N] for stacks [N, C, *frame], each under its own noise; uniform with probability epsilon."""
-        rows, sizes = len(stacks), self._noise_sizes if noisy else []
-        eps = torch.randn(rows, sum(sizes), generator=self.generator, device=self.generator.device) if sizes else None
-        taus = self.network.sample_taus("policy", rows, self.generator)
+        eps = self.network.sample_eps(self.generator, len(stacks)) if noisy else None
+        taus = self.network.sample_taus("policy", len(stacks), self.generator)
         q = self.q_values(torch.as_tensor(stacks).to(self.device), eps, taus)
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
         if epsilon > 0.0:
-            explore = self.exploration.random(rows) < epsilon
+            explore = self.exploration.random(len(stacks)) < epsilon
             actions[explore] = self.exploration.integers(0, q.shape[1], int(explore.sum()))
         return actions
 
     def q_values(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:
         """Expected returns [N, A]; a pure function of tensors. eps and taus: see `Draw`."""
-        return self.network.q_values(stacks, self._noise(eps), taus)
+        return self.network.q_values(stacks, self.network.noise(eps), taus)
 
     def update(self, importance_exponent: float = 1.0) -> Update:
         """One `gradient_step`, and a copy into the target network where it is due.
 
-        Raises:
-            Diverged: on a CPU, where loss or gradient norm is not finite. A GPU would have to be waited for: call
-                `check_finite` there every so many updates.
+        Raises Diverged on a CPU. A GPU would have to be waited for: call `check_finite` there every so many updates.
         """
         update = Update(*self.gradient_step(importance_exponent))
         self.updates += 1
@@ -163,9 +152,7 @@ class ValueAgent:
 
     def draw(self, rows: int) -> Draws:
         """The noise and levels of an update on `rows` transitions."""
-        # Levels that are drawn to value an action must not choose it as well.
-        selects = self.double or self.network.head.tau_counts is not None
-        return draw(self.network, rows, self.generator, selects=selects, munchausen=self.munchausen is not None)
+        return draw(self.network, rows, self.generator, double=self.double, munchausen=self.munchausen is not None)
 
     def losses(self, batch: Transitions, draws: Draws) -> HeadLoss:
         """(loss, priority), [B] each; a pure function of the networks' weights, the batch and the draws."""
@@ -191,11 +178,8 @@ class ValueAgent:
     def _outputs(self, network: QNetwork, stacks: Tensor, draw: Draw) -> Tensor:
         """A pass in the agent's precision: [B, A, N] float32."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            outputs: Tensor = network(stacks, self._noise(draw.eps), draw.taus)
+            outputs: Tensor = network(stacks, network.noise(draw.eps), draw.taus)
         return outputs.float()
-
-    def _noise(self, eps: Tensor | None) -> list[tuple[Tensor, Tensor]] | None:
-        return None if eps is None else split_noise(scale_noise(eps), self._noise_sizes)
 
     def clip_and_step(self) -> Tensor:
         """Clip the gradients to `max_grad_norm` and step the optimiser, whose hook projects; the norm before."""
@@ -213,10 +197,7 @@ class ValueAgent:
         check_finite(numbers, f"at update {self.updates}")
 
     def intervene(self) -> bool:
-        """Let the plasticity method change weights, once after each update, and project them; whether it did.
-
-        The target network stays as it is until its next copy.
-        """
+        """Let the plasticity method change weights, after each update, and project them; whether it changed any."""
         changed = self.method.after_update(
             self.updates, lambda: self.replay.sample(STATISTICS_BATCH).to(self.device).s_tm1
         )
@@ -271,11 +252,9 @@ class ValueAgent:
             self.network.load_state_dict(state["network"])
             self.target.load_state_dict(state["target"])
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"the saved network is not the configured one: {reason}") from None
-        optimizer: dict[str, Any] = self.optimizer.state_dict()
-        optimizer["state"] = {int(index): moments for index, moments in state["optimizer"].items()}
-        self.optimizer.load_state_dict(optimizer)
+            raise ValueError(f"the saved network is not the configured one: {' '.join(str(error).split())}") from None
+        moments = {int(index): moments for index, moments in state["optimizer"].items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         if isinstance(self.gradient_step, Captured):
             self.gradient_step.forget()
         self.method.load_state_dict(state["method"])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nap_rl.nn.embedding import QuantileEmbedding
 from nap_rl.nn.heads import Head, TauUse
+from nap_rl.nn.noisy import scale_noise, split_noise
 from nap_rl.nn.streams import Noise, Stream, Streams
 
 
@@ -63,6 +64,15 @@ class QNetwork(nn.Module):
     def sample_noise(self, generator: torch.Generator | None = None, rows: int | None = None) -> Noise | None:
         """An independent draw for a forward pass, or for each of its `rows`; None when no layer is noisy."""
         return self.streams.sample_noise(generator, rows)
+
+    def sample_eps(self, generator: torch.Generator, *draws: int) -> Tensor | None:
+        """[*draws, numbers] ~ N(0, 1) of all noisy layers side by side, for `noise`; None when no layer is noisy."""
+        sizes = self.streams.noise_sizes
+        return torch.randn(*draws, sum(sizes), generator=generator, device=generator.device) if sizes else None
+
+    def noise(self, eps: Tensor | None) -> Noise | None:
+        """The noise of each layer from eps [numbers], or [B, numbers] for each row."""
+        return None if eps is None else split_noise(scale_noise(eps), self.streams.noise_sizes)
 
     def sample_taus(self, use: TauUse, rows: int, generator: torch.Generator | None = None) -> Tensor | None:
         """Levels [rows, N] ~ U(0, 1) for a pass of this use; None where the head's outputs are not at drawn levels."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nap_rl.nn.noisy import LayerNoise, NoisyLinear, sample_noise
+from nap_rl.nn.noisy import LayerNoise, NoisyLinear, noise_sizes, sample_noise
 
 Noise = Sequence[LayerNoise]
 """One (eps_in, eps_out) for every noisy layer of a network, in the order of `Streams.noisy_layers`."""
@@ -65,6 +65,7 @@ class Streams(nn.Module):
         self.outputs = outputs
         self.advantage = Stream(features, hidden, actions * outputs, sigma0)
         self.value = Stream(features, hidden, outputs, sigma0) if dueling else None
+        self.noise_sizes = noise_sizes(self.noisy_layers())
 
     def noisy_layers(self) -> list[NoisyLinear]:
         """The layers that take noise, in the order in which `forward` reads it; empty for plain streams."""

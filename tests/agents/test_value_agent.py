@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nap_rl.agents import ValueAgent
+from nap_rl.agents import Diverged, Update, ValueAgent
 from nap_rl.losses import Munchausen
+from nap_rl.nap import Projector
 from nap_rl.nn import Categorical, ExpectedValue, Head, HeadLoss, ImplicitQuantile, Quantile
 from nap_rl.replay import Replay, Transitions
 
@@ -198,6 +199,51 @@ def test_the_gradient_is_clipped_by_its_global_norm_and_reported_unclipped(make_
     assert norms[None][1] == pytest.approx(norms[None][0], rel=1e-4)
     assert norms[1e6][1] == pytest.approx(norms[None][0], rel=1e-4)
     assert norms[1e-3][1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def poisoned(make_agent: Make) -> ValueAgent:
+    agent = make_agent()
+    fill(agent.replay, 50)
+    agent.update()
+    with torch.no_grad():
+        next(agent.network.parameters()).fill_(torch.nan)
+    return agent
+
+
+def test_on_a_cpu_an_update_whose_loss_is_not_finite_raises_diverged(make_agent: Make) -> None:
+    agent = poisoned(make_agent)
+    with pytest.raises(Diverged, match="^the loss is nan at update 2$"):
+        agent.update()
+    assert bool(agent.replay.priorities.leaves.isfinite().all())
+    assert len(agent.replay.sample(8).slots) == 8  # NaN priorities would make sampling an IndexError
+
+
+def test_on_a_gpu_an_update_waits_for_nothing_and_check_finite_raises_diverged(
+    make_agent: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = poisoned(make_agent)
+    monkeypatch.setattr(agent, "device", torch.device("cuda"))  # as far as the agent asks
+    monkeypatch.setattr(Transitions, "to", lambda batch, device: batch)
+    for _ in range(3):
+        update = agent.update()
+    with pytest.raises(Diverged, match="^the loss is nan at update 4$"):
+        agent.check_finite(update)
+    agent.check_finite(Update(torch.zeros(()), torch.ones(())))
+    with pytest.raises(Diverged, match="^the gradient's norm is inf at update 4$"):
+        agent.check_finite(Update(torch.zeros(()), torch.tensor(torch.inf)))
+
+
+@pytest.mark.parametrize("nap", [True, False])
+def test_weights_that_a_method_changed_are_projected(make_agent: Make, nap: bool) -> None:
+    agent = make_agent(nap=nap, method="noisy_updates", options={"scale": 0.1})
+    if nap:
+        agent.projector = Projector(agent.network, agent.optimizer)
+    fill(agent.replay, 50)
+    agent.update()
+    before = [p.detach().clone() for p in agent.network.parameters()]
+    assert agent.intervene() and not all(map(torch.equal, before, agent.network.parameters()))
+    if agent.projector is not None:
+        assert float(agent.projector.max_relative_drift()) < 1e-6
 
 
 def test_gradients_do_not_add_up_from_one_update_to_the_next(make_agent: Make) -> None:

@@ -342,3 +342,16 @@ def test_what_the_learner_reads_moves_to_its_device_and_what_the_replay_reads_st
     assert [tensor.device.type for tensor in moved] == 6 * ["meta"] + 2 * ["cpu"]
     assert [tensor.shape for tensor in moved] == [tensor.shape for tensor in batch]
     assert moved.slots is batch.slots and moved.serials is batch.serials
+
+
+def test_priorities_that_are_not_numbers_are_dropped_and_infinite_ones_clipped() -> None:
+    replay = Replay(50, 1, frame_shape=(1,), n_steps=1, max_priority=100.0)
+    for k in range(30):
+        replay.add(np.zeros((1, 1), np.uint8), np.zeros(1), np.zeros(1), np.ones(1), np.array([k == 0]))
+    slots = torch.from_numpy(np.flatnonzero(replay.valid)[:3])
+    before = replay.priorities.leaves.view(-1)[slots].clone()
+    replay.update(slots, replay.serials[slots], torch.tensor([float("nan"), float("inf"), 4.0]))
+    leaves = replay.priorities.leaves.view(-1)[slots]
+    assert leaves.tolist() == pytest.approx([float(before[0]), 10.0, 2.0])
+    assert float(replay.largest_priority) == 100.0
+    assert len(replay.sample(64).slots) == 64
