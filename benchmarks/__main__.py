@@ -2,8 +2,9 @@
 
     python -m benchmarks [--quick] [--threads 2] [--out docs/benchmarks.md] [--only learner replay]
 
-Each part is written as soon as it is measured. With `--only`, the other parts stay as they were if they were measured
-on the same machine with the same versions, threads and `--quick`; otherwise they go.
+A part is one table. Each script prints further ones with `--details`; `benchmarks.denormals` and `benchmarks.growth`
+are not on the page. Each part is written as soon as it is measured. With `--only`, the other parts stay if they were
+measured on the same machine with the same versions, threads and `--quick`; otherwise they go.
 """
 
 from __future__ import annotations
@@ -22,21 +23,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = {  # script: heading of what it prints
     "end_to_end": "## End to end",
     "learner": "## Learner",
-    "denormals": "## Denormal moments",
     "nap_overhead": "## Cost of the projection",
     "replay": "## Replay",
     "envs": "## Environments",
-    "growth": "## Memory",
     "gpu": "## GPU",
 }
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "sb3-contrib", "cpprb", "tianshou")
 HEAD = (
     "# Benchmarks",
     "Written by `{command}` on {machine}, with {threads} of torch: {versions}.",
-    "What is compared runs in turns, one run of each, again and again, so that a drift of the machine's speed meets "
-    "all alike: end to end each in a process of its own, elsewhere all in one process, where the C library keeps freed "
-    "memory for the peers as it does for ours (`nap_rl.runtime.keep_freed_memory`), which makes them faster than they "
-    "are by themselves. Figures are medians, ratios medians of ratios within a turn.",
+    "What is compared runs in turns, one run of each, again and again: a drift of the machine's speed is the same for "
+    "all. End to end each has a process of its own. Elsewhere all share one process, in which the C library keeps "
+    "freed memory (`nap_rl.machine.keep_freed_memory`); this makes the peers faster than they are by themselves. "
+    "Figures are medians, ratios are medians of ratios within a turn.",
     "Peers that are not installed are left out, and the page says so. `pip install -e .[bench] -c constraints.txt` "
     "brings cpprb; Tianshou asks for an older pandas than ours: install it, and what it imports, with `--no-deps`.",
 )

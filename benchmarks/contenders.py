@@ -21,11 +21,19 @@ from nap_rl.logging import Progress, RunLog
 from nap_rl.machine import pick_device
 from nap_rl.replay import Replay
 
-PRECISIONS = {
-    "fp32": ("precision=fp32", "compile=off"),
-    "compiled fp32": ("precision=fp32", "compile=on"),
-    "compiled bf16": ("precision=bf16", "compile=on"),
+VARIANTS = {
+    "fp32": ("precision=fp32", "compile=off", "native=off"),
+    "compiled fp32": ("precision=fp32", "compile=on", "native=off"),
+    "compiled fp32, native": ("precision=fp32", "compile=on", "native=on"),
+    "compiled bf16": ("precision=bf16", "compile=on", "native=off"),
+    "compiled bf16, native": ("precision=bf16", "compile=on", "native=on"),
 }
+"""How an update of ours is computed."""
+
+
+def variants(compiled: bool) -> dict[str, tuple[str, ...]]:
+    """The variants, those with torch.compile only where they are asked for."""
+    return {name: settings for name, settings in VARIANTS.items() if compiled or "compiled" not in name}
 
 
 def compose(*overrides: str) -> schema.Config:

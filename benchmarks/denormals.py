@@ -4,7 +4,7 @@
 
 A weight without gradient (of a unit that is dead, of pixels that never change) has moments that shrink by a factor an
 update until they are denormal, below 1.2e-38, where the CPU falls back on microcode. `train.py` flushes them to zero
-(`nap_rl.runtime.flush_denormals`); Stable-Baselines3 leaves them. Here each agent trains on a game without flushing;
+(`nap_rl.machine.flush_denormals`); Stable-Baselines3 leaves them. Here each agent trains on a game without flushing;
 then its last Adam step is repeated from the same moments, with and without, in turns.
 """
 

@@ -1,12 +1,11 @@
 """Whole training on Pong: agent steps a second of acting, stepping, storing and learning, ours and SB3's in turns.
 
-    python -m benchmarks.end_to_end [--seconds 3] [--repetitions 5]
+    python -m benchmarks.end_to_end [--seconds 3] [--repetitions 5] [--details]
 
-One update of 32 transitions to 4 agent steps for everybody (SB3's `train_freq` counts vector steps: it is set so that
-the ratio holds), 8 environments where nothing else is said. Each has a process of its own, as whoever uses it has it,
-and only one of them works at a time. The replays are filled to where learning begins before anything is measured.
-`agent=dqn` has SB3's own network, batch and clipping. SB3's DQN runs twice: as it is, and with the C library keeping
-freed memory as `train.py` has it.
+One update of 32 transitions to 4 agent steps everywhere (SB3's `train_freq` counts vector steps and is set so that the
+ratio holds), and 8 environments. Each training has a process of its own; one of them works at a time. The replays are
+filled to where learning begins before anything is measured. `agent=dqn` has SB3's own network, batch and clipping.
+SB3's DQN runs twice: as it is, and with the C library keeping freed memory, as `train.py` does.
 """
 
 from __future__ import annotations
@@ -25,19 +24,15 @@ from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 
 from benchmarks import measure
-from benchmarks.contenders import PRECISIONS, sb3, sb3_env, trainer
+from benchmarks.contenders import sb3, sb3_env, trainer, variants
 from nap_rl.agents import Trainer
 from nap_rl.machine import keep_freed_memory
 
 GAME, BATCH, CAPACITY = "pong", 32, 20_000
 RAINBOW, RAINBOW_NAP = ("agent=rainbow",), ("agent=rainbow", "agent.nap=true")
 DQN_AS_SB3 = ("agent=dqn", "agent.max_grad_norm=10", "agent.epsilon={start: 0.05, end: 0.05, over_frames: 1}")
-AGENTS = {
-    "Rainbow + NaP": RAINBOW_NAP,
-    "Rainbow": RAINBOW,
-    "DQN + NaP": (*DQN_AS_SB3, "agent.nap=true"),
-    "DQN": DQN_AS_SB3,
-}
+AGENTS = {"Rainbow + NaP": RAINBOW_NAP, "DQN": DQN_AS_SB3}
+MORE_AGENTS = {"Rainbow": RAINBOW, "DQN + NaP": (*DQN_AS_SB3, "agent.nap=true")}
 PEER, PEER_KEPT = "SB3 DQN", "SB3 DQN, freed memory kept"
 Run = Callable[[int], int]  # so many agent steps, and how many it was: a whole step of all environments
 
@@ -116,23 +111,24 @@ def _serve(connection: Connection, make: Callable[[int], Run], fill: int, thread
     try:
         while True:
             connection.send(run(connection.recv()))
-    except EOFError:  # nobody wants more
+    except EOFError:  # the other end has stopped
         folder.cleanup()
 
 
-def contenders(compiled: bool) -> dict[str, Callable[[int], Run]]:
+def contenders(compiled: bool, details: bool) -> dict[str, Callable[[int], Run]]:
     """How each is made."""
     made: dict[str, Callable[[int], Run]] = {
         PEER: partial(theirs, DQN, 8),
         PEER_KEPT: partial(theirs, DQN, 8),
-        "SB3 DQN, SubprocVecEnv": partial(theirs, DQN, 8, subprocesses=True),
-        "SB3 DQN, 1 environment": partial(theirs, DQN, 1),
         "SB3 QR-DQN": partial(theirs, QRDQN, 8),
     }
-    for precision, settings in PRECISIONS.items():
-        if compiled or "compiled" not in precision:
-            for name, overrides in AGENTS.items():
-                made[f"nap_rl {name}, {precision}"] = partial(_own, overrides=(*overrides, *settings))
+    if details:
+        made["SB3 DQN, SubprocVecEnv"] = partial(theirs, DQN, 8, subprocesses=True)
+        made["SB3 DQN, 1 environment"] = partial(theirs, DQN, 1)
+    agents = {**AGENTS, **MORE_AGENTS} if details else AGENTS
+    for variant, settings in variants(compiled).items():
+        for name, overrides in agents.items():
+            made[f"nap_rl {name}, {variant}"] = partial(_own, overrides=(*overrides, *settings))
     return made
 
 
@@ -149,14 +145,14 @@ def main(argv: list[str] | None = None) -> None:
 
     measure.say(
         "## End to end",
-        "Agent steps a second of whole training on Pong (acting, stepping, storing, one update of 32 to 4 steps), "
-        "8 environments where nothing else is said, learning begun; each training in a process of its own, in turns; "
-        f"medians of {turns} turns. `x` is the median over SB3's DQN with 8 environments in the same turn, `x kept` "
-        "over the same DQN with the memory setting that ours has; 200M frames are 50M agent steps.",
+        "Agent steps a second of whole training on Pong: acting, stepping 8 environments, storing, one update of 32 to "
+        f"4 steps. Each training has a process of its own; medians of {turns} turns. `x` is the rate over SB3's DQN in "
+        "the same turn, `x kept` over the same DQN with the memory setting that ours has. 200M frames are 50M agent "
+        "steps. `native`: with `native=on`, otherwise `native=off`.",
     )
     runs: dict[str, Elsewhere] = {}
     try:
-        for name, make in contenders(compiled).items():
+        for name, make in contenders(compiled, arguments.details).items():
             print(f"{name} ...", file=sys.stderr, flush=True)
             keep = name == PEER_KEPT or name.startswith("nap_rl")
             runs[name] = Elsewhere(make, arguments.fill, arguments.threads, keep)
@@ -172,13 +168,14 @@ def main(argv: list[str] | None = None) -> None:
     header = ["training", "agent steps/s", "ms a step", "x", "x kept", "days for 200M frames"]
     print(measure.table(header, rows), end="\n\n")
     pairs = []
-    for precision in PRECISIONS:
+    for variant in variants(compiled):
         for agent in ("Rainbow", "DQN"):
-            on, off = f"nap_rl {agent} + NaP, {precision}", f"nap_rl {agent}, {precision}"
-            if on in runs:
-                pairs.append([f"{agent}, {precision}", f"{measure.ratio(rates, off, on) - 1:+.1%}"])
-    measure.say("What NaP (LayerNorm, and projection at every update) adds to the time of an agent step, within turns:")
-    print(measure.table(["agent", "NaP on over off"], pairs))
+            on, off = f"nap_rl {agent} + NaP, {variant}", f"nap_rl {agent}, {variant}"
+            if on in runs and off in runs:
+                pairs.append([f"{agent}, {variant}", f"{measure.ratio(rates, off, on) - 1:+.1%}"])
+    if pairs:
+        measure.say("What NaP (LayerNorm, and projection at every update) adds to the time of an agent step:")
+        print(measure.table(["agent", "NaP on over off"], pairs))
 
 
 if __name__ == "__main__":

@@ -150,6 +150,8 @@ def main(argv: list[str] | None = None) -> None:
     for num_envs in arguments.envs or ([1, 8] if quick else [1, 8, 64]):
         rows += stepping(num_envs, arguments.threads, seconds, turns)
     print(measure.table(["environments", "vector", "agent steps/s", "x"], rows), end="\n\n")
+    if not arguments.details:
+        return
     measure.say(
         "Acting (one pass of the network in fp32, stacks included) and stepping, 8 environments, ms an agent step:"
     )

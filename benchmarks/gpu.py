@@ -19,7 +19,7 @@ import torch
 from stable_baselines3 import DQN
 
 from benchmarks import measure
-from benchmarks.contenders import PRECISIONS, sb3, sb3_env
+from benchmarks.contenders import VARIANTS, sb3, sb3_env
 from benchmarks.end_to_end import BATCH, CAPACITY, DQN_AS_SB3, GAME, RAINBOW, RAINBOW_NAP, Run, ours, training
 from nap_rl.agents import Trainer, ValueAgent
 from nap_rl.agents.captured import Captured
@@ -41,17 +41,17 @@ def main(argv: list[str] | None = None) -> None:
         return
     turns = arguments.repetitions or (2 if arguments.quick else 5)
     seconds = arguments.seconds or (1.0 if arguments.quick else 10.0)
-    measure.say(
-        f"{torch.cuda.get_device_name()}, medians of {turns} turns of {seconds:g} s. Milliseconds of the parts:"
-    )
-    header = ["Rainbow + NaP, bf16", "environments", "update", "acting", "stepping", "storing"]
-    print(measure.table(header, _told(_parts(arguments.envs, seconds, turns))), end="\n\n")
+    measure.say(f"{torch.cuda.get_device_name()}, medians of {turns} turns of {seconds:g} s.")
+    if arguments.details:
+        measure.say("Milliseconds of the parts:")
+        header = ["Rainbow + NaP, bf16", "environments", "update", "acting", "stepping", "storing"]
+        print(measure.table(header, _told(_parts(arguments.envs, seconds, turns))), end="\n\n")
     header = ["training", "precision", "environments", "replay", "frames/s", "updates/s alone", "hours for 200M frames"]
     print(measure.table(header, _told(_trainings(arguments.envs, seconds, turns))))
 
 
 def _told(rows: Iterator[list[object]]) -> Iterator[list[object]]:
-    """Each row also as soon as it is there, for whoever stops in the middle."""
+    """The rows, each also printed as soon as it is there: a run that is stopped has shown something."""
     for row in rows:
         print(*row, sep=" | ", file=sys.stderr, flush=True)
         yield row
@@ -101,7 +101,8 @@ def _pieces(trainer: Trainer, envs: int) -> dict[str, Run]:
 def _trainings(counts: list[int], seconds: float, turns: int) -> Iterator[list[object]]:
     for envs in counts:
         yield ["SB3 DQN", "fp32", envs, *_of_sb3(envs, seconds, turns)]
-        for precision, settings in PRECISIONS.items():
+        for precision in ("fp32", "compiled fp32", "compiled bf16"):
+            settings = VARIANTS[precision]
             for name, overrides in AGENTS.items():
                 if name == "Rainbow + NaP" or "compiled" in precision:
                     yield [name, precision, envs, *_of_ours(envs, (*overrides, *settings), seconds, turns)]
@@ -139,7 +140,7 @@ def _repeated(function: Callable[[], object]) -> Run:
 
 
 def _waiting(run: Run) -> Run:
-    """Until the GPU has done what it was asked."""
+    """`run`, and wait until the GPU has done its work."""
 
     def done(count: int) -> int:
         units = run(count)

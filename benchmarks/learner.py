@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import measure
-from benchmarks.contenders import PRECISIONS, compose, fill, sb3, sb3_env
+from benchmarks.contenders import VARIANTS, compose, fill, sb3, sb3_env, variants
 from nap_rl.agents import ValueAgent
 from nap_rl.conf import build
 
@@ -54,32 +54,31 @@ def peer(kind: type[Any], batch: int) -> Callable[[], object]:
 
 
 def updates(batches: list[int], compiled: bool, repetitions: int) -> list[list[object]]:
-    """Rows of milliseconds; the first batch size has every variant, the others those with NaP and the peers."""
-    precisions = {name: each for name, each in PRECISIONS.items() if compiled or "compiled" not in name}
+    """Rows of milliseconds; the first batch size has every agent, the others Rainbow + NaP and the peers."""
     rows: list[list[object]] = []
     for batch in batches:
         agents = AGENTS if batch == batches[0] else {"Rainbow + NaP": AGENTS["Rainbow + NaP"]}
-        variants: dict[str, Callable[[], object]] = {
-            f"nap_rl {agent}, {precision}": ours(batch, *overrides, *settings).update
+        runs: dict[str, Callable[[], object]] = {
+            f"nap_rl {agent}, {variant}": ours(batch, *overrides, *settings).update
             for agent, overrides in agents.items()
-            for precision, settings in precisions.items()
+            for variant, settings in variants(compiled).items()
         }
-        variants["SB3 DQN"] = peer(DQN, batch)
-        variants["SB3 QR-DQN"] = peer(QRDQN, batch)
-        times = measure.interleaved(variants, repetitions)
-        for name in variants:
+        runs["SB3 DQN"] = peer(DQN, batch)
+        runs["SB3 QR-DQN"] = peer(QRDQN, batch)
+        times = measure.interleaved(runs, repetitions)
+        for name in runs:
             rows.append([batch, name, measure.median(times, name), measure.ratio(times, name, "SB3 DQN")])
         if batch == batches[0]:
-            for precision in precisions:
-                with_nap, without = (f"nap_rl {agent}, {precision}" for agent in ("Rainbow + NaP", "Rainbow"))
-                rows.append([batch, f"NaP on over off, {precision}", "-", measure.ratio(times, with_nap, without)])
+            for variant in variants(compiled):
+                with_nap, without = (f"nap_rl {agent}, {variant}" for agent in ("Rainbow + NaP", "Rainbow"))
+                rows.append([batch, f"NaP on over off, {variant}", "-", measure.ratio(times, with_nap, without)])
     return rows
 
 
 def projection(compiled: bool, updates_a_turn: int, turns: int) -> list[list[object]]:
     """Rows of milliseconds an update, means over a turn, against the same network without projection."""
-    settings = PRECISIONS["compiled bf16" if compiled else "fp32"]
-    variants = {}
+    settings = VARIANTS["compiled bf16" if compiled else "fp32"]
+    runs = {}
     for name, overrides in {
         "never": ["nap=norm_only"],
         **{str(every): [f"nap.every={every}"] for every in (1, 10, 100, 1_000)},
@@ -90,11 +89,9 @@ def projection(compiled: bool, updates_a_turn: int, turns: int) -> list[list[obj
             for _ in range(updates_a_turn):
                 agent.update()
 
-        variants[name] = run
-    times = measure.interleaved(variants, turns, warm_up=1)
-    return [
-        [name, measure.median(times, name) / updates_a_turn, measure.ratio(times, name, "never")] for name in variants
-    ]
+        runs[name] = run
+    times = measure.interleaved(runs, turns, warm_up=1)
+    return [[name, measure.median(times, name) / updates_a_turn, measure.ratio(times, name, "never")] for name in runs]
 
 
 def limits(repetitions: int) -> dict[str, float]:
@@ -113,7 +110,7 @@ def distance(compiled: bool, repetitions: int) -> tuple[list[list[object]], dict
     """Rows of an update's time beside that of its arithmetic and of its optimiser's memory traffic at the limits."""
     found = limits(repetitions)
     rows: list[list[object]] = []
-    agent = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS["fp32"])
+    agent = ours(32, *AGENTS["Rainbow + NaP"], *VARIANTS["fp32"])
     with FlopCounterMode(display=False) as counter:
         agent.update()
     gflop = counter.get_total_flops() / 1e9
@@ -121,17 +118,17 @@ def distance(compiled: bool, repetitions: int) -> tuple[list[list[object]], dict
     adam = (
         4 * weights * 7 / found["memory"] / 1e6
     )  # weight, gradient and two moments read; all but the gradient written
-    for name in [name for name in PRECISIONS if compiled or "compiled" not in name]:
-        agent = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS[name])
+    for name, settings in variants(compiled).items():
+        agent = ours(32, *AGENTS["Rainbow + NaP"], *settings)
         took = measure.median(measure.interleaved({"update": agent.update}, repetitions), "update")
-        arithmetic = gflop / found[name[-4:]] * 1e3
+        arithmetic = gflop / found["bf16" if "bf16" in name else "fp32"] * 1e3
         rows.append([name, took, arithmetic, adam, (arithmetic + adam) / took])
     return rows, found, gflop
 
 
-def kernels(precision: str, updates: int, top: int = 14) -> list[list[object]]:
+def kernels(variant: str, updates: int, top: int = 14) -> list[list[object]]:
     """Rows of the operations that take most of an update, by the time in themselves."""
-    agent = ours(32, *AGENTS["Rainbow + NaP"], *PRECISIONS[precision])
+    agent = ours(32, *AGENTS["Rainbow + NaP"], *VARIANTS[variant])
     for _ in range(measure.WARM_UP):
         agent.update()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -158,11 +155,17 @@ def main(argv: list[str] | None = None) -> None:
 
     measure.say(
         "## Learner",
-        "Milliseconds an update, medians of turns; `x` is over SB3's DQN in the same turn, or NaP on over off.",
+        "Milliseconds an update, medians of turns. `x` is over SB3's DQN in the same turn, or NaP on over off. "
+        "`native`: with `native=on`, otherwise `native=off`.",
     )
     batches = arguments.batches or ([32] if quick else [32, 128, 512])
     print(measure.table(["batch", "update", "ms", "x"], updates(batches, compiled, repetitions)), end="\n\n")
 
+    if arguments.details:
+        _details(quick, compiled, repetitions)
+
+
+def _details(quick: bool, compiled: bool, repetitions: int) -> None:
     last = "compiled bf16" if compiled else "fp32"
     measure.say(f"Projection every so many updates, Rainbow + NaP, {last}: milliseconds an update, and over never.")
     a_turn, turns = (2, 2) if quick else (100, 5)
@@ -178,11 +181,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(measure.table(["update", "ms", "arithmetic", "Adam", "share"], rows), end="\n\n")
 
-    for precision in dict.fromkeys(["fp32", last]):
+    for variant in dict.fromkeys(["fp32", last]):
         measure.say(
-            f"One update by operation, Rainbow + NaP, {precision}, batch 32, time in each itself (profiling slows it)."
+            f"One update by operation, Rainbow + NaP, {variant}, batch 32, time in each itself (profiling slows it)."
         )
-        found_kernels = kernels(precision, 2 if quick else 20)
+        found_kernels = kernels(variant, 2 if quick else 20)
         print(measure.table(["operation", "calls", "ms", "share"], found_kernels), end="\n\n")
 
 

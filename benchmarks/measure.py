@@ -24,11 +24,12 @@ WARM_UP = 3
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """With what every benchmark has: `--threads`, `--repetitions` and `--quick`."""
+    """With what every benchmark has: `--threads`, `--repetitions`, `--quick` and `--details`."""
     made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     made.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: its own choice)")
     made.add_argument("--repetitions", type=int, help="turns that are counted")
     made.add_argument("--quick", action="store_true", help="a look at whether it runs: figures mean little")
+    made.add_argument("--details", action="store_true", help="further tables, which docs/benchmarks.md leaves out")
     return made
 
 
@@ -40,7 +41,7 @@ def prepare(threads: int) -> None:
 
 
 def interleaved(variants: Mapping[str, Callable[[], object]], repetitions: int, warm_up: int = WARM_UP) -> Times:
-    """Milliseconds of each variant, one run of each in turn, so that a drift of the machine's speed meets all alike."""
+    """Milliseconds of each variant, one run of each in turn: a drift of the machine's speed is the same for all."""
     times: Times = {name: [] for name in variants}
     for repetition in range(warm_up + repetitions):
         for name, run in variants.items():
@@ -101,7 +102,7 @@ def fill(paragraph: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, its columns aligned also for who reads it as text; floats get three figures."""
+    """A Markdown table with aligned columns; floats get three figures."""
     cells = [list(header), *([_text(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [

@@ -90,11 +90,7 @@ def deep(layers: int, weights: int = 6_400_000) -> tuple[nn.Module, torch.optim.
     return network, torch.optim.Adam(network.parameters(), fused=True), passes
 
 
-def main(argv: list[str] | None = None) -> None:
-    arguments = measure.parser(__doc__).parse_args(argv)
-    repetitions = arguments.repetitions or (2 if arguments.quick else 30)
-    measure.prepare(arguments.threads)
-
+def _of_rainbow(repetitions: int) -> None:
     network = rainbow()
     optimizer = torch.optim.Adam(network.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True)
     projector = Projector(network, optimizer)
@@ -111,7 +107,6 @@ def main(argv: list[str] | None = None) -> None:
         repetitions,
     )
     measure.say(
-        "## Cost of the projection",
         f"Rainbow, {weights / 1e6:.1f}M weights, batch {BATCH}, uncompiled: milliseconds, and the share of an update "
         "(passes and Adam) within a turn. The loop takes one norm and one multiplication for each tensor.",
     )
@@ -121,6 +116,16 @@ def main(argv: list[str] | None = None) -> None:
         shares = [f"{measure.ratio(times, name, f'passes {each}', 'Adam'):.1%}" if ours else "" for each in PRECISIONS]
         rows.append([name, measure.median(times, name), *shares])
     print(measure.table(["part", "ms", "of an fp32 update", "of a bf16 update"], rows), end="\n\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = measure.parser(__doc__).parse_args(argv)
+    repetitions = arguments.repetitions or (2 if arguments.quick else 30)
+    measure.prepare(arguments.threads)
+
+    measure.say("## Cost of the projection")
+    if arguments.details:
+        _of_rainbow(repetitions)
 
     measure.say("An MLP of 6.4M weights in more and more layers, fp32: milliseconds, and shares of its update.")
     rows = []

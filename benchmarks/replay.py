@@ -189,6 +189,17 @@ def inside(capacity: int, batches: list[int], repetitions: int, cycles: int) -> 
     return rows, memory
 
 
+def _by_parts(capacities: list[int], batches: list[int], repetitions: int, cycles: int) -> None:
+    measure.say("Ours by its parts, milliseconds, medians; a sample is draw, gather and importance weights:")
+    rows, memories = [], []
+    for capacity in capacities:
+        found, memory = inside(capacity, batches, repetitions, cycles if capacity == capacities[-1] else 200)
+        rows += found
+        memories.append(memory)
+    print(measure.table(["transitions", "batch", "draw", "gather", "sample", "update"], rows), end="\n\n")
+    measure.say(*memories)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--capacities", type=int, nargs="+")
@@ -202,20 +213,12 @@ def main(argv: list[str] | None = None) -> None:
     repetitions = arguments.repetitions or (5 if quick else 200)
     cycles = arguments.cycles or (200 if quick else 200_000)
 
+    measure.say("## Replay")
+    if arguments.details:
+        _by_parts(capacities, batches, repetitions, cycles)
     measure.say(
-        "## Replay",
-        "Milliseconds, medians. First ours by its parts (a sample is draw, gather and importance weights):",
-    )
-    rows, memories = [], []
-    for capacity in capacities:
-        found, memory = inside(capacity, batches, repetitions, cycles if capacity == capacities[-1] else 200)
-        rows += found
-        memories.append(memory)
-    print(measure.table(["transitions", "batch", "draw", "gather", "sample", "update"], rows), end="\n\n")
-    measure.say(*memories)
-    measure.say(
-        "Ours and the peers' in turns; `x` is the sampling time over ours. An add is one step of 8 environments. "
-        "What each does in a sample differs: see the head of `benchmarks/replay.py`."
+        "Milliseconds, medians; ours and the peers' in turns. `x` is the sampling time over ours. An add is one step "
+        "of 8 environments. What each does in a sample differs: see the head of `benchmarks/replay.py`."
     )
     rows, reasons = [], []
     for capacity in capacities:

@@ -48,6 +48,7 @@ def figures(text: str) -> dict[str, list[float]]:
 def test_replay(capsys: pytest.CaptureFixture[str]) -> None:
     replay.main(
         ["--quick", "--threads", "1", "--capacities", "160", "--batches", "4", "--repetitions", "1", "--cycles", "4"]
+        + ["--details"]
     )
     text = capsys.readouterr().out
     found = figures(text)
@@ -111,7 +112,7 @@ def test_without_a_gpu_one_sentence_says_so(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.slow
 def test_envs(capsys: pytest.CaptureFixture[str]) -> None:
-    envs.main(["--quick", "--threads", "1", "--envs", "2", "--repetitions", "1", "--seconds", "0.01"])
+    envs.main(["--quick", "--threads", "1", "--envs", "2", "--repetitions", "1", "--seconds", "0.01", "--details"])
     found = figures(capsys.readouterr().out)
     assert set(envs.MAKERS) <= set(found) and {"Rainbow + NaP", "DQN"} <= set(found)
     assert all(number > 0 for name in found for number in found[name])
@@ -138,7 +139,7 @@ def test_all_environments_play_the_same_game() -> None:
 
 @pytest.mark.slow
 def test_learner(capsys: pytest.CaptureFixture[str]) -> None:
-    learner.main(["--quick", "--threads", "1", "--batches", "2", "4", "--repetitions", "1"])
+    learner.main(["--quick", "--threads", "1", "--batches", "2", "4", "--repetitions", "1", "--details"])
     text = capsys.readouterr().out
     found = figures(text)
     assert {"nap_rl Rainbow + NaP, fp32", "nap_rl DQN, fp32", "SB3 DQN", "SB3 QR-DQN", "never"} <= set(found)
@@ -156,7 +157,9 @@ def test_growth(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
-    end_to_end.main(["--quick", "--threads", "1", "--fill", "64", "--seconds", "0.05", "--repetitions", "1"])
+    end_to_end.main(
+        ["--quick", "--threads", "1", "--fill", "64", "--seconds", "0.05", "--repetitions", "1", "--details"]
+    )
     found = figures(capsys.readouterr().out)
     assert {"nap_rl Rainbow + NaP, fp32", "nap_rl DQN, fp32", "SB3 DQN", "SB3 DQN, 1 environment"} <= set(found)
     assert all(number > 0 for name in found for number in found[name])
@@ -164,7 +167,7 @@ def test_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_nap_overhead(capsys: pytest.CaptureFixture[str]) -> None:
-    nap_overhead.main(["--quick", "--threads", "1"])
+    nap_overhead.main(["--quick", "--threads", "1", "--details"])
     assert {"projection", "a loop", "Adam"} <= set(figures(capsys.readouterr().out))
 
 
