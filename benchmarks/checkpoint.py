@@ -113,9 +113,9 @@ def measure(transitions: int, folder: Path, updates: int, rate: float | None) ->
     trainer.env.close()
     began = time.perf_counter()
     again, _ = assemble(config, folder / "again")
-    found = checkpoint.load_newest(folder / "checkpoints")
-    assert found is not None
-    restore(again, found[1])
+    newest = checkpoint.load_newest(folder / "checkpoints")
+    assert newest is not None
+    restore(again, newest[1])
     print(f"  restoring it: {time.perf_counter() - began:.2f} s")
     again.env.close()
 

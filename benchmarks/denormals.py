@@ -30,10 +30,10 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 
 def ours(folder: Path, updates: int, *overrides: str) -> torch.optim.Optimizer:
-    """The optimiser of an agent that has made so many updates on a game."""
-    made = trainer(folder, f"env.game={GAME}", f"replay.capacity={CAPACITY}", "precision=fp32", *overrides)
-    made.run(lambda: made.agent.updates >= updates)
-    return made.agent.optimizer
+    """The optimiser of an agent after so many updates on a game."""
+    loop = trainer(folder, f"env.game={GAME}", f"replay.capacity={CAPACITY}", "precision=fp32", *overrides)
+    loop.run(lambda: loop.agent.updates >= updates)
+    return loop.agent.optimizer
 
 
 def theirs(updates: int) -> torch.optim.Optimizer:

@@ -39,7 +39,7 @@ Run = Callable[[int], int]  # so many agent steps, and how many it was: a whole 
 
 def ours(folder: Path, fill: int, *overrides: str) -> tuple[Run, Trainer]:
     """Training that goes on for as many agent steps as it is asked, with `fill` steps in its replay."""
-    made = trainer(
+    loop = trainer(
         folder,
         f"env.game={GAME}",
         f"replay.capacity={CAPACITY}",
@@ -49,12 +49,12 @@ def ours(folder: Path, fill: int, *overrides: str) -> tuple[Run, Trainer]:
     )
 
     def run(steps: int) -> int:
-        begin = made.agent_steps
-        made.run(lambda: made.agent_steps >= begin + steps)
-        return made.agent_steps - begin
+        begin = loop.agent_steps
+        loop.run(lambda: loop.agent_steps >= begin + steps)
+        return loop.agent_steps - begin
 
     run(fill + 64)  # and a few updates, which compile
-    return run, made
+    return run, loop
 
 
 def theirs(kind: type[DQN] | type[QRDQN], num_envs: int, fill: int, subprocesses: bool = False) -> Run:
@@ -116,20 +116,20 @@ def _serve(connection: Connection, make: Callable[[int], Run], fill: int, thread
 
 
 def contenders(compiled: bool, details: bool) -> dict[str, Callable[[int], Run]]:
-    """How each is made."""
-    made: dict[str, Callable[[int], Run]] = {
+    """What makes each of them."""
+    makers: dict[str, Callable[[int], Run]] = {
         PEER: partial(theirs, DQN, 8),
         PEER_KEPT: partial(theirs, DQN, 8),
         "SB3 QR-DQN": partial(theirs, QRDQN, 8),
     }
     if details:
-        made["SB3 DQN, SubprocVecEnv"] = partial(theirs, DQN, 8, subprocesses=True)
-        made["SB3 DQN, 1 environment"] = partial(theirs, DQN, 1)
+        makers["SB3 DQN, SubprocVecEnv"] = partial(theirs, DQN, 8, subprocesses=True)
+        makers["SB3 DQN, 1 environment"] = partial(theirs, DQN, 1)
     agents = {**AGENTS, **MORE_AGENTS} if details else AGENTS
     for variant, settings in variants(compiled).items():
         for name, overrides in agents.items():
-            made[f"nap_rl {name}, {variant}"] = partial(_own, overrides=(*overrides, *settings))
-    return made
+            makers[f"nap_rl {name}, {variant}"] = partial(_own, overrides=(*overrides, *settings))
+    return makers
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -94,9 +94,9 @@ MAKERS: dict[str, Callable[[int, int], Runner]] = {
 
 def stepping(num_envs: int, threads: int, seconds: float, turns: int) -> list[list[object]]:
     """Rows of agent steps a second, over all environments."""
-    made = {name: make(num_envs, threads) for name, make in MAKERS.items()}
-    vector_steps = measure.rates({name: run for name, (run, _) in made.items()}, seconds, turns)
-    for _, close in made.values():
+    vectors = {name: make(num_envs, threads) for name, make in MAKERS.items()}
+    vector_steps = measure.rates({name: run for name, (run, _) in vectors.items()}, seconds, turns)
+    for _, close in vectors.values():
         close()
     rows: list[list[object]] = []
     for name in reversed(MAKERS):

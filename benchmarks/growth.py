@@ -28,14 +28,14 @@ SETTINGS = (
 )
 
 
-def sizes(made: Trainer, begin: int, updates: int) -> list[tuple[int, float]]:
+def sizes(loop: Trainer, begin: int, updates: int) -> list[tuple[int, float]]:
     """(updates, resident MB) at each tenth of the way from `begin` on."""
     points = [begin + updates * tenth // 10 for tenth in range(11)]
-    found = []
+    sizes_so_far = []
     for point in points:
-        made.run(lambda point=point: made.agent.updates >= point)  # type: ignore[misc]
-        found.append((made.agent.updates, measure.resident() / 1e6))
-    return found
+        loop.run(lambda point=point: loop.agent.updates >= point)  # type: ignore[misc]
+        sizes_so_far.append((loop.agent.updates, measure.resident() / 1e6))
+    return sizes_so_far
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         f"agent step, from where its replay of {CAPACITY:,} is full: memory of the process.",
     )
     with tempfile.TemporaryDirectory() as folder:
-        made = trainer(Path(folder), *SMALL, *SETTINGS, f"compile={compiled}")
-        rows = sizes(made, 0 if arguments.quick else CAPACITY, updates)
+        loop = trainer(Path(folder), *SMALL, *SETTINGS, f"compile={compiled}")
+        rows = sizes(loop, 0 if arguments.quick else CAPACITY, updates)
     print(measure.table(["updates", "MB"], [[f"{count:,}", f"{size:.1f}"] for count, size in rows]))
 
 

@@ -108,7 +108,7 @@ def limits(repetitions: int) -> dict[str, float]:
 
 def distance(compiled: bool, repetitions: int) -> tuple[list[list[object]], dict[str, float], float]:
     """Rows of an update's time beside that of its arithmetic and of its optimiser's memory traffic at the limits."""
-    found = limits(repetitions)
+    rates = limits(repetitions)
     rows: list[list[object]] = []
     agent = ours(32, *AGENTS["Rainbow + NaP"], *VARIANTS["fp32"])
     with FlopCounterMode(display=False) as counter:
@@ -116,14 +116,14 @@ def distance(compiled: bool, repetitions: int) -> tuple[list[list[object]], dict
     gflop = counter.get_total_flops() / 1e9
     weights = sum(parameter.numel() for parameter in agent.network.parameters())
     adam = (
-        4 * weights * 7 / found["memory"] / 1e6
+        4 * weights * 7 / rates["memory"] / 1e6
     )  # weight, gradient and two moments read; all but the gradient written
     for name, settings in variants(compiled).items():
         agent = ours(32, *AGENTS["Rainbow + NaP"], *settings)
         took = measure.median(measure.interleaved({"update": agent.update}, repetitions), "update")
-        arithmetic = gflop / found["bf16" if "bf16" in name else "fp32"] * 1e3
+        arithmetic = gflop / rates["bf16" if "bf16" in name else "fp32"] * 1e3
         rows.append([name, took, arithmetic, adam, (arithmetic + adam) / took])
-    return rows, found, gflop
+    return rows, rates, gflop
 
 
 def kernels(variant: str, updates: int, top: int = 14) -> list[list[object]]:
@@ -171,10 +171,10 @@ def _details(quick: bool, compiled: bool, repetitions: int) -> None:
     a_turn, turns = (2, 2) if quick else (100, 5)
     print(measure.table(["projected every", "ms", "x"], projection(compiled, a_turn, turns)), end="\n\n")
 
-    rows, found, gflop = distance(compiled, repetitions)
+    rows, rates, gflop = distance(compiled, repetitions)
     measure.say(
         "Distance to the machine's limits, Rainbow + NaP, batch 32. Measured here: matrix products at "
-        f"{found['fp32']:.0f} GFLOP/s in fp32 and {found['bf16']:.0f} in bf16, copying at {found['memory']:.1f} GB/s "
+        f"{rates['fp32']:.0f} GFLOP/s in fp32 and {rates['bf16']:.0f} in bf16, copying at {rates['memory']:.1f} GB/s "
         f"(read and write). An update has {gflop:.2f} GFLOP by plain sums (convolutions by Winograd's "
         "algorithm do with a third to a little over half of theirs); `arithmetic` and `Adam` are the milliseconds that "
         "these and the optimiser's traffic take at those rates, `share` is both over the whole."
@@ -185,8 +185,8 @@ def _details(quick: bool, compiled: bool, repetitions: int) -> None:
         measure.say(
             f"One update by operation, Rainbow + NaP, {variant}, batch 32, time in each itself (profiling slows it)."
         )
-        found_kernels = kernels(variant, 2 if quick else 20)
-        print(measure.table(["operation", "calls", "ms", "share"], found_kernels), end="\n\n")
+        operations = kernels(variant, 2 if quick else 20)
+        print(measure.table(["operation", "calls", "ms", "share"], operations), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -25,12 +25,14 @@ WARM_UP = 3
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """With what every benchmark has: `--threads`, `--repetitions`, `--quick` and `--details`."""
-    made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    made.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: its own choice)")
-    made.add_argument("--repetitions", type=int, help="turns that are counted")
-    made.add_argument("--quick", action="store_true", help="a look at whether it runs: figures mean little")
-    made.add_argument("--details", action="store_true", help="further tables, which docs/benchmarks.md leaves out")
-    return made
+    options = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    options.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of torch (default: its own choice)"
+    )
+    options.add_argument("--repetitions", type=int, help="turns that are counted")
+    options.add_argument("--quick", action="store_true", help="a look at whether it runs: figures mean little")
+    options.add_argument("--details", action="store_true", help="further tables, which docs/benchmarks.md leaves out")
+    return options
 
 
 def prepare(threads: int) -> None:
@@ -56,17 +58,17 @@ def interleaved(variants: Mapping[str, Callable[[], object]], repetitions: int, 
 def rates(variants: Mapping[str, Callable[[int], int]], seconds: float, turns: int) -> Times:
     """Units a second of each variant, in turns of about `seconds`.
 
-    A variant is called with how many units to do, and returns how many it did. Its first calls, until one takes a tenth
-    of `seconds`, warm it up and say how many fill a turn.
+    A variant takes how many units to do and returns how many it did. Its first calls, until one takes a tenth of
+    `seconds`, warm it up and tell how many fill a turn.
     """
     units = {name: _units(run, seconds) for name, run in variants.items()}
-    found: Times = {name: [] for name in variants}
+    measured: Times = {name: [] for name in variants}
     for _ in range(turns):
         for name, run in variants.items():
             begin = time.perf_counter()
             done = run(units[name])
-            found[name].append(done / (time.perf_counter() - begin))
-    return found
+            measured[name].append(done / (time.perf_counter() - begin))
+    return measured
 
 
 def _units(run: Callable[[int], int], seconds: float) -> int:
@@ -143,11 +145,11 @@ def machine() -> str:
 
 
 def versions(*packages: str) -> str:
-    """What is installed of these, with its version."""
-    found = [f"Python {platform.python_version()}"]
+    """The versions of Python and of these packages, in words."""
+    installed = [f"Python {platform.python_version()}"]
     for package in packages:
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            installed.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            found.append(f"{package} not installed")
-    return ", ".join(found)
+            installed.append(f"{package} not installed")
+    return ", ".join(installed)

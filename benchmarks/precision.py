@@ -1,10 +1,10 @@
-"""Q-values of trained networks in bfloat16 against float32, on the states that they play through.
+"""Q-values of trained networks in bfloat16 against float32, on the states that they meet.
 
     python -m benchmarks.precision RUN [RUN ...] [--steps 2000]
 
-Each run's final network plays its game (8 environments, 1 % random actions, mean weights). Both precisions value the
-same states with the same weights, as an update does with `precision=bf16`: autocast over float32 weights is how it
-picks the best action of s_t and values s_tm1, weights kept in bfloat16 are how the target network values s_t.
+Each run's final network plays its game: 8 environments, 1 % random actions, mean weights. Both precisions value the
+same states with the same weights. An update with `precision=bf16` does it in two ways, and both are compared: autocast
+over float32 weights for the online network, weights kept in bfloat16 for the target network.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ ENVS = 8
 
 
 def played(network: QNetwork, config: Config, steps: int) -> Tensor:
-    """Stacks [steps, 4, 84, 84] uint8 that the network meets, at every fourth step of `ENVS` environments."""
+    """Stacks [steps, 4, 84, 84] uint8, of every fourth step of `ENVS` environments."""
     config = copy.deepcopy(config)
     config.env.num_envs, config.seed = ENVS, config.seed + 1_000  # not the episodes that it was trained on
     env = build_env(config)
-    stack, found = FrameStack.of(env), []
+    stack, seen = FrameStack.of(env), []
     policy = EpsilonGreedy(NetworkPolicy(network, noisy=False, seed=0), 0.01, env.num_actions, seed=0)
     frames, first = env.reset(), np.ones(ENVS, dtype=bool)
     try:
         for step in range(4 * steps // ENVS):
             stacks = stack.push(frames, first)
             if step % 4 == 0:
-                found.append(torch.from_numpy(stacks.copy()))
+                seen.append(torch.from_numpy(stacks.copy()))
             taken = env.step(policy.act(stacks))
             frames, first = taken.observations, taken.ended
     finally:
         env.close()
-    return torch.cat(found)
+    return torch.cat(seen)
 
 
 @torch.no_grad()
 def values(network: QNetwork, stacks: Tensor, precision: torch.dtype, kept: bool = False) -> Tensor:
-    """Q [B, A] float32. `kept`: the weights are in `precision` too, as those of a target network are."""
+    """Q [B, A] float32. `kept`: the weights are in `precision` too, as a target network's are."""
     if kept:
         network = copy.deepcopy(network)
         network.body_to(precision)
-    found = []
+    q_values = []
     for some in stacks.split(256):
         with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
             outputs = network(some)
-        found.append(network.head.q_values(outputs.float()))
-    return torch.cat(found)
+        q_values.append(network.head.q_values(outputs.float()))
+    return torch.cat(q_values)
 
 
 def compare(exact: Tensor, other: Tensor) -> Mapping[str, float]:
-    """Both [B, A]: how far apart, beside how far apart actions are."""
+    """Distances between two [B, A], and `gap`, the distance between the two best actions."""
     best = exact.topk(2, dim=1).values
     lost = best[:, 0] - exact.gather(1, other.argmax(dim=1, keepdim=True)).squeeze(1)
     return {
@@ -87,9 +87,14 @@ def main(argv: list[str] | None = None) -> None:
         stacks = played(network, config, arguments.steps)
         exact = values(network, stacks, torch.float32)
         for name, kept in {"bf16": False, "bf16, weights too": True}.items():
-            found = compare(exact, values(network, stacks, torch.bfloat16, kept))
+            distances = compare(exact, values(network, stacks, torch.bfloat16, kept))
             rows.append(
-                [run.name, name, float(exact.max(dim=1).values.mean()), *(f"{value:.2g}" for value in found.values())]
+                [
+                    run.name,
+                    name,
+                    float(exact.max(dim=1).values.mean()),
+                    *(f"{value:.2g}" for value in distances.values()),
+                ]
             )
     header = ["run", "passes", "mean of max Q", "RMS difference", "mean difference", "best - second best"]
     print(measure.table([*header, "same action", "Q lost by the action"], rows))

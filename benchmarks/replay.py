@@ -130,7 +130,7 @@ KINDS = {
 
 def build(capacity: int) -> tuple[dict[str, Buffer], list[str]]:
     """Full buffers of all kinds that are installed and fit into memory beside the others, and why the rest is left."""
-    made, reasons = {}, []
+    buffers, reasons = {}, []
     for name, kind in KINDS.items():
         package = name.lower() if name in ("cpprb", "Tianshou") else "torch"
         needed, free = kind.transition_bytes * capacity, available_memory()
@@ -139,8 +139,8 @@ def build(capacity: int) -> tuple[dict[str, Buffer], list[str]]:
         elif free is not None and needed * 1.2 > free:
             reasons.append(f"{name} with {capacity:,} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free.")
         else:
-            made[name] = kind.make(capacity)
-    return made, reasons
+            buffers[name] = kind.make(capacity)
+    return buffers, reasons
 
 
 def compare(capacity: int, batches: list[int], repetitions: int) -> tuple[list[list[object]], list[str]]:
@@ -193,8 +193,8 @@ def _by_parts(capacities: list[int], batches: list[int], repetitions: int, cycle
     measure.say("Ours by its parts, milliseconds, medians; a sample is draw, gather and importance weights:")
     rows, memories = [], []
     for capacity in capacities:
-        found, memory = inside(capacity, batches, repetitions, cycles if capacity == capacities[-1] else 200)
-        rows += found
+        measured, memory = inside(capacity, batches, repetitions, cycles if capacity == capacities[-1] else 200)
+        rows += measured
         memories.append(memory)
     print(measure.table(["transitions", "batch", "draw", "gather", "sample", "update"], rows), end="\n\n")
     measure.say(*memories)
@@ -222,8 +222,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     rows, reasons = [], []
     for capacity in capacities:
-        found, left_out = compare(capacity, [b for b in batches if b in (batches[0], 256)], repetitions)
-        rows += found
+        measured, left_out = compare(capacity, [b for b in batches if b in (batches[0], 256)], repetitions)
+        rows += measured
         reasons += [reason for reason in left_out if reason not in reasons]
     print(measure.table(["transitions", "batch", "buffer", "sample", "x", "update", "add"], rows), end="\n\n")
     measure.say(*(f"Left out: {reason}" for reason in reasons))

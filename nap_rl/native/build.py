@@ -1,4 +1,4 @@
-"""The C++ files beside this one as a shared library: compiled once a machine, kept in a cache, loaded into torch."""
+"""The C++ files beside this one as a shared library: compiled once for a CPU, kept in a cache, loaded into torch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The functions, or None where they cannot be had: a failure is a warning, and whoever asks does without.
+    """The compiled library, or None without one: off Linux, or with a warning where compiling fails.
 
-    Loading it gives torch the operators of operators.cpp. Only Linux is tried. The OpenMP functions that the library
-    calls are those of the runtime that torch has loaded, so both use the same threads.
+    Loading it gives torch the operators of operators.cpp. It calls the OpenMP runtime that torch has loaded, so both
+    use the same threads.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -47,40 +47,32 @@ def library() -> ctypes.CDLL | None:
 
 
 def kernels() -> ctypes.CDLL:
-    """The functions, for those who were told that `library()` has them."""
-    found = library()
-    assert found is not None
-    return found
+    """`library()`, which must not be None."""
+    loaded = library()
+    assert loaded is not None
+    return loaded
 
 
 @functools.cache
 def has(name: str, *sizes: int, dtype: torch.dtype, pixels: bool | None = None) -> bool:
-    """What a `has_...` of operators.cpp says of sizes; False without the library, and of other types.
-
-    It is asked at every update, hence kept.
-    """
-    found = library()
-    if found is None or dtype not in (torch.float32, torch.bfloat16):
+    """What the function `has_...` of operators.cpp says of a layer; False without the library or for other dtypes."""
+    loaded = library()
+    if loaded is None or dtype not in (torch.float32, torch.bfloat16):
         return False
-    function = getattr(found, name)
+    function = getattr(loaded, name)
     function.restype = ctypes.c_bool
     flags = [flag for flag in (pixels, dtype is torch.bfloat16) if flag is not None]
     return bool(function(*map(ctypes.c_int64, sizes), *map(ctypes.c_bool, flags)))
 
 
-def operator(name: str, signature: str, shape: Callable[..., Any] | None = None) -> None:
-    """`torch.ops.nap_rl.<name>`, which operators.cpp computes.
-
-    Args:
-        shape: gives the empty results that torch.compile traces; None for what is no part of a graph.
-    """
+def operator(name: str, signature: str, shape: Callable[..., Any]) -> None:
+    """Define `torch.ops.nap_rl.<name>`, which operators.cpp computes; `shape` gives empty results to torch.compile."""
     torch.library.define(f"nap_rl::{name}", signature)
-    if shape is not None:
-        torch.library.register_fake(f"nap_rl::{name}", shape)
+    torch.library.register_fake(f"nap_rl::{name}", shape)
 
 
 def compiled(folder: Path) -> Path:
-    """Compile into `folder` unless it is there already, for the same source, compiler and CPU.
+    """The library in `folder`, compiled unless it is there for the same sources, compiler and CPU.
 
     Raises:
         OSError: there is no compiler, or the folder cannot be written.
@@ -93,23 +85,23 @@ def compiled(folder: Path) -> Path:
     path = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as own:  # two processes may compile at once
-            made = Path(own) / path.name
-            _compile(name, made)
-            os.replace(made, path)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # two processes may compile at once
+            library_file = Path(scratch) / path.name
+            _compile(name, library_file)
+            os.replace(library_file, path)
     return path
 
 
-def _compile(name: str, made: Path) -> None:
-    """The sources at once, each by a process."""
+def _compile(name: str, library_file: Path) -> None:
+    """Compile all sources at once, each in a process, and link them."""
     torch_at = Path(torch.__file__).parent
     folders = [f"-I{HERE}", *(f"-isystem{torch_at / 'include' / at}" for at in ("", "torch/csrc/api/include"))]
-    objects = [made.with_name(f"{source.stem}.o") for source in SOURCES]
+    objects = [library_file.with_name(f"{source.stem}.o") for source in SOURCES]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:
         commands = ([name, *FLAGS, *folders, "-c", str(s), "-o", str(o)] for s, o in zip(SOURCES, objects, strict=True))
         list(workers.map(_run, commands))
     libraries = [f"-L{torch_at / 'lib'}", "-ltorch_cpu", "-lc10"]  # which the process has loaded
-    _run([name, *FLAGS, "-shared", "-o", str(made), *map(str, objects), *libraries])
+    _run([name, *FLAGS, "-shared", "-o", str(library_file), *map(str, objects), *libraries])
 
 
 def _run(command: list[str]) -> None:
@@ -117,7 +109,7 @@ def _run(command: list[str]) -> None:
 
 
 def _cpu() -> str:
-    """What -march=native depends on: a home folder may be shared by machines."""
+    """What -march=native depends on: machines may share a home folder."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             lines = {line.split(":")[0].strip(): line for line in file if ":" in line}

@@ -137,7 +137,7 @@ class Convolution : nap_rl::Sizes {
                     for (int lane = 0; lane < LANES; lane++) {
                         Number of[DEPTH];
                         for (int d = 0; d < DEPTH; d++) of[d] = rounded[d][f / n][f % n][lane];
-                        U[(f * (summed / DEPTH) + z / DEPTH) * others + others_begin + lane] = Kind::join(of);
+                        U[(f * (summed / DEPTH) + z / DEPTH) * others + others_begin + lane] = Kind::pack(of);
                     }
             }
     }
@@ -216,13 +216,13 @@ class Convolution : nap_rl::Sizes {
 
     // y[b][i][j][o] = sum_c,h,v w[o][c][h][v] x[b][s i + h][s j + v][c]
     void forward(const Source* x, const float* w, Number* y) const {
-        Room<Item> U(n * n * K / DEPTH * O);
+        Buffer<Item> U(n * n * K / DEPTH * O);
         const int64_t tiles = images * down * across;
 #pragma omp parallel num_threads(threads)
         {
             transform_kernel<false>(w, U);
-            Room<Number> V(n * n * ROWS * K);
-            Room<float> M(n * n * ROWS * O);
+            Buffer<Number> V(n * n * ROWS * K);
+            Buffer<float> M(n * n * ROWS * O);
 #pragma omp for schedule(static)
             for (int64_t begin = 0; begin < tiles; begin += ROWS) {
                 const int64_t used = std::min<int64_t>(ROWS, tiles - begin);
@@ -246,13 +246,13 @@ class Convolution : nap_rl::Sizes {
 
     // dx[b][s i + h][s j + v][c] = sum over i, j, o of dy[b][i][j][o] w[o][c][h][v]
     void input_gradient(const Number* dy, const float* w, Number* dx) const {
-        Room<Item> U(n * n * O / DEPTH * K);
+        Buffer<Item> U(n * n * O / DEPTH * K);
         const int64_t size = height * width * C;
 #pragma omp parallel num_threads(threads)
         {
             transform_kernel<true>(w, U);
-            Room<Number> dM(n * n * ROWS * O);
-            Room<float> dV(n * n * ROWS * K), image(size + LANES);  // tiles overlap: an image is summed here
+            Buffer<Number> dM(n * n * ROWS * O);
+            Buffer<float> dV(n * n * ROWS * K), image(size + LANES);  // tiles overlap: an image is summed here
             std::fill(&image[0], &image[size], 0.0f);
             const Share mine(images, 1);
             for (int64_t begin = mine.begin * down * across, end = mine.end * down * across; begin < end; begin += ROWS) {
@@ -294,11 +294,11 @@ class Convolution : nap_rl::Sizes {
     // GROUPS of images are summed each into its own dU [f][K][O], and these in their order.
     void weight_gradient(const Number* dy, const Source* x, float* dw) const {
         const int64_t size = n * n * K * O;
-        Room<float> dU(GROUPS * size);
+        Buffer<float> dU(GROUPS * size);
 #pragma omp parallel num_threads(threads)
         {
-            Room<Number> V(n * n * BLOCK * K), dM(n * n * BLOCK * O);
-            Room<Item> V_items(BLOCK * K), dM_items(BLOCK * O);
+            Buffer<Number> V(n * n * BLOCK * K), dM(n * n * BLOCK * O);
+            Buffer<Item> V_items(BLOCK * K), dM_items(BLOCK * O);
 #pragma omp for schedule(static)
             for (int64_t group = 0; group < GROUPS; group++) {
                 float* sum = dU + group * size;
@@ -311,8 +311,8 @@ class Convolution : nap_rl::Sizes {
                         transform_output_gradient(dy, tile_at(begin + t), dM, t, BLOCK);
                     }
                     for (int f = 0; f < n * n; f++) {
-                        join_rows<Kind>(used, K, V + f * BLOCK * K, V_items, 0, K);
-                        join_rows<Kind>(used, O, dM + f * BLOCK * O, dM_items, 0, O);
+                        pack_rows<Kind>(used, K, V + f * BLOCK * K, V_items, 0, K);
+                        pack_rows<Kind>(used, O, dM + f * BLOCK * O, dM_items, 0, O);
                         for (int64_t q = 0; q < K; q += ROWS)
                             for (int64_t o = 0; o < O; o += COLUMNS) {
                                 float* to = sum + (f * K + q) * O + o;

@@ -27,7 +27,7 @@ struct Single {
 
     static Items items(const Item* at) { return lanes(at); }
     static void add(Lanes& sum, Item a, const Items& b) { sum += a * b; }
-    static Item join(const Number* of) { return of[0]; }
+    static Item pack(const Number* of) { return of[0]; }
     static Lanes load(const Number* at) { return lanes(at); }
     static void store(Number* at, const Lanes& values) { lanes(at) = values; }
     static void columns(const Number* at, int64_t, Items of[2]) {
@@ -47,14 +47,14 @@ struct Half {
     static void add(Lanes& sum, Item a, const Items& b) {
         sum = (Lanes)_mm512_dpbf16_ps((__m512)sum, (Items)_mm512_set1_epi32(int(a)), b);
     }
-    static Item join(const Number* of) { return of[0] | Item(of[1]) << 16; }
+    static Item pack(const Number* of) { return of[0] | Item(of[1]) << 16; }
     static Lanes load(const Number* at) {
         return (Lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)), 16);
     }
     static void store(Number* at, const Lanes& values) {
         _mm256_storeu_si256((__m256i*)at, (__m256i)_mm512_cvtneps_pbh((__m512)values));
     }
-    // COLUMNS of DEPTH rows, `next` numbers apart, joined; where registers are four parts of eight columns, the first has
+    // COLUMNS of DEPTH rows, `next` numbers apart, packed; where registers are four parts of eight columns, the first has
     // four of each and the second the other four, until `in_order`.
     static void columns(const Number* at, int64_t next, Items of[2]) {
         const __m512i first = _mm512_loadu_si512(at), second = _mm512_loadu_si512(at + next);
@@ -93,13 +93,13 @@ inline __attribute__((always_inline)) void tile(int64_t length, const typename K
 
 // Rows as they are summed over: x [rows][n] -> [items][n], where zeros fill the last item; columns [begin, end) of it.
 template <class Kind>
-void join_rows(int64_t rows, int64_t n, const typename Kind::Number* x, typename Kind::Item* to, int64_t begin,
+void pack_rows(int64_t rows, int64_t n, const typename Kind::Number* x, typename Kind::Item* to, int64_t begin,
                int64_t end) {
     for (int64_t b = 0; b < rows; b += Kind::DEPTH)
         for (int64_t j = begin; j < end; j++) {
             typename Kind::Number of[Kind::DEPTH];
             for (int d = 0; d < Kind::DEPTH; d++) of[d] = b + d < rows ? x[(b + d) * n + j] : typename Kind::Number(0);
-            to[b / Kind::DEPTH * n + j] = Kind::join(of);
+            to[b / Kind::DEPTH * n + j] = Kind::pack(of);
         }
 }
 
@@ -113,14 +113,14 @@ struct Share {  // of a thread: [begin, end), in whole steps
     }
 };
 
-// Numbers that begin with a line of the cache and hold nothing yet.
+// Uninitialised numbers that begin with a line of the cache.
 template <class Number>
-class Room {
+class Buffer {
     struct alignas(64) Line { char bytes[64]; };
     std::unique_ptr<Line[]> lines;
 
   public:
-    explicit Room(int64_t size) : lines(new Line[size * sizeof(Number) / sizeof(Line) + 1]) {}
+    explicit Buffer(int64_t size) : lines(new Line[size * sizeof(Number) / sizeof(Line) + 1]) {}
     operator Number*() { return reinterpret_cast<Number*>(lines.get()); }
 };
 

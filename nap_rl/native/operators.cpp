@@ -1,7 +1,7 @@
 // The functions of functions.h as the torch operators that the Python files beside this one define, on the CPU.
 //
-// An update calls three dozen of them between megabytes of other memory, which push Python's code and data out of the
-// caches: by way of Python a call costs as much as a small function.
+// An update calls dozens of them between passes over megabytes, which push Python's code and data out of the caches: a
+// call through Python costs as much as a small function.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

@@ -34,12 +34,12 @@ template <class Kind>
 void weight_gradient(int64_t rows, int64_t n_in, int64_t n_out, const typename Kind::Number* dy,
                      const typename Kind::Number* x, float* dw, int threads) {
     const int64_t length = (rows + Kind::DEPTH - 1) / Kind::DEPTH;
-    Room<typename Kind::Item> dy_items(length * n_out), x_items(length * n_in);
+    Buffer<typename Kind::Item> dy_items(length * n_out), x_items(length * n_in);
 #pragma omp parallel num_threads(threads)
     {
         const Share inputs(n_in, LANES), outputs(n_out, ROWS);
-        join_rows<Kind>(rows, n_out, dy, dy_items, outputs.begin, outputs.end);
-        join_rows<Kind>(rows, n_in, x, x_items, inputs.begin, inputs.end);
+        pack_rows<Kind>(rows, n_out, dy, dy_items, outputs.begin, outputs.end);
+        pack_rows<Kind>(rows, n_in, x, x_items, inputs.begin, inputs.end);
 #pragma omp barrier
         for (int64_t o = outputs.begin; o < outputs.end; o += ROWS)
             for (int64_t k = 0; k < n_in; k += COLUMNS) {
@@ -59,7 +59,7 @@ void product(int64_t rows, int64_t n_in, int64_t n_out, const typename Kind::Num
     typedef typename Kind::Item Item;
     const int64_t columns = (rows + COLUMNS - 1) / COLUMNS * COLUMNS, items = n_in / Kind::DEPTH;
     const Item *x_items = reinterpret_cast<const Item*>(x), *w_items = reinterpret_cast<const Item*>(w);
-    Room<Item> transposed(items * columns);  // x as [items][columns]; beyond the rows zeros
+    Buffer<Item> transposed(items * columns);  // x as [items][columns]; beyond the rows zeros
 #pragma omp parallel num_threads(threads)
     {
         const Share inputs(items, LANES), outputs(n_out, ROWS);

@@ -1,4 +1,4 @@
-"""The embedding of quantile levels that makes a value network implicit in them (IQN)."""
+"""The embedding of quantile levels: with it a value network takes the levels as an input (IQN)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class QuantileEmbedding(nn.Module):
     """phi_j(tau) = ReLU(sum_{i<n} cos(pi i tau) w_ij + b_j) (Dabney et al. 2018b, arXiv 1806.06923, equation 4).
 
     Args:
-        features: F, as many as the torso gives: the two are multiplied.
+        features: F, the torso's: the embedding is multiplied with the torso's features.
         cosines: n.
-        samples: number of `levels`, which stand in where no levels are drawn.
+        samples: number of `levels`, which a pass without drawn levels takes.
     """
 
     frequencies: Tensor

@@ -43,13 +43,13 @@ class Transitions(NamedTuple):
     discount_t: Tensor  # [B] float32: prod_{i<m} discount_i; 0 where a terminal state or a lost life came first
     s_t: Tensor  # [B, C, H, W] uint8: m steps later, m <= n
     weights: Tensor  # [B] float32: importance weights, the largest is 1
-    slots: Tensor  # [B] int64: where each came from
-    serials: Tensor  # [B] int64: which visit of the ring to that slot it was
+    slots: Tensor  # [B] int64: where each is in the ring
+    serials: Tensor  # [B] int64: which lap of the ring wrote the slot
 
     def to(self, device: torch.device) -> Transitions:
-        """What the learner reads, on its device; slots and serials, which the replay reads, stay where they are.
+        """The batch on the learner's device, but for slots and serials, which only the replay reads.
 
-        From the host to a GPU the copies go through pinned memory and nothing waits for them.
+        Copies from the host to a GPU go through pinned memory, and nothing waits for them.
         """
         if self.a_tm1.device == device:
             return self
@@ -61,9 +61,9 @@ class Replay:
     """Prioritised n-step replay over a ring of single frames.
 
     Args:
-        capacity: transitions of a full ring, over all environments. The newest n of each cannot be sampled yet, since
-            their windows are not complete, unless their episode ended.
-        num_envs: columns of the ring; `capacity` is divided evenly among them (rounded up).
+        capacity: transitions of a full ring, over all environments. The newest n of each environment cannot be sampled
+            yet, unless their episode ended: their n-step windows are not complete.
+        num_envs: columns of the ring, which share `capacity` evenly (rounded up).
         frame_shape: shape of one frame, for example (84, 84).
         stack: C, frames in a state.
         n_steps: n of the n-step return.
@@ -171,7 +171,7 @@ class Replay:
         frames [K, *frame_shape]; envs [K] int64, all different. Starts whose window is shorter than n become valid.
         """
         self._advance(envs, frames, np.zeros(len(envs), dtype=bool))
-        # What follows is another episode, also before its first frame is written: no window may reach into it.
+        # The next slot belongs to another episode, even before its first frame is written: no window may reach into it.
         self.first[self._slots(envs, self.counts[envs])] = True
         starts = []
         for j in range(1, self.n_steps + 1):
@@ -182,7 +182,7 @@ class Replay:
     def sample(self, batch: int, importance_exponent: float | Tensor = 1.0) -> Transitions:
         """Draw a batch; weights are (V P(i))^-importance_exponent over the V valid starts, divided by the largest.
 
-        In a captured update V stays what it was when captured, and is divided out.
+        A captured update keeps the V of its recording, which the division cancels.
 
         Raises:
             ValueError: nothing can be sampled yet.
@@ -200,7 +200,7 @@ class Replay:
         place = slots % self.length
         index = (slots - place)[:, None] + (place[:, None] + self._offsets) % self.length  # [B, C - 1 + 1 + n]
         zero = self.stack - 1
-        # The number of an offset's episode within the window: those of offset 0's episode have its number.
+        # episode[b, o]: a count of first frames up to offset o. Offsets of one episode have the same count.
         episode = self.first.take(index).cumsum(dim=1)
         same = episode == episode[:, zero, None]
         in_episode = same[:, self.stack :]  # [B, n]: the step from offset j - 1 to j is a transition
@@ -215,11 +215,11 @@ class Replay:
         products = products.cumprod(dim=1)
         r_t = (products[:, :-1] * step_rewards * in_episode).sum(dim=1)
 
-        # A frame at offset o <= 0 of another episode is the zero frame instead.
+        # An offset before the episode's first frame reads the zero frame.
         index[:, :zero] = index[:, :zero].where(same[:, :zero], self.zero_slot)
         later = index.gather(1, m + self._stack_places)
-        # Two stacks of C frames and not the window of C + n: 8 frames instead of 24 where n is 20. Whole frames are
-        # copied by index_select, an order of magnitude faster on the CPU than indexing byte by byte.
+        # Two stacks of C frames are fewer than the window of C + n: 8 instead of 24 for n = 20. index_select copies
+        # whole frames; indexing copies single bytes.
         both = torch.cat([index[:, : self.stack], later]).view(-1)
         stacks = self.frames.index_select(0, both).view(2, len(slots), self.stack, *self.frames.shape[1:])
         return stacks[0], self.actions.take(slots), r_t, products[:, -1], stacks[1]
@@ -236,7 +236,7 @@ class Replay:
         self.priorities.update(slots, priorities, keep)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside the slots themselves, which `records` gives."""
+        """All but the slots, which `records` gives."""
         return {
             "counts": torch.from_numpy(self.counts.copy()),
             "ages": torch.from_numpy(self.ages.copy()),
@@ -264,28 +264,28 @@ class Replay:
         )
 
     def oldest(self) -> Indices:
-        """[N] int64: in each column the serial from which on slots can still be read, as part of a stack at least."""
+        """[N] int64: for each column the oldest serial that a sample can still read."""
         return np.maximum(self.counts - self.window - (self.stack - 1), 0)
 
     @property
     def record(self) -> np.dtype[np.void]:
-        """One slot as it is stored outside."""
+        """The dtype of one stored slot."""
         return record_dtype(tuple(self.frames.shape[1:]), torch.empty(0, dtype=self.frames.dtype).numpy().dtype)
 
     def records(self, envs: Indices, serials: Indices) -> npt.NDArray[np.void]:
-        """[K] of `record`: what the slots (envs [K], serials [K]) hold."""
+        """[K] of `record`: the contents of slots (envs [K], serials [K])."""
         slots = self._slots(envs, serials)
-        found = np.empty(len(envs), dtype=self.record)
-        found["env"], found["serial"] = envs, serials
-        found["frame"] = self.frames.index_select(0, slots).cpu().numpy()
-        found["action"] = self.actions[slots].cpu().numpy()
-        found["reward"] = self.rewards[slots].cpu().numpy()
-        found["discount"] = self.discounts[slots].cpu().numpy()
-        found["first"] = self.first[slots].cpu().numpy()
-        return found
+        records = np.empty(len(envs), dtype=self.record)
+        records["env"], records["serial"] = envs, serials
+        records["frame"] = self.frames.index_select(0, slots).cpu().numpy()
+        records["action"] = self.actions[slots].cpu().numpy()
+        records["reward"] = self.rewards[slots].cpu().numpy()
+        records["discount"] = self.discounts[slots].cpu().numpy()
+        records["first"] = self.first[slots].cpu().numpy()
+        return records
 
     def load_records(self, records: npt.NDArray[np.void]) -> None:
-        """Put slots back that `records` gave; those that nothing can read any more are left out."""
+        """Write `records` back into their slots, but for those that no sample can read any more."""
         records = records[records["serial"] >= self.oldest()[records["env"]]]
         envs, serials = records["env"].astype(np.int64), records["serial"].astype(np.int64)
         slots = self._slots(envs, serials)
@@ -316,7 +316,7 @@ class Replay:
         return slots
 
     def _open_and_retire(self, envs: Indices, starts: list[tuple[Indices, Indices]]) -> None:
-        """Make (envs, serials) of `starts` sampleable, and what is a whole window older than the newest slot not."""
+        """Make `starts`, (envs, serials), sampleable, and retire slots a whole window older than the newest."""
         oldest = self.counts[envs] - 1 - self.window
         retired = self._flat(envs, oldest)[oldest >= 0]
         opened = np.concatenate([self._flat(*start) for start in starts])
@@ -336,7 +336,7 @@ class Replay:
 
 
 def record_dtype(frame_shape: tuple[int, ...], frame_dtype: npt.DTypeLike) -> np.dtype[np.void]:
-    """One slot as it is stored outside: it never changes once the next one is written."""
+    """The dtype of one stored slot, which never changes once the next slot is written."""
     return np.dtype(
         [
             ("env", "<i4"),

@@ -1,7 +1,7 @@
 """The replay on disk: segments of records, each written once and never changed.
 
-A segment holds of each environment's column the slots with serials from `begins` to `ends`. A checkpoint names all
-segments of which some slot can still be read; between two checkpoints only what was played in between is new.
+A segment holds, for each environment's column, the slots with serials from `begins` to `ends`. A checkpoint names every
+segment with a slot that can still be read. Only the steps since the checkpoint before need a new segment.
 
     column 0   ....[====s1====][======s2======][===s3===]        . overwritten
     column 1   ......[==s1====][======s2======][===s3===]        s3 is new
@@ -17,13 +17,13 @@ import numpy as np
 
 from nap_rl.replay.buffer import Indices, Replay
 
-RECORDS = 8_192  # in a segment at most: 58 MB of Atari frames in memory, 1 to 4 MB on disk
-LEVEL = 3  # of zlib: Atari's frames shrink to a twentieth or less, faster than a disk writes them whole
+RECORDS = 8_192  # of a segment, at most: 58 MB of Atari frames in memory, 1 to 4 MB on disk
+LEVEL = 3  # of zlib
 
 
 @dataclass(frozen=True)
 class Segment:
-    """`name` is random, so that it stands for the same bytes forever; serials by environment."""
+    """Serials by environment. `name` is random: no other bytes ever get it."""
 
     name: str
     begins: list[int]
@@ -36,7 +36,7 @@ class Segment:
 
 
 def plan(replay: Replay, before: list[Segment]) -> list[Segment]:
-    """The segments that hold all that can be read now: those of `before` that still matter, and new ones."""
+    """Segments for every slot that can be read now: those of `before` that still hold one, and new ones."""
     oldest = replay.oldest()
     kept = [segment for segment in before if (np.array(segment.ends) > oldest).any()]
     written = np.array(kept[-1].ends if kept else np.zeros_like(oldest))
@@ -57,11 +57,11 @@ def encode(replay: Replay, segment: Segment) -> bytes:
 
 
 def decode(replay: Replay, segment: Segment, data: bytes) -> None:
-    """Put the records back into the ring. Raises ValueError where they are not those of `segment`."""
+    """Write the records into the ring. Raises ValueError where `data` does not hold the records of `segment`."""
     size = segment.size * replay.record.itemsize
     unzip = zlib.decompressobj()
     try:
-        raw = unzip.decompress(data, size + 1)  # never more than was promised, whatever the data says
+        raw = unzip.decompress(data, size + 1)  # at most so many bytes, whatever the data says
     except zlib.error as error:
         raise ValueError(f"{segment.name} cannot be decompressed: {error}") from None
     if len(raw) > size or not unzip.eof or len(raw) % replay.record.itemsize:
