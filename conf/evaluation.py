@@ -9,26 +9,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
-from nap_rl.conf.schema import Config, Device, SequentialConfig, leaves, to_dict
+from nap_rl.conf.schema import VARIES, Config, Device, SequentialConfig, leaves, to_dict
 from nap_rl.envs import Protocol, Resize, check_game
 from nap_rl.machine import pick_device
 
 CONFIG_NAME = "evaluate"
-# What runs of one experiment may differ in, by dotted key or section: averaging over it is what an aggregate is for,
-# or it leaves the weights as they are.
-VARIES = {
-    "name",
-    "seed",
-    "device",
-    "compile",
-    "native",
-    "threads",
-    "env.game",
-    "replay.device",
-    "checkpoint",
-    "eval",
-    "logger",
-}
 
 
 @dataclass

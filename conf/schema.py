@@ -358,6 +358,23 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
+# What runs of one experiment may differ in, by dotted key or section: averaging over it is what an aggregate is for,
+# or it leaves the weights as they are.
+VARIES = {
+    "name",
+    "seed",
+    "device",
+    "compile",
+    "native",
+    "threads",
+    "env.game",
+    "replay.device",
+    "checkpoint",
+    "eval",
+    "logger",
+}
+
+
 def register() -> None:
     """Make the types known to Hydra under the names that the YAML files' defaults lists use."""
     store = ConfigStore.instance()
