@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nap_rl import checkpoint
 from nap_rl.conf.load import load_network
+from nap_rl.logging.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = 6  # two convolutions, and two layers in each of the two streams
@@ -179,6 +181,15 @@ def test_tensorboards_own_reader_finds_the_tags_and_agrees_with_metrics_csv(nap:
         assert [scalar.step for scalar in scalars] == [int(row["frames"]) for row in rows]
         expected = [float(row[tag]) for row in rows]
         assert [scalar.value for scalar in scalars] == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+def test_a_run_with_evaluations_has_every_tag_of_the_log_and_no_other(nap_again: Finished) -> None:
+    events = EventAccumulator(str(nap_again.folder), size_guidance={"scalars": 0})
+    events.Reload()
+    written = set(events.Tags()["scalars"])
+    forms = {tag: re.compile(re.sub("<(?:layer|task)>", ".+", tag) + "$") for tag in TAGS}
+    assert [tag for tag, form in forms.items() if not any(map(form.match, written))] == []
+    assert [tag for tag in written if not any(form.match(tag) for form in forms.values())] == []
 
 
 def test_the_checkpoint_is_the_network_that_was_trained(nap: Finished) -> None:
