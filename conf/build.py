@@ -59,6 +59,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         init_from.initialize(agent.init_from, network, lambda: build_env(config))
     network = network.to(device)
     compiled = pick_compile(config.compile.name, updates)
+    native = native_wanted(config, compiled, device)
     memory = replay_device(config, device)
     captured = (
         compiled
@@ -98,7 +99,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
     )
     if agent.init_from is not None:
         init_from.continue_learning(agent.init_from, built)
-    if native_wanted(config, compiled, device):
+    if native:
         import_module("nap_rl.native").accelerate(built)
     return built, projector
 
