@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # a Python too old for nap_rl reads this file as well, to say
 ROOT = Path(__file__).resolve().parent
 EXTRAS = {"train": "", "test": "[test]"}
 LINK = "nap_rl_torch.pth"
+LARGE_MB = 20  # downloads from this size on are named: they take a while
 PROBE = """
 import json, os, torch
 from importlib.metadata import requires, version
@@ -225,11 +227,47 @@ def with_torch(constraints: str, torch: Torch) -> str:
     return "\n".join([*kept, f"torch=={torch.version}", ""])
 
 
-def size_of_torch(system: str) -> str:
-    """What torch 2.13.0 downloads on this system, with the packages that it requires."""
-    if system == "Linux":
-        return "about 2.7 GB, for it is the CUDA build (a CPU build, if pip is set up to take one, is 0.2 GB)"
-    return "about 0.1 GB"
+# -- what pip will do, and doing it --------------------------------------------------------------------------
+
+
+def planned(pip: list[str], arguments: list[str], run: Runner = quiet) -> dict[str, str] | None:
+    """Names and versions of the packages that `pip install` would bring; None if this pip cannot say."""
+    answer = run([*pip, "install", "--dry-run", "--quiet", "--report", "-", *arguments])
+    try:
+        items = json.loads(answer.stdout)["install"] if answer.returncode == 0 else None
+        return None if items is None else {normalized(i["metadata"]["name"]): i["metadata"]["version"] for i in items}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def announcement(packages: dict[str, str] | None) -> str:
+    """One sentence: what will be downloaded, and how much that is at most (sizes of torch 2.13.0 and the pins)."""
+    if packages is None:
+        return "pip does not say what it will download: up to 0.5 GB with a CPU build of torch, 3 GB with a CUDA build"
+    if "torch" not in packages:
+        return f"{len(packages)} packages will be installed: up to 0.3 GB to download"
+    cuda = any(name.startswith("nvidia-") for name in packages)
+    build, size = ("a CUDA build", "3 GB") if cuda else ("a CPU build", "0.5 GB")
+    return f"{len(packages)} packages will be installed, torch {packages['torch']} as {build}: up to {size} to download"
+
+
+def pip_install(command: list[str]) -> int:
+    """Runs pip; shows its large downloads as they begin, and its last lines if it fails. Returns its exit code."""
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as pip:
+        assert pip.stdout is not None
+        for line in map(str.strip, pip.stdout):
+            last.append(line)
+            size = re.fullmatch(r"Downloading (\S+) \((\d+)(?:\.\d+)? MB\)", line)
+            if size is not None and int(size[2]) >= LARGE_MB:
+                say(f"downloading {size[1].rsplit('/', 1)[-1]} ({size[2]} MB)")
+            elif line.startswith("Installing collected packages"):
+                say("unpacking the packages")
+    if pip.returncode != 0:
+        print("\n".join(last), file=sys.stderr, flush=True)
+    return pip.returncode
 
 
 # -- installing ----------------------------------------------------------------------------------------------
@@ -250,25 +288,18 @@ def install(root: Path, command: str) -> None:
     if torch is not None:
         say(f"keeping torch {torch.version} in {torch.folder}")
         pins = with_torch(pins, torch)
-    else:
-        say(f"torch will be downloaded: {size_of_torch(platform.system())}; everything else is about 0.3 GB.")
-        say("To use another build, press Ctrl-C, install a torch >= 2.10 for this Python or with")
-        say(f"'{' '.join(pip)} install', as PyTorch's own page says, and call again: it will be kept.")
     constraints.write_text(pins)
 
     log.unlink(missing_ok=True)
-    say(f"installing the packages (log: {log})")
-    options = [
-        "--no-input",
-        "--disable-pip-version-check",
-        "--log",
-        str(log),
-        "--constraint",
-        str(constraints),
-    ]
-    packages = ["--editable", f"{root}{EXTRAS[command]}"]
-    environment = {**os.environ, "PIP_USER": "0"}  # where pip is set to `user`, it would refuse a .venv
-    if subprocess.call([*pip, "install", *options, *packages], env=environment) != 0:
+    os.environ["PIP_USER"] = "0"  # a pip that is set to `user` would refuse a .venv
+    arguments = ["--no-input", "--disable-pip-version-check", "--constraint", str(constraints)]
+    arguments += ["--editable", f"{root}{EXTRAS[command]}"]
+    say("asking pip what is missing")
+    say(f"{announcement(planned(pip, arguments))} (log: {log})")
+    if torch is None:
+        say("To use another build of torch, press Ctrl-C, install a torch >= 2.10 for this Python or with")
+        say(f"'{' '.join(pip)} install', as PyTorch's own page says, and call again: it will be kept.")
+    if pip_install([*pip, "install", "--log", str(log), *arguments]) != 0:
         raise give_up(f"pip could not install the packages: its log is {log}.")
 
     torch = find_torch(str(python))

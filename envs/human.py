@@ -22,7 +22,7 @@ class Reference(NamedTuple):
 
 @cache
 def references() -> dict[str, Reference]:
-    """The 57 games by ale-py's names."""
+    """Returns the 57 games by ale-py's names."""
     with files("nap_rl.envs").joinpath("atari57.csv").open(encoding="utf-8") as file:
         return {row["game"]: Reference(float(row["random"]), float(row["human"])) for row in csv.DictReader(file)}
 

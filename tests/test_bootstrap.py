@@ -338,7 +338,70 @@ def test_a_kept_torch_of_the_pinned_version_changes_only_its_own_line() -> None:
     assert pins == PINS.replace("torch==2.13.0", "torch==2.13.0+cpu")
 
 
-def test_the_size_that_is_announced_is_of_the_torch_that_is_pinned() -> None:
-    assert "torch==2.13.0\n" in (ROOT / "constraints.txt").read_text(), "measure size_of_torch anew"
-    assert "2.7 GB" in bootstrap.size_of_torch("Linux") and "CUDA" in bootstrap.size_of_torch("Linux")
-    assert "0.1 GB" in bootstrap.size_of_torch("Darwin")
+def report(*packages: tuple[str, str]) -> str:
+    """What `pip install --report -` prints."""
+    return json.dumps({"install": [{"metadata": {"name": name, "version": version}} for name, version in packages]})
+
+
+def test_pip_is_asked_what_it_would_install_before_anything_is_downloaded() -> None:
+    machine = Machine(lambda _: report(("torch", "2.13.0+cpu"), ("Hydra_Core", "1.3.8")))
+    packages = bootstrap.planned(["pip"], ["--editable", "."], machine)
+    assert packages == {"torch": "2.13.0+cpu", "hydra-core": "1.3.8"}
+    (command,) = machine.commands
+    assert {"--dry-run", "--report"} <= set(command) and command[-2:] == ["--editable", "."]
+
+
+@pytest.mark.parametrize("answer", [1, "", "no JSON", "{}", '{"install": [{}]}'])
+def test_a_pip_that_cannot_say_what_it_would_install_gives_a_range(answer: int | str) -> None:
+    packages = bootstrap.planned(["pip"], [], Machine(lambda _: answer))
+    assert packages is None
+    assert "0.5 GB with a CPU build of torch, 3 GB with a CUDA build" in bootstrap.announcement(packages)
+
+
+@pytest.mark.parametrize(
+    ("packages", "said"),
+    [
+        (
+            {"torch": "2.13.0+cpu", "numpy": "2.3"},
+            "2 packages will be installed, torch 2.13.0+cpu as a CPU build: up to 0.5 GB",
+        ),
+        (
+            {"torch": "2.13.0", "nvidia-cudnn-cu12": "9"},
+            "2 packages will be installed, torch 2.13.0 as a CUDA build: up to 3 GB",
+        ),
+        ({"numpy": "2.3", "rich": "14"}, "2 packages will be installed: up to 0.3 GB"),
+    ],
+)
+def test_the_size_that_is_announced_is_of_the_build_that_pip_chose(packages: dict[str, str], said: str) -> None:
+    assert bootstrap.announcement(packages).startswith(said)
+
+
+def test_the_sizes_are_of_the_torch_that_is_pinned() -> None:
+    assert "torch==2.13.0\n" in (ROOT / "constraints.txt").read_text(), "measure the sizes of announcement() anew"
+
+
+def pip_that(*lines: str, code: int = 0) -> list[str]:
+    return [sys.executable, "-c", f"import sys; print({chr(10).join(lines)!r}); sys.exit({code})"]
+
+
+def test_pip_is_quiet_but_for_large_downloads(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (
+        "Collecting torch",
+        "  Downloading https://example.org/torch-2.13.0-cp311.whl (900.1 MB)",
+        "Downloading rich-14.whl (243 kB)",
+        "Downloading numpy-2.whl (16.2 MB)",
+        "Installing collected packages: numpy, torch",
+    )
+    assert bootstrap.pip_install(pip_that(*lines)) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [
+        "bootstrap: downloading torch-2.13.0-cp311.whl (900 MB)",
+        "bootstrap: unpacking the packages",
+    ]
+    assert shown.err == ""
+
+
+def test_a_pip_that_fails_shows_its_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"line {i}" for i in range(50)]
+    assert bootstrap.pip_install(pip_that(*lines, code=3)) == 3
+    assert capsys.readouterr().err.splitlines() == lines[-20:]

@@ -173,7 +173,7 @@ def test_the_glob_over_a_sweep_scores_its_runs_in_groups_and_skips_the_rest_with
     ] * 2
     assert [total["settings"] for total in summary["aggregates"]] == [{"agent.nap": False}, {"agent.nap": True}]
     shown = capsys.readouterr()
-    assert "seeds 0 1, frames 400, agent.nap=true:" in shown.out
+    assert "seeds 0 1, at 400 frames, agent.nap=true:" in shown.out
     assert shown.err.count("\n") == 2
     assert f"skipped: {sweep / 'multirun.yaml'} is neither a run's folder nor a zip" in shown.err
     assert f"skipped: {sweep / 'notes'} holds no checkpoint" in shown.err

@@ -85,6 +85,7 @@ def summarize(scores: Sequence[Score], *, mix: bool) -> dict[str, Any]:
     totals = [
         {
             "settings": different,
+            "checkpoints": len({score.checkpoint.path for score in members}),
             "seeds": _known_of(members, "seed"),
             "frames": _known_of(members, "frames"),
             **over_games(by_game),
@@ -207,20 +208,18 @@ def _count(number: int, noun: str) -> str:
 
 
 def _heading(total: Mapping[str, Any]) -> str:
-    """ "3 runs of 1 game, seeds 0 1 2, frames 1,000,000, agent.nap=true": what an aggregate is of."""
+    """ "3 runs of 1 game, seeds 0 1 2, at 1,000,000 frames, agent.nap=true": what an aggregate is of."""
     shown = [
         f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in total["settings"].items()
     ]
     if len(shown) > MOST_SHOWN:
         shown = [*shown[:MOST_SHOWN], f"and {len(shown) - MOST_SHOWN} more"]
-    parts = [f"{_count(total['runs'], 'run')} of {_count(total['games'], 'game')}"]
+    parts = [f"{_count(total['checkpoints'], 'run')} of {_count(total['games'], 'game')}"]
     if total["seeds"]:
         parts.append(f"seed{'' if len(total['seeds']) == 1 else 's'} {' '.join(map(str, total['seeds']))}")
     if total["frames"]:
-        parts.append(
-            "frames "
-            + " to ".join(f"{frames:,}" for frames in dict.fromkeys((min(total["frames"]), max(total["frames"]))))
-        )
+        oldest_and_newest = dict.fromkeys((min(total["frames"]), max(total["frames"])))
+        parts.append(f"at {' to '.join(f'{frames:,}' for frames in oldest_and_newest)} frames")
     return ", ".join([*parts, *shown])
 
 

@@ -37,8 +37,8 @@ def test_six_runs_with_nap_on_and_off_are_two_groups_with_their_seeds_shown() ->
     assert [total["seeds"] for total in summary["aggregates"]] == [[0, 1, 2], [0, 1, 2]]
     assert [total["human_normalized"]["mean"]["value"] for total in summary["aggregates"]] == pytest.approx([1.1, 0.1])
     printed = tables(summary)
-    assert "human-normalised, 3 runs of 1 game, seeds 0 1 2, frames 800, agent.nap=true:" in printed
-    assert "human-normalised, 3 runs of 1 game, seeds 0 1 2, frames 800, agent.nap=false:" in printed
+    assert "human-normalised, 3 runs of 1 game, seeds 0 1 2, at 800 frames, agent.nap=true:" in printed
+    assert "human-normalised, 3 runs of 1 game, seeds 0 1 2, at 800 frames, agent.nap=false:" in printed
     assert "2 different settings are not put into one number; mix=true does it." in printed
 
 
@@ -54,6 +54,12 @@ def test_runs_of_equal_settings_on_different_games_are_one_aggregate() -> None:
     runs = [score(checkpoint(game, NAP, 0, (game,)), 5, game) for game in ("pong", "breakout")]
     summary = summarize(runs, mix=False)
     assert (summary["aggregate"]["games"], summary["aggregate"]["runs"], summary["groups"]) == (2, 2, 1)
+
+
+def test_one_run_in_two_games_is_one_run() -> None:
+    run = checkpoint("sequence", NAP, 0, ("pong", "breakout"))
+    printed = tables(summarize([score(run, 5, game) for game in run.games], mix=False))
+    assert "human-normalised, 1 run of 2 games, seed 0, at 800 frames:" in printed
 
 
 def test_one_score_alone_has_no_aggregate() -> None:
@@ -86,7 +92,7 @@ def test_a_heading_names_four_settings_and_counts_the_rest() -> None:
 
 def test_an_aggregate_of_checkpoints_of_different_age_says_so() -> None:
     runs = [score(checkpoint(str(frames), NAP, frames, frames=frames), 1) for frames in (400, 800)]
-    assert "frames 400 to 800:" in tables(summarize(runs, mix=False))
+    assert "at 400 to 800 frames:" in tables(summarize(runs, mix=False))
 
 
 def test_an_untrained_and_an_unfinished_run_and_a_seed_counted_twice_are_said() -> None:
