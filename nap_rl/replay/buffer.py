@@ -308,7 +308,7 @@ class Replay:
         """Write frames into the next slot of each column and return those slots."""
         serials = self.counts[envs]
         slots = self._slots(envs, serials)
-        self.frames.index_copy_(0, slots, torch.as_tensor(frames).to(self.device))
+        self.frames.index_copy_(0, slots, torch.as_tensor(frames).to(self.frames))
         self.first[slots] = torch.as_tensor(first, device=self.device)
         self.serials[slots] = torch.from_numpy(serials).to(self.device)
         self.ages[envs] = np.where(first, 0, self.ages[envs] + 1)

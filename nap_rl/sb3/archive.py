@@ -38,6 +38,7 @@ MEMBERS = {
 }
 VERSION = "_stable_baselines3_version"
 REQUIRED = ("data", "policy.pth")
+ACTOR_CRITIC = ("actor.optimizer.pth", "critic.optimizer.pth", "ent_coef_optimizer.pth")
 LONGEST_READ = MIB
 LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -112,6 +113,8 @@ def _check_members(archive: zipfile.ZipFile) -> set[str]:
     names: set[str] = set()
     for info in archive.infolist():
         name = info.filename
+        if name in ACTOR_CRITIC:
+            raise ZipError("holds a policy of SAC, TD3 or their like: DQN, QR-DQN and Rainbow are read")
         if name not in MEMBERS:
             raise ZipError(f"is no SB3 zip: it has a member {name[:60]!r}")
         if name in names:

@@ -179,7 +179,7 @@ def _warn_of_schedules(archive: Archive, adam: Mapping[str, Any]) -> None:
     if isinstance(hints.get("learning_rate"), dict):
         warn(archive, f"learning_rate is a schedule, which is pickled and not read: it stays at {adam['lr']:g}")
     rate, final = hints.get("exploration_rate"), hints.get("exploration_final_eps")
-    if isinstance(rate, (int, float)) and isinstance(final, (int, float)) and rate > final:
+    if isinstance(rate, (int, float)) and isinstance(final, (int, float)) and rate > final + 1e-9:
         warn(archive, f"the exploration schedule to exploration_final_eps={final:g} is not taken: it stays at {rate:g}")
     buffer = hints.get("replay_buffer_class")
     if isinstance(buffer, dict) and buffer.get("__module__", SB3_BUFFERS) != SB3_BUFFERS:

@@ -111,7 +111,7 @@ def _model(archive: Archive) -> Model:
     if {"action_net", "actor"} & prefixes:
         other = next((name for field, name in OTHERS.items() if field in archive.hints), "actor-critic")
         article = "an" if other[0] in "aA" else "a"
-        raise ZipError(f"is no zip of DQN, QRDQN or Rainbow: it has {article} {other} policy")
+        raise ZipError(f"holds {article} {other} policy: DQN, QR-DQN and Rainbow are read")
     found = ", ".join(sorted(prefixes)[:4]) or "nothing"
     raise ZipError(f"is no zip of DQN, QRDQN or Rainbow: its policy holds {found[:80]}")
 

@@ -193,7 +193,7 @@ def test_another_optimizer_than_adam_is_said(tmp_path: Path) -> None:
     ("algorithm", "kwargs", "sentence"),
     [
         (DQN, {"activation_fn": nn.Tanh}, "was trained with activation_fn .*Tanh.*, expected ReLU"),
-        (PPO, {}, "is no zip of DQN, QRDQN or Rainbow"),
+        (PPO, {}, "holds a PPO policy: DQN, QR-DQN and Rainbow are read"),
     ],
 )
 def test_what_would_act_differently_is_refused(algorithm: Any, kwargs: Any, sentence: str, tmp_path: Path) -> None:
