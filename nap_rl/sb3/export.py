@@ -15,6 +15,7 @@ from stable_baselines3 import DQN
 from torch import Tensor
 
 from nap_rl import checkpoint
+from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.nap import Projector
 from nap_rl.nn import NetworkSpec
 from nap_rl.plasticity import Method, method_named
@@ -24,7 +25,6 @@ from nap_rl.sb3.model import MOMENTS, Moments, load_moments
 from nap_rl.sb3.observations import Observations
 from nap_rl.sb3.policy import HEADS, build_network
 
-STACK, FRAME_SHAPE = 4, (84, 84)
 OBSERVATIONS = spaces.Box(0, 255, (STACK, *FRAME_SHAPE), np.uint8)
 BUFFER_SIZE = 10_000  # of the zip: SB3 allocates it on loading, 56 kB a transition; `load(..., buffer_size=)` overrides
 

@@ -35,8 +35,13 @@ def initialize(model: Model, network: QNetwork) -> Fit:
     NaP's normalisations are fresh, and the biases in front of them are left out.
 
     Raises:
-        ValueError: a weight of the torso does not fit.
+        ValueError: a weight of the torso does not fit, or the zip has layers that the network cannot have.
     """
+    if model.spec.pixels and model.spec.net_arch:
+        count = len(model.spec.net_arch) + 1
+        raise ValueError(f"it has {count} hidden layers behind its convolutions, and agent.hidden is one")
+    if len(model.frame_shape) == 3:
+        raise ValueError(f"it acts on images of {list(model.frame_shape)}, and the environments here give grey frames")
     theirs, ours = model.network, network.state_dict()
     fits = {name for name in theirs if name in ours and theirs[name].shape == ours[name].shape}
     for name in theirs:

@@ -18,7 +18,8 @@ from sb3_contrib import QRDQN
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
-from nap_rl.sb3 import ZipError, load
+from nap_rl.nn import NetworkSpec
+from nap_rl.sb3 import ZipError, load, transfer
 from nap_rl.sb3.data_json import DataError, parse, without_long_strings
 from nap_rl.sb3.model import read_model
 from tests.sb3.envs import Pictures
@@ -147,6 +148,23 @@ def test_without_the_shape_in_words_the_layers_tell_the_smallest_square(tmp_path
     path = changed(tmp_path / "a.zip", tmp_path / "b.zip", observation_space=None)
     height, width = read_model(path).frame_shape
     assert height == width and 57 <= height <= 64
+
+
+@pytest.mark.parametrize(
+    ("shape", "net_arch", "sentence"),
+    [
+        ((84, 84, 4), [64], "it has 2 hidden layers behind its convolutions, and agent.hidden is one"),
+        ((84, 84, 3), [], r"it acts on images of \[3, 84, 84\], and the environments here give grey frames"),
+    ],
+)
+def test_what_no_configuration_can_take_up_is_said(
+    shape: tuple[int, ...], net_arch: list[int], sentence: str, tmp_path: Path
+) -> None:
+    kwargs = {"net_arch": net_arch, "features_extractor_kwargs": {"features_dim": 8}}
+    DQN("CnnPolicy", Pictures(shape), buffer_size=10, policy_kwargs=kwargs, device="cpu").save(tmp_path / "model")
+    network = NetworkSpec(hidden=8, head="expected", dueling=False, noisy_sigma0=None).build((84, 84), 4, 3)
+    with pytest.raises(ValueError, match=sentence):
+        transfer.initialize(read_model(tmp_path / "model.zip"), network)
 
 
 # What is thrown away.
