@@ -1,13 +1,11 @@
-"""The convolutions of `convolution.cpp`, by Winograd's algorithm, as torch operators for compiled graphs on the CPU.
+"""The convolutions of `convolution.cpp`, by Winograd's algorithm, as torch operators. On the CPU, without gradients.
 
-Images are [B, channels, height, width] with channels last in memory, and copied where they are not; results are laid
-out so. Their type is float32 or bfloat16; those of a first layer may be pixels, uint8, which stand for x / 255 and are
-laid out as they are written. Kernels [O, C, k, k] and their gradients are float32; k is one, two or three strides,
-without padding.
+Images are [B, channels, height, width], float32 or bfloat16, with channels last in memory; others are copied. The input
+of a first layer may be pixels: uint8, which stand for x / 255, with contiguous memory. Kernels [O, C, k, k] and their
+gradients are float32. k is one, two or three strides; there is no padding.
 
-In float32 rounding is that of a plain sum (three strides: three times that). In bfloat16, tiles are rounded once more
-after their transformation: results differ from exact ones of the same inputs by 0.4 % of their deviation, where those
-of torch, rounded at the end, do by 0.2 %.
+Rounding: in float32 as in a plain sum, or three times that where k is three strides. In bfloat16 tiles are rounded once
+more, after their transformation.
 """
 
 from __future__ import annotations
@@ -22,24 +20,24 @@ from nap_rl.native.build import has, operator
 def has_convolution(
     channels: int, outputs: int, kernel: int, stride: int, dtype: torch.dtype, pixels: bool = False
 ) -> bool:
-    """Whether there is code for such a layer in this type, on this CPU (AVX-512, with bfloat16)."""
+    """Whether this CPU has code for such a layer in this dtype. It takes AVX-512, for bfloat16 its BF16 too."""
     return has("has_convolution", channels, outputs, kernel, stride, dtype=dtype, pixels=pixels)
 
 
 def convolution(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
-    """x [B, C, H, W] of this type or pixels, weight [O, C, k, k] -> [B, O, H', W'] of this type; without a gradient."""
+    """x [B, C, H, W] of this dtype or pixels, weight [O, C, k, k] -> [B, O, H', W'] of this dtype."""
     y: Tensor = torch.ops.nap_rl.convolution(x, weight, stride, dtype)
     return y
 
 
 def convolution_input_gradient(dy: Tensor, weight: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """dy [B, O, H', W'] -> dx [B, C, height, width], in the type of dy."""
+    """dy [B, O, H', W'] -> dx [B, C, height, width], of the dtype of dy."""
     dx: Tensor = torch.ops.nap_rl.convolution_input_gradient(dy, weight, height, width, stride)
     return dx
 
 
 def convolution_weight_gradient(dy: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
-    """dy [B, O, H', W'], x [B, C, H, W] of its type or pixels -> dw [O, C, kernel, kernel], summed in float32."""
+    """dy [B, O, H', W'], x [B, C, H, W] of its dtype or pixels -> dw [O, C, kernel, kernel] float32."""
     dw: Tensor = torch.ops.nap_rl.convolution_weight_gradient(dy, x, kernel, stride)
     return dw
 

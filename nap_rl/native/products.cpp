@@ -1,10 +1,8 @@
-// Products of an update of which torch's stop at half or two thirds of what the CPU multiplies: those of a large layer
-// with a small batch.
+// Products of a large layer with a small batch.
 //
-// All but `few_rows` end in one tile of 8 x 32 sums, which are held in the registers of AVX-512 while elements of one
-// factor, one by one, meet whole registers of the other; elsewhere there is no room for them and torch is left to do it.
-// Every sum is taken in one order, for any count of threads. n_out is a multiple of ROWS and n_in of COLUMNS; the batch
-// has any size.
+// All but `few_rows` end in one tile of 8 x 32 sums. The registers of AVX-512 hold the tile while single elements of one
+// factor meet whole registers of the other. Other CPUs have too few registers for a tile. Every sum is taken in one order,
+// for any count of threads. n_out is a multiple of ROWS and n_in of COLUMNS; the batch has any size.
 
 #include <vector>
 
@@ -15,7 +13,7 @@ namespace {
 
 constexpr int AHEAD = 1024;  // floats; a weight is read once and lies in memory, so it is asked for early
 
-// What nobody reads before it would have left the cache is written past it, a whole line at a time.
+// Write past the cache, a whole line at a time: a gradient leaves the cache before it is read.
 void write_past(float* at, const Lanes& values) {
 #ifdef __AVX512F__
     if (reinterpret_cast<uintptr_t>(at) % sizeof(Lanes) == 0) return _mm512_stream_ps(at, (__m512)values);

@@ -1,4 +1,4 @@
-"""What `products.cpp` multiplies faster than torch, as torch operators that a compiled graph can call; on the CPU."""
+"""The products of `products.cpp` as torch operators, which compiled graphs can call. On the CPU, without gradients."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from nap_rl.native.build import has, operator
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_product(n_in: int, n_out: int, dtype: torch.dtype) -> bool:
-    """Whether there is code for a layer of this size, multiplied in this type, on this CPU (AVX-512, with bfloat16)."""
+    """Whether this CPU has code for a layer of this size in this dtype. It takes AVX-512, for bfloat16 its BF16 too."""
     return has("has_product", n_in, n_out, dtype=dtype)
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, in], weight [out, in], both float32 or both bfloat16 -> x weight^T [B, out]; without a gradient."""
+    """x [B, in], weight [out, in], both float32 or both bfloat16 -> x weight^T [B, out]."""
     y: Tensor = torch.ops.nap_rl.product(x, weight)
     return y
 
@@ -27,7 +27,7 @@ def weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def few_rows(x: Tensor, weight: Tensor) -> Tensor:
-    """`product` in float32 for weights of any size; fastest for B of 8 or a little less."""
+    """`product` in float32 on any CPU and for weights of any size; made for B up to 8."""
     y: Tensor = torch.ops.nap_rl.few_rows(x, weight)
     return y
 
