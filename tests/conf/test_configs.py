@@ -152,6 +152,9 @@ def test_one_seed_gives_one_network_and_does_not_touch_torchs_own() -> None:
 
 BAD = [
     ("env.game=brakeout", "unknown game 'brakeout': did you mean 'breakout'?"),
+    ("env.game=joust", "game 'joust' cannot be played: ale-py has its ROM, but not its rules"),
+    ("env.game=PongNoFrameskip-v4", "unknown game 'PongNoFrameskip-v4': did you mean 'pong'?"),
+    ("env.game=ALE/Pong-v5", "unknown game 'ALE/Pong-v5': did you mean 'pong'?"),
     ("env.gme=pong", "there is no key 'env.gme': did you mean 'env.game'?"),
     ("+env.gme=pong", "there is no key 'env.gme': did you mean 'env.game'?"),
     ("agent.learning_rat=1", "there is no key 'agent.learning_rat': did you mean 'agent.learning_rate'?"),
@@ -266,6 +269,7 @@ def test_quantiles_below_one_are_refused() -> None:
         ("frames=400001", "frames=400001 is more than the whole sequence, 400000: raise env.cycles"),
         ("env.games=[]", "env.games is empty"),
         ("env.games=[pong,brakeout]", "unknown game 'brakeout': did you mean 'breakout'?"),
+        ("env.games=[pong,joust]", "game 'joust' cannot be played: ale-py has its ROM, but not its rules"),
         ("env.cycles=0", "env.cycles=0, expected 1 or more"),
         ("env.frames_per_game=31", "env.frames_per_game=31, expected 32 or more"),
         ("env.on_switch.schedule=resart", "env.on_switch.schedule=resart is none of [continue, restart]"),
