@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parallel import DistributedDataParallel
 
 Weights = tuple[nn.Parameter, ...]
 
@@ -15,38 +14,77 @@ Weights = tuple[nn.Parameter, ...]
 def unwrap(module: nn.Module) -> nn.Module:
     """The user's own module inside DistributedDataParallel and torch.compile, so that names stay the same."""
     while True:
-        if isinstance(module, DistributedDataParallel):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
-            module = inner
-        else:
+        inner = getattr(module, "module" if type(module).__name__ == "DistributedDataParallel" else "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
             return module
+        module = inner
+
+
+def within(path: str, free: Collection[str]) -> bool:
+    """Whether `path` is one of the submodules in `free`, or inside one."""
+    return any(path == name or path.startswith(f"{name}.") for name in free)
+
+
+def check_paths(module: nn.Module, free: Collection[str]) -> None:
+    """ValueError: `free` names something that is neither a submodule nor a parameter of `module`."""
+    names = {name for name, _ in (*module.named_modules(), *module.named_parameters())}
+    for path in free:
+        if path not in names:
+            raise ValueError(f"free names '{path}', but the module has no submodule of that path.")
+
+
+def check_forward(module: nn.Module) -> None:
+    """ValueError: the module has no forward through which an example could run."""
+    if type(module).forward is nn.Module.forward and "forward" not in vars(module):
+        parts = [name for name, child in module.named_children() if next(child.parameters(), None) is not None]
+        raise ValueError(
+            f"{type(module).__name__} has no forward() for the example: normalize its networks one by one "
+            f"({', '.join(parts)}), each with its own example. A Projector then takes the whole, without an example."
+        )
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether `layer` is a `Conv1D` as transformers has it: a linear layer whose weight is [inputs, outputs]."""
+    return type(layer).__name__ == "Conv1D" and getattr(getattr(layer, "weight", None), "ndim", 0) == 2
+
+
+def is_weight_layer(layer: nn.Module) -> bool:
+    """Whether it is a Linear, a convolution, a transposed linear layer, or one with `joint_scale`."""
+    return isinstance(layer, (nn.Linear, _ConvNd)) or is_transposed(layer) or hasattr(layer, "joint_scale")
 
 
 def weight_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """Every Linear, convolution and layer with `joint_scale`, by module path, in order of registration."""
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, (nn.Linear, _ConvNd)) or hasattr(layer, "joint_scale")
-    }
+    """Every weight layer, by module path."""
+    return {name: layer for name, layer in module.named_modules() if is_weight_layer(layer)}
 
 
-def weight_groups(module: nn.Module) -> dict[str, Weights]:
+def weight_groups(module: nn.Module, *, free: Collection[str] = ()) -> dict[str, Weights]:
     """The weight tensors of every weight layer, those with one common scale together, by module path.
 
     A plain Linear or convolution gives `(weight,)` and leaves its bias out. A layer with `joint_scale`, such
     as a noisy one, gives all tensors listed there, biases included. Tensors that several layers share belong
     to the first of them.
 
+    Args:
+        free: paths of submodules to leave out. What `normalize` was told to leave free is left out where it has
+            no weight of its own.
+
     Raises:
-        ValueError: a layer's weight is computed from others (parametrised) or not yet shaped (lazy), or two
-            layers share some of their tensors, but not all.
+        ValueError: naming the layer. Its weight is computed from others (parametrised), not yet shaped (lazy),
+            complex or sharded, or two layers share some of their tensors, but not all.
     """
+    module = unwrap(module)
+    check_paths(module, free)
     groups: dict[str, Weights] = {}
     owner: dict[nn.Parameter, str] = {}
-    for name, layer in weight_layers(unwrap(module)).items():
-        tensors = layer_weights(layer, name)
+    for name, layer in weight_layers(module).items():
+        if within(name, free):
+            continue
+        tensors = layer_weights(layer)
+        if problem := _problem(layer, tensors):
+            if getattr(layer, "nap_role", None) == "free":
+                continue
+            raise ValueError(f"layer '{name}' {problem}, or leave it out with free=[...].")
         earlier = {owner[tensor] for tensor in tensors if tensor in owner}
         if not earlier:
             groups[name] = tensors
@@ -56,19 +94,30 @@ def weight_groups(module: nn.Module) -> dict[str, Weights]:
     return groups
 
 
-def layer_weights(layer: nn.Module, name: str) -> Weights:
+def layer_weights(layer: nn.Module) -> Weights:
     """The tensors of one weight layer that share one scale: its `weight`, or what its `joint_scale` lists."""
     attributes: tuple[str, ...] = getattr(layer, "joint_scale", ("weight",))
-    tensors = tuple(tensor for tensor in (getattr(layer, each) for each in attributes) if tensor is not None)
+    return tuple(tensor for tensor in (getattr(layer, each) for each in attributes) if tensor is not None)
+
+
+def _problem(layer: nn.Module, tensors: Weights) -> str | None:
+    """Why these tensors have no norm that could be projected, and what to do; None if they have one."""
     for tensor in tensors:
         if isinstance(tensor, nn.parameter.UninitializedParameter):
-            raise ValueError(f"layer '{name}' is lazy and has no weight yet: run the module once before.")
+            return "is lazy and has no weight yet: run the module once before"
         if not isinstance(tensor, nn.Parameter):
-            raise ValueError(
-                f"layer '{name}' ({type(layer).__name__}) computes its weight from other tensors (weight_norm or "
-                "another parametrisation), so it has no norm of its own to project: remove that first."
+            return (
+                f"({type(layer).__name__}) computes its weight from other tensors (weight_norm or another "
+                "parametrisation), so it has no norm of its own to project: remove that first"
             )
-    return tensors
+        if tensor.is_complex():
+            return "has complex weights, which are not supported: use real ones"
+        if hasattr(tensor, "full_tensor"):
+            return (
+                "is sharded over processes (a DTensor, as from fully_shard), so that no process has its whole norm: "
+                "use DistributedDataParallel"
+            )
+    return None
 
 
 class GroupNorms:

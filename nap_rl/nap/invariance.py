@@ -2,91 +2,202 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import Generator, Tensor, nn
 
-from nap_rl.nap.groups import unwrap, weight_groups
-from nap_rl.nap.trace import Example, positional, undisturbed
+from nap_rl.nap.double import Doubles, double_outputs, doubled
+from nap_rl.nap.groups import Weights, check_forward, unwrap, weight_groups
+from nap_rl.nap.trace import Example
+
+PROBES = 4
+# A ratio below it, or a relative change of the output below it, is that of a scale-invariant layer.
+INVARIANT = 1e-2
+# A layer is unreached if random weights would change the output by less than this fraction.
+UNREACHED = 1e-12
+# A power of two: scaling by it rounds nothing.
+FACTOR = 256.0
 
 
 def scale_invariance(
-    module: nn.Module, example_input: Example, *, factors: Sequence[float] = (0.1, 10.0)
+    module: nn.Module, example_input: Example, *, factors: Sequence[float] = (0.1, 10.0), free: Collection[str] = ()
 ) -> dict[str, float]:
-    """How much the output changes, relatively, when the weights of one layer are multiplied by each of
-    `factors`.
+    """How much the output changes, relatively, when the weights of one layer are multiplied by each of `factors`.
 
-    f(c W) = f(W) is what makes the norm of W free to be projected: 0 says that it holds, up to rounding and
-    the epsilon of the norms; values near 1 and above that it does not.
+    f(c W) = f(W) is what makes the norm of W free to be projected: 0 says that it holds, up to the epsilon of the
+    norms; values near 1 and above that it does not. Runs in float64, `len(factors)` forwards a layer.
 
     Args:
         module: in any state, and left exactly in it, RNGs and buffers included.
         example_input: a tensor or a tuple of positional arguments.
+        free: paths of submodules to leave out.
 
     Returns:
         For each group of `weight_groups(module)` the largest ||f(c W) - f(W)|| / ||f(W)|| over factors and
-        output tensors. Parameters that are all zero, such as new biases or the last layer of a fresh policy,
-        hold small random values during the check, since zeros would hide what stands behind them.
+        output tensors. Infinity if no gradient reaches the layer, since then nothing is known of it. Parameters that
+        are all zero, such as new biases or the last layer of a fresh policy, hold small random values during the
+        check: zeros would hide what stands behind them.
 
     Raises:
         ValueError: the output holds no floating-point tensor, or one that is not finite.
     """
-    changes = [output_changes(module, example_input, partial(_times, factor)) for factor in factors]
-    return {name: max(change[name] for change in changes) for name in weight_groups(module)}
-
-
-def output_changes(
-    module: nn.Module, example: Example, change: Callable[[list[Tensor]], list[Tensor]]
-) -> dict[str, float]:
-    """||f(change(W)) - f(W)|| / ||f(W)|| for each group of weights W, as in `scale_invariance`."""
     module = unwrap(module)
-    changes: dict[str, float] = {}
-    with _without_zeros(module), torch.no_grad():
-        before = _outputs(module, example)
-        for name, tensors in weight_groups(module).items():
-            kept = [tensor.clone() for tensor in tensors]
-            try:
-                torch._foreach_copy_(tensors, change(kept))
-                after = _outputs(module, example)
-            finally:
-                torch._foreach_copy_(tensors, kept)
-            changes[name] = max(_relative_change(a, b) for a, b in zip(after, before, strict=True))
+    check_forward(module)
+    groups = weight_groups(module, free=free)
+    generator = Generator().manual_seed(0)
+    with doubled(module, lambda parameter: _without_zeros(parameter, generator)) as doubles:
+        changes = {
+            name: 0.0 if across > UNREACHED**2 else float("inf")
+            for name, (_, across) in _euler(module, example_input, groups, doubles, generator).items()
+        }
+        with torch.no_grad():
+            before = double_outputs(module, example_input)
+            for name, tensors in groups.items():
+                weights = [doubles[tensor] for tensor in tensors]
+                scaled = [_change(module, example_input, before, weights, factor) for factor in factors]
+                changes[name] = max(changes[name], *scaled)
     return changes
 
 
-def _times(factor: float, tensors: list[Tensor]) -> list[Tensor]:
-    return [factor * tensor for tensor in tensors]
+def scale_ratios(module: nn.Module, example: Example, groups: Mapping[str, Weights]) -> dict[str, float]:
+    """How much the scale of each group of weights W matters: one backward pass a probe, however many groups.
+
+    Euler's identity: if f(c W) = f(W) for all c, then <W, grad_W (v . f)> = 0 for every v. With random v,
+
+        ratio = rms <W, g> / (||W|| rms ||g|| / sqrt(size of W)),    g = grad_W (v . f), rms over the probes,
+
+    is the output's change along W over its change along random directions of the same length: 0 if W is
+    scale-invariant, about 1 if not. A last test scales many invariant groups at once, to confirm.
+
+    The answer belongs to the architecture and not to the present weights: a residual branch that starts at 1e-6 will
+    grow. So each probe has its own gains, offsets and biases, and what is tiny is scaled up.
+
+    Returns:
+        The ratio by group; infinity if the last test moves the output; NaN if no gradient reaches the group.
+
+    Raises:
+        ValueError: the output holds no floating-point tensor, or one that is not finite.
+    """
+    try:
+        return _ratios(module, example, groups, _generic)
+    except ValueError:  # a parameter that can not be drawn so, such as one whose square root is taken
+        return _ratios(module, example, groups, _without_zeros)
 
 
-def _outputs(module: nn.Module, example: Example) -> list[Tensor]:
-    with undisturbed(module):
-        leaves = tree_leaves(module(*positional(example)))
-    outputs = [leaf.double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    if not outputs or not all(bool(out.isfinite().all()) for out in outputs):
-        raise ValueError("the module's output for the example must hold finite floating-point tensors.")
-    return outputs
+def _ratios(
+    module: nn.Module, example: Example, groups: Mapping[str, Weights], draw: Callable[[Tensor, Generator], Tensor]
+) -> dict[str, float]:
+    generator = Generator().manual_seed(0)
+    along, across = dict.fromkeys(groups, 0.0), dict.fromkeys(groups, 0.0)
+    for _ in range(PROBES):
+        with doubled(module, lambda parameter: draw(parameter, generator)) as doubles:
+            for name, squares in _euler(module, example, groups, doubles, generator).items():
+                along[name] += squares[0]
+                across[name] += squares[1]
+    ratios = {
+        name: (along[name] / across[name]) ** 0.5 if across[name] > UNREACHED**2 else float("nan") for name in groups
+    }
+    with doubled(module, lambda parameter: draw(parameter, generator)) as doubles, torch.no_grad():
+        before = double_outputs(module, example)
+        invariant = [name for name, ratio in ratios.items() if ratio <= INVARIANT]
+        some = [name for name in invariant if torch.rand((), generator=generator) < 0.5]
+        for names in (invariant, some):
+            for name in _movers(module, example, before, {n: [doubles[t] for t in groups[n]] for n in names}):
+                ratios[name] = float("inf")
+    return ratios
 
 
-def _relative_change(after: Tensor, before: Tensor) -> float:
-    difference, size = (after - before).norm().item(), before.norm().item()
-    return difference / size if size else float(difference > 0)
+def _euler(
+    module: nn.Module, example: Example, groups: Mapping[str, Weights], doubles: Doubles, generator: Generator
+) -> dict[str, tuple[float, float]]:
+    """By group (<W, g>^2, ||W||^2 ||g||^2 / size of W), g the gradient of the sum over outputs f of <v, f> / ||f||."""
+    weights = [doubles[tensor] for tensors in groups.values() for tensor in tensors]
+    rows = dict.fromkeys(weights, (0.0, 0.0))  # <W, g> and ||g||^2
+
+    def take(weight: nn.Parameter, gradient: Tensor) -> Tensor:
+        rows[weight] = ((weight.detach() * gradient).sum().item(), gradient.square().sum().item())
+        return gradient.new_zeros(()).expand_as(gradient)  # one gradient at a time is in memory
+
+    with torch.inference_mode(False), torch.enable_grad():
+        hooks = [weight.requires_grad_().register_hook(partial(take, weight)) for weight in weights]
+        outputs = [out for out in double_outputs(module, example) if out.requires_grad]
+        if outputs:
+            directions = [torch.randn(out.shape, generator=generator).to(out) for out in outputs]
+            directions = [v / (out.detach().norm() or 1.0) for v, out in zip(directions, outputs, strict=True)]
+            torch.autograd.grad(outputs, weights, directions, allow_unused=True)
+        for weight, hook in zip(weights, hooks, strict=True):
+            weight.requires_grad_(False)
+            hook.remove()
+    squares = {}
+    for name, tensors in groups.items():
+        own = [doubles[tensor] for tensor in tensors]
+        along = sum(rows[weight][0] for weight in own) ** 2
+        across = sum(rows[weight][1] for weight in own) * sum(weight.square().sum().item() for weight in own)
+        squares[name] = (along, across / sum(weight.numel() for weight in own))
+    return squares
 
 
-@contextmanager
-def _without_zeros(module: nn.Module) -> Iterator[None]:
-    """All-zero parameters hold normal values of standard deviation 1 / sqrt(fan in), 0.1 for vectors."""
-    generator = torch.Generator().manual_seed(0)
-    zeros = [parameter for parameter in module.parameters() if not bool(parameter.detach().any())]
-    with torch.no_grad():
-        for parameter in zeros:
-            size = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-            parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
-        try:
-            yield
-        finally:
-            for parameter in zeros:
-                parameter.zero_()
+def _movers(
+    module: nn.Module, example: Example, before: list[Tensor], weights: Mapping[str, list[nn.Parameter]]
+) -> list[str]:
+    """Which of these groups move the output when scaled: all are scaled at once, then halves of those that do."""
+    every = [weight for group in weights.values() for weight in group]
+    if not every or _change(module, example, before, every, FACTOR) <= INVARIANT:
+        return []
+    names = list(weights)
+    if len(names) == 1:
+        return names
+    halves = (names[: len(names) // 2], names[len(names) // 2 :])
+    return [mover for half in halves for mover in _movers(module, example, before, {n: weights[n] for n in half})]
+
+
+def _change(
+    module: nn.Module, example: Example, before: list[Tensor], weights: list[nn.Parameter], factor: float
+) -> float:
+    """The largest ||f(c W) - f(W)|| / ||f(W)|| of all outputs f, f(W) given as `before`."""
+    kept = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = factor * weight.data
+        after = double_outputs(module, example)
+    finally:
+        for weight, data in zip(weights, kept, strict=True):
+            weight.data = data
+    changes = []
+    for out, old in zip(after, before, strict=True):
+        difference, size = (out - old).norm().item(), old.norm().item()
+        changes.append(difference / size if size else float(difference > 0))
+    return max(changes)
+
+
+def _without_zeros(parameter: Tensor, generator: Generator) -> Tensor:
+    """The parameter; if it is all zero, normal values of standard deviation 1 / sqrt(fan in), 0.1 for vectors."""
+    if not parameter.is_floating_point() or bool(parameter.any()):
+        return parameter
+    return (0.1 if parameter.ndim < 2 else _usual_size(parameter)) * _normal(parameter, generator)
+
+
+def _generic(parameter: Tensor, generator: Generator) -> Tensor:
+    """Another value of the parameter, as it may be later in training: of a usual size, and no two gains alike."""
+    if not parameter.is_floating_point():
+        return parameter
+    value, usual = parameter.double(), _usual_size(parameter)
+    size = value.square().mean().sqrt().item()
+    if size == 0:
+        return usual * _normal(value, generator)
+    if size < 0.1 * usual:
+        value = value * (usual / size)
+    if value.ndim < 2:
+        value = value * (0.5 + torch.rand(value.shape, generator=generator).to(value))
+    return value
+
+
+def _usual_size(parameter: Tensor) -> float:
+    """1 / sqrt(fan in), 1 for scalars and vectors."""
+    return 1.0 if parameter.ndim < 2 else float(parameter[0].numel() ** -0.5)
+
+
+def _normal(like: Tensor, generator: Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator).to(like)

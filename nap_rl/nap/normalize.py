@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from nap_rl.nap.groups import unwrap, weight_groups, weight_layers
-from nap_rl.nap.invariance import output_changes, scale_invariance
-from nap_rl.nap.layers import EPS, TORCH_NORMS, Axes, NormKind, build_norm
+from nap_rl.nap.groups import check_forward, check_paths, unwrap, weight_layers, within
+from nap_rl.nap.layers import EPS, TORCH_NORMS, Axes, NormKind, RMSNorm, build_norm
 from nap_rl.nap.rewrite import norm_after, norm_before, norm_inside, remove_bias, replace_module
-from nap_rl.nap.trace import Example, Site, Trace, trace_forward
-
-Role = Literal["invariant", "output", "hidden", "free"]
-Build = Callable[[tuple[int, ...], bool], nn.Module]
-
-# A layer counts as scale-invariant if 256 times its weights change the output less than a hundredth of what
-# other weights of the same norm do: the scale of a small branch shows at such a factor, a tiny output layer does
-# not hide the layers before it, and as a power of two the factor itself rounds nothing.
-FACTOR = 256.0
-INVARIANT = 1e-2
+from nap_rl.nap.roles import assign_roles, is_narrow
+from nap_rl.nap.trace import Example, Layout, Site, Trace, positional, trace_forward, undisturbed
 
 CLOSED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
 
@@ -44,8 +37,11 @@ def normalize(
     3. A hidden layer whose scale still reaches the output (the last one of a residual branch, the first one
        of a residual stream, a query projection, ...) gets a normalisation right behind it and loses its
        bias. The paper does not state a rule for such layers.
-    4. Every weight layer is marked as scale-invariant, output or free, by scaling its weights and looking at
-       the output. `Projector` reads these marks.
+    4. Every weight layer is marked with its role (`nap_rl.nap.roles`), which `Projector` reads.
+
+    Two kinds of layers get no norm, and a projection leaves them alone. The last weight layer gives the output,
+    whatever activation follows it. And a norm over one number or two, or behind a layer with a single input, would
+    leave a constant or a sign.
 
     An activation module that stands in one place becomes `Sequential(norm, activation)`. Where a function
     such as F.relu follows a weight layer, the norm hangs on that layer as `nap_norm`. Where it follows
@@ -72,87 +68,45 @@ def normalize(
     check_choice("norm", norm, "layer", "rms", "group", "batch")
     check_choice("axes", axes, "all", "channels")
     check_choice("existing", existing, "keep", "replace")
-    if unwrap(module) is not module:
-        raise ValueError("normalize the module first and wrap it in DistributedDataParallel or compile it after.")
-    _refuse_closed(module, free)
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-
-    def build(shape: tuple[int, ...], convolutional: bool) -> nn.Module:
-        return build_norm(norm, shape, convolutional, axes, affine).to(like.device, like.dtype)
+    _refuse(module, free)
+    norms = Norms(module, norm, axes, affine)
+    for each in module.modules():
+        each.__dict__.pop("nap_role", None)
+    for path in (path for path, _ in module.named_modules() if within(path, free)):
+        _mark(module, path, "free")
 
     if existing == "replace":
         for path, layout in trace_forward(module, example_input).norms.items():
-            new = build(*layout)
+            new = norms.build(layout)
             # The same text means the same kind, sizes and options: such a norm stays, with all it has learnt.
-            if not within(path, free) and repr(new) != repr(module.get_submodule(path)):
+            if not within(path, free) and repr(new) != repr(module.get_submodule(path)) and norms.fit(layout):
                 replace_module(module, path, new)
     for path, each in module.named_modules():
         if isinstance(each, TORCH_NORMS) and not within(path, free):
             each.eps = EPS
 
     trace = trace_forward(module, example_input)
-    _norm_activations(module, trace, _missing(trace, free), build)
+    _norm_activations(module, trace, _missing(module, trace, free, norms), free, norms)
     trace = trace_forward(module, example_input)
-    for site in _missing(trace, free):
+    for site in _missing(module, trace, free, norms):
         raise ValueError(
             f"module '{site.module or site.owner}': no normalisation could be put in front of its "
             f"{site.function}. Make it a submodule that is used once, or leave it out with free=[...]."
         )
-    _norm_hidden_layers(module, trace, example_input, free, build)
-    layers = weight_layers(module)
+    _norm_hidden_layers(module, trace, example_input, free, norms)
     for name, role in assign_roles(module, example_input, free).items():
         if role == "hidden":
             raise ValueError(
-                f"layer '{name}' ({type(layers[name]).__name__}) still sets the scale of the output with all "
-                "norms put in. Leave it out with free=[...]."
+                f"layer '{name}' ({type(module.get_submodule(name)).__name__}) still sets the scale of the output with "
+                "all norms put in. Leave it out with free=[...]."
             )
-        object.__setattr__(layers[name], "nap_role", role)
-    for path, each in module.named_modules():
-        if within(path, free):
-            object.__setattr__(each, "nap_role", "free")
+        _mark(module, name, role)
+    _refuse_constants(module, example_input, free)
     return module
 
 
-def assign_roles(module: nn.Module, example: Example, free: Collection[str] = ()) -> dict[str, Role]:
-    """What each group of `weight_groups(module)` is to the output; layers that the example never uses are left out.
-
-    "invariant": scaling the weights does not change the output. "output": it does, and their scale reaches the
-    output past no norm and no other weight layer. "hidden": it does in any other way. "free": named so.
-
-    Raises ValueError where the module multiplies by a parameter that is no weight layer's: it would be overlooked.
-    """
-    trace = trace_forward(module, example)
-    for name in sorted(trace.strangers):
-        if not within(name, free):
-            raise ValueError(
-                f"the module multiplies by parameter '{name}', which belongs to no Linear, convolution or layer with "
-                "`joint_scale`: give its layer a `joint_scale` that lists it, or leave it out with free=[...]."
-            )
-    scaled = scale_invariance(module, example, factors=(FACTOR,))
-    turned = output_changes(module, example, _random_of_same_norm)
-    layers = weight_layers(module)
-    roles: dict[str, Role] = {}
-    for name, tensors in weight_groups(module).items():
-        # Tied weights are one group with several users.
-        users = {user for user, layer in layers.items() if any(p is tensors[0] for p in layer.parameters(False))}
-        if any(within(user, free) for user in users):
-            roles[name] = "free"
-        elif users & trace.used and scaled[name] <= INVARIANT * turned[name]:
-            roles[name] = "invariant"
-        elif users & trace.used:
-            roles[name] = "output" if users & trace.outputs else "hidden"
-    return roles
-
-
-def _random_of_same_norm(tensors: list[Tensor]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    random = [torch.randn(tensor.shape, generator=generator).to(tensor) for tensor in tensors]
-    return [r * (tensor.norm() / r.norm()) for r, tensor in zip(random, tensors, strict=True)]
-
-
-def within(path: str, free: Collection[str]) -> bool:
-    """Whether `path` is one of the submodules in `free`, or inside one."""
-    return any(path == name or path.startswith(f"{name}.") for name in free)
+def _mark(module: nn.Module, path: str, role: str) -> None:
+    object.__setattr__(module.get_submodule(path), "nap_role", role)
 
 
 def check_choice(name: str, value: str, *choices: str) -> None:
@@ -160,15 +114,30 @@ def check_choice(name: str, value: str, *choices: str) -> None:
         raise ValueError(f"{name}='{value}' is not one of {', '.join(choices)}.")
 
 
-def check_paths(module: nn.Module, free: Collection[str]) -> None:
-    names = {name for name, _ in (*module.named_modules(), *module.named_parameters())}
-    for path in free:
-        if path not in names:
-            raise ValueError(f"free names '{path}', but the module has no submodule of that path.")
+@dataclass(frozen=True)
+class Norms:
+    """The norms that are put into one module: all of one kind."""
+
+    module: nn.Module
+    kind: NormKind
+    axes: Axes
+    affine: bool
+
+    def build(self, layout: Layout) -> nn.Module:
+        """A norm for inputs of this layout, with dtype and device of the module."""
+        like = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
+        return build_norm(self.kind, *layout, self.axes, self.affine).to(like.device, like.dtype)
+
+    def fit(self, layout: Layout, layer: nn.Module | None = None) -> bool:
+        """Whether a norm of what `layer` gives, in this layout, leaves anything of it."""
+        return not is_narrow(layer, layout, self.kind, self.axes)
 
 
-def _refuse_closed(module: nn.Module, free: Collection[str]) -> None:
+def _refuse(module: nn.Module, free: Collection[str]) -> None:
+    if unwrap(module) is not module:
+        raise ValueError("normalize the module first and wrap it in DistributedDataParallel or compile it after.")
     check_paths(module, free)
+    check_forward(module)
     for path, each in module.named_modules():
         if isinstance(each, CLOSED) and not within(path, free):
             raise ValueError(
@@ -177,16 +146,20 @@ def _refuse_closed(module: nn.Module, free: Collection[str]) -> None:
             )
 
 
-def _missing(trace: Trace, free: Collection[str]) -> list[Site]:
+def _missing(module: nn.Module, trace: Trace, free: Collection[str], norms: Norms) -> list[Site]:
     """The activation calls that need a norm and have none."""
+    layers = weight_layers(module)
     return [
         site
         for number, site in enumerate(trace.sites)
-        if not (site.flow.normalized or number in trace.squashes or within(site.module or site.owner, free))
+        if not (site.flow.normalized or number in trace.final or within(site.module or site.owner, free))
+        and norms.fit(site.layout, layers.get(site.flow.direct or ""))
     ]
 
 
-def _norm_activations(module: nn.Module, trace: Trace, missing: list[Site], build: Build) -> None:
+def _norm_activations(
+    module: nn.Module, trace: Trace, missing: list[Site], free: Collection[str], norms: Norms
+) -> None:
     """Put a norm before each activation call in `missing`, in the least intrusive way that is right."""
     layers = weight_layers(module)
     several = _used_in_several_places(trace.sites)
@@ -196,36 +169,80 @@ def _norm_activations(module: nn.Module, trace: Trace, missing: list[Site], buil
     for site in missing:
         if site.module is not None and site.module not in several:
             _check_same_channels(before.setdefault(site.module, site), site)
-        elif site.flow.direct is not None:
+        elif site.flow.direct is not None and not within(site.flow.direct, free):
             _check_same_channels(after.setdefault(site.flow.direct, site), site)
         else:
             inside[site.owner].append(site)
     for owner, wanted in inside.items():
         call = wanted[0].call  # where the owner runs more than once in a pass, its first run stands for all
         sites = [site for site in trace.sites if site.call == call]
-        norms = {n: build(s.shape, s.flow.convolutional) for n, s in enumerate(sites) if s in wanted}
-        norm_inside(module.get_submodule(owner), owner, sites, norms, trace.calls[call])
+        new = {number: norms.build(site.layout) for number, site in enumerate(sites) if site in wanted}
+        norm_inside(module.get_submodule(owner), owner, sites, new, trace.calls[call])
     for path, site in before.items():
-        norm_before(module, path, build(site.shape, site.flow.convolutional))
+        norm_before(module, path, norms.build(site.layout))
     for path in after:
-        norm_after(layers[path], build(*trace.layouts[path]))
+        norm_after(layers[path], norms.build(trace.layouts[path]))
 
 
-def _norm_hidden_layers(module: nn.Module, trace: Trace, example: Example, free: Collection[str], build: Build) -> None:
+def _norm_hidden_layers(module: nn.Module, trace: Trace, example: Example, free: Collection[str], norms: Norms) -> None:
     """Remove biases that go into norms; hang a norm on every hidden layer that is not scale-invariant yet."""
     layers = weight_layers(module)
     for name in trace.normed - trace.outputs:
         if not within(name, free):
             remove_bias(layers[name])
     for name, role in assign_roles(module, example, free).items():
-        if role == "hidden":
-            if name not in trace.layouts or hasattr(layers[name], "nap_norm"):
+        layer = layers[name]
+        if role == "hidden" and name in trace.layouts and not norms.fit(trace.layouts[name], layer):
+            _mark(module, name, "narrow")
+        elif role == "hidden":
+            if name not in trace.layouts or hasattr(layer, "nap_norm"):
                 raise ValueError(
-                    f"layer '{name}' ({type(layers[name]).__name__}) sets the scale of the output, and a norm "
+                    f"layer '{name}' ({type(layer).__name__}) sets the scale of the output, and a norm "
                     "behind it cannot help, since its weight is used elsewhere. Leave it out with free=[...]."
                 )
-            norm_after(layers[name], build(*trace.layouts[name]))
-            remove_bias(layers[name])
+            norm_after(layer, norms.build(trace.layouts[name]))
+            remove_bias(layer)
+
+
+def _refuse_constants(module: nn.Module, example: Example, free: Collection[str]) -> None:
+    """ValueError where the example reaches a norm in one direction only, c w with a number c: what it gives is +- w."""
+    constant: list[str] = []
+
+    def watch(norm: nn.Module, path: str) -> RemovableHandle:
+        def look(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+            whole = isinstance(norm, nn.GroupNorm) or getattr(norm, "positions", 0) > 0
+            rows = args[0].detach().double().flatten(1) if whole else args[0].detach().double().flatten(0, -2)
+            if not isinstance(norm, RMSNorm):
+                rows = rows - rows.mean(1, keepdim=True)
+            if _has_one_direction(rows):
+                constant.append(path)
+
+        return norm.register_forward_pre_hook(look)
+
+    kinds = (nn.LayerNorm, nn.GroupNorm, RMSNorm)
+    norms = {path: each for path, each in module.named_modules() if isinstance(each, kinds) and not within(path, free)}
+    handles = [watch(norm, path) for path, norm in norms.items()]
+    try:
+        with torch.no_grad(), undisturbed(module):
+            module(*positional(example))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if constant:
+        raise ValueError(
+            f"the normalisation '{constant[0]}' would give the same for every input, up to its sign, since a single "
+            f"number reaches it: leave '{constant[0].rpartition('.')[0]}' out with free=[...], or widen what feeds it."
+        )
+
+
+def _has_one_direction(rows: Tensor) -> bool:
+    """Whether rows [samples, numbers] of different lengths lie on one line through 0; three or more are needed."""
+    lengths = rows.norm(dim=1)
+    rows, lengths = rows[lengths > 0], lengths[lengths > 0]
+    if len(rows) < 3 or lengths.max() < 1.001 * lengths.min():
+        return False
+    cosines = (rows @ rows[0]) / (lengths * lengths[0])
+    return bool((cosines.abs() > 1 - 1e-10).all())
 
 
 def _used_in_several_places(sites: list[Site]) -> set[str]:

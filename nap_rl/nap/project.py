@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.optim import Optimizer
 
-from nap_rl.nap.groups import GroupNorms, Weights, unwrap, weight_groups, weight_layers
+from nap_rl.nap.groups import GroupNorms, Weights, check_paths, unwrap, weight_groups, weight_layers, within
 from nap_rl.nap.layers import Axes, NormKind, is_norm
-from nap_rl.nap.normalize import Role, assign_roles, check_choice, check_paths, normalize, within
+from nap_rl.nap.normalize import check_choice, normalize
+from nap_rl.nap.roles import Role, assign_roles
 from nap_rl.nap.trace import Example
 
 Affine = Literal["project", "regularize", "free"]

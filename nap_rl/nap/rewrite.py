@@ -1,15 +1,27 @@
-"""Putting norms into a module: before an activation, behind a weight layer, or inside a traced forward."""
+"""Putting norms into a module: before an activation, behind a weight layer, or inside a traced forward.
+
+Whatever is put in can be copied, pickled, scripted and exported: no class or function of one process alone.
+"""
 
 from __future__ import annotations
 
+import copyreg
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import linecache
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from nap_rl.nap.normalized import Normalized
-from nap_rl.nap.trace import ACTIVATION_MODULES, ACTIVATIONS, Call, Site
+from nap_rl.nap.groups import is_transposed
+from nap_rl.nap.trace import ACTIVATIONS, Call, Site, is_activation
+
+if TYPE_CHECKING:
+    from torch import fx
 
 
 def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
@@ -23,25 +35,30 @@ def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
 def norm_before(root: nn.Module, path: str, norm: nn.Module) -> None:
     """The activation module at `path` becomes `path.norm` followed by `path.activation`."""
     activation = root.get_submodule(path)
-    replace_module(root, path, Normalized(norm, activation))
+    replace_module(root, path, nn.Sequential(OrderedDict(norm=norm, activation=activation)))
 
 
 def norm_after(layer: nn.Module, norm: nn.Module) -> None:
     """`layer` returns `layer.nap_norm(output)`, by a hook: a wrapper would rename the layer's weights."""
     layer.add_module("nap_norm", norm)
-    layer.register_forward_hook(_call_norm)
+    layer.register_forward_hook(call_nap_norm)
 
 
-def _call_norm(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    normalized: Tensor = layer.get_submodule("nap_norm")(output)
-    return normalized
+def call_nap_norm(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
+    """A forward hook, with the names and types that TorchScript asks for."""
+    y: Tensor = self.nap_norm(output)
+    return y
 
 
 def remove_bias(layer: nn.Module) -> None:
+    """By the layer's own `remove_bias()` if it has one; a `Conv1D` needs one to add, which becomes a constant zero."""
     if callable(remove := getattr(layer, "remove_bias", None)):
         remove()
-    elif getattr(layer, "bias", None) is not None:
+    elif isinstance(bias := getattr(layer, "bias", None), nn.Parameter):
         layer.register_parameter("bias", None)
+        if is_transposed(layer):
+            del layer._parameters["bias"]
+            layer.register_buffer("bias", bias.detach().clone().zero_(), persistent=False)
 
 
 def norm_inside(owner: nn.Module, name: str, sites: Sequence[Site], norms: Mapping[int, nn.Module], call: Call) -> None:
@@ -58,12 +75,12 @@ def norm_inside(owner: nn.Module, name: str, sites: Sequence[Site], norms: Mappi
     Raises:
         ValueError: torch.fx cannot trace the forward, or sees other activation calls than the run made.
     """
-    numbers = {site: number for number, site in enumerate(sorted(norms))}
-    for site, number in numbers.items():
-        owner.add_module(f"nap_norm_{number}", norms[site])
+    first = sum(child.startswith("nap_norm_") for child, _ in owner.named_children())
+    children = {site: f"nap_norm_{first + number}" for number, site in enumerate(sorted(norms))}
+    for site, child in children.items():
+        owner.add_module(child, norms[site])
     training = owner.training
-    forwards: list[Callable[..., Any]] = []
-    codes: list[str] = []
+    graphs = []
     try:
         for mode in (True, False):
             owner.training = mode  # a trace keeps the branch that it saw, dropout's for one
@@ -74,31 +91,78 @@ def norm_inside(owner: nn.Module, name: str, sites: Sequence[Site], norms: Mappi
                     f"torch.fx sees other activation calls in the forward of module '{name}' ({type(owner).__name__}) "
                     "than a run makes: make its activations submodules, each used once."
                 )
-            for site, number in numbers.items():
-                _insert(graph, nodes[site], f"nap_norm_{number}")
-            graph_module = fx.GraphModule(owner, graph)
-            forwards.append(type(graph_module).forward)
-            codes.append(graph_module.code)
+            for site, child in children.items():
+                _insert(graph, nodes[site], child)
+            graphs.append(graph)
     finally:
         owner.training = training
-    train, evaluate = forwards
-
-    def by_mode(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return (train if self.training else evaluate)(self, *args, **kwargs)
-
     cls = type(owner)
-    forward = train if codes[0] == codes[1] else by_mode
-    owner.__class__ = type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
+    owner.__class__ = rewritten(getattr(cls, "nap_original", cls), _source(*graphs))
 
 
-class _Flat(fx.Tracer):
-    """Records one module's own forward and none of its submodules'."""
+@cache
+def rewritten(cls: type[nn.Module], source: str) -> type[nn.Module]:
+    """The subclass of `cls` with the functions in `source`. One class for one source, so modules stay stackable.
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
+    Its objects are pickled and copied as `cls` and `source`, from which any process makes the class again.
+    """
+    filename = f"<forward of {cls.__module__}.{cls.__qualname__} with norms, {hash(source):x}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for TorchScript
+    functions: dict[str, Any] = {}
+    exec(compile(source, filename, "exec"), functions)
+    members = {key: value for key, value in functions.items() if key.startswith("forward")}
+    extra = {"__reduce_ex__": _reduce, "nap_original": cls, "nap_source": source}
+    return type(
+        cls.__name__, (cls,), {"__module__": cls.__module__, "__qualname__": cls.__qualname__, **members, **extra}
+    )
+
+
+def _reduce(self: Any, protocol: Any) -> Any:
+    reduced = super(type(self), self).__reduce_ex__(protocol)
+    if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        return reduced
+    return _restore, (self.nap_original, self.nap_source), *reduced[2:]
+
+
+def _restore(cls: type[nn.Module], source: str) -> nn.Module:
+    new = rewritten(cls, source)
+    return new.__new__(new)
+
+
+def _source(train: fx.Graph, evaluate: fx.Graph) -> str:
+    """Python text of `forward`, which runs the graph of the module's mode."""
+    codes = [graph.python_code("self") for graph in (train, evaluate)]
+    bodies = [code.src.strip() + "\n" for code in codes]
+    words = set(re.findall(r"\w+", "".join(bodies)))
+    names = {name: value for code in codes for name, value in code.globals.items() if name in words}
+    imports = "".join(_import(name, value) for name, value in sorted(names.items()))
+    if bodies[0] == bodies[1]:
+        return imports + bodies[0]
+    head = next(line for line in bodies[0].splitlines() if line.startswith("def forward("))
+    arguments = ", ".join(str(node.target) for node in train.nodes if node.op == "placeholder")
+    return (
+        imports
+        + bodies[0].replace("def forward(", "def forward_in_training(", 1)
+        + bodies[1].replace("def forward(", "def forward_in_evaluation(", 1)
+        + f"{head}\n    if self.training:\n        return self.forward_in_training({arguments})\n"
+        + f"    return self.forward_in_evaluation({arguments})\n"
+    )
+
+
+def _import(name: str, value: Any) -> str:
+    if isinstance(value, ModuleType):
+        return f"import {value.__name__} as {name}\n" if value.__name__ != name else f"import {name}\n"
+    if isinstance(value, float):
+        return f"{name} = float('{value}')\n"
+    if value is type(None):
+        return f"{name} = type(None)\n"
+    return f"from {value.__module__} import {value.__qualname__} as {name}\n"
 
 
 def _trace(owner: nn.Module, name: str, sites: Sequence[Site], call: Call) -> fx.Graph:
+    """The graph of one module's own forward, with its submodules as single nodes."""
+    from torch import fx  # takes a second to import, and few networks need it
+
     bound = inspect.signature(owner.forward).bind(*call[0], **call[1])
     given = set(bound.arguments)
     bound.apply_defaults()
@@ -108,8 +172,10 @@ def _trace(owner: nn.Module, name: str, sites: Sequence[Site], call: Call) -> fx
         for key, value in bound.arguments.items()
         if value is None or isinstance(value, (bool, int, float, str)) or (key not in given and value)
     }
+    tracer = fx.Tracer()
+    tracer.is_leaf_module = lambda *_: True  # type: ignore[method-assign]
     try:
-        return _Flat().trace(owner, fixed or None)
+        return tracer.trace(owner, fixed or None)
     except Exception as error:  # torch.fx raises many kinds, and all mean that it cannot follow this forward
         functions = ", ".join(sorted({site.function for site in sites}))
         raise ValueError(
@@ -120,7 +186,7 @@ def _trace(owner: nn.Module, name: str, sites: Sequence[Site], call: Call) -> fx
 
 def _is_activation(owner: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(owner.get_submodule(str(node.target)), ACTIVATION_MODULES)
+        return is_activation(owner.get_submodule(str(node.target)))
     return node.op in ("call_function", "call_method") and _function(owner, node) in ACTIVATIONS
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from nap_rl.nap.groups import weight_layers
+from nap_rl.nap.groups import check_forward, weight_layers
 from nap_rl.nap.layers import is_norm
 
 Example = Tensor | tuple[Any, ...]
@@ -32,7 +32,9 @@ ACTIVATIONS = frozenset((
     "sigmoid", "logsigmoid", "softplus", "softsign", "tanhshrink", "hardtanh", "hardswish", "hardsigmoid",
     "hardshrink", "softshrink", "threshold", "glu",
 ))
-# Bounded ones: after the last weight layer they shape the output (a policy's tanh) and are left alone.
+# Modules of other libraries that compute one of them, by a part of the class name.
+ACTIVATION_NAMES = ("relu", "gelu", "silu", "swish", "mish", "activation")
+# Bounded ones: what they do to a last layer's output (a policy's tanh) is left alone even where it is read again.
 SQUASHES = frozenset(("tanh", "sigmoid", "logsigmoid", "softsign", "hardtanh", "hardsigmoid"))
 NORM_FUNCTIONS = frozenset((
     "layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "normalize",
@@ -65,6 +67,7 @@ class Flow(NamedTuple):
     layers: frozenset[str] = frozenset()  # weight layers that reach it past no norm and no other weight layer
     sites: frozenset[int] = frozenset()  # activation calls that reach it past no weight layer
     parameters: frozenset[str] = frozenset()  # those that it is made from, if nothing of the example is in it
+    origins: frozenset[str] = frozenset()  # modules with parameters, and activations, since the last one of either
     direct: str | None = None  # the weight layer whose output it is, past nothing but PASSES
     normalized: bool = False  # whether it is the output of a norm, likewise
     convolutional: bool = False  # [batch, channels, *positions], as convolutions give
@@ -89,6 +92,10 @@ class Site:
     flow: Flow
     shape: tuple[int, ...]
 
+    @property
+    def layout(self) -> Layout:
+        return self.shape, self.flow.convolutional
+
 
 @dataclass
 class Trace:
@@ -96,17 +103,19 @@ class Trace:
 
     Attributes:
         sites: calls of activations on what the network has computed from the example, in order.
-        squashes: numbers of the sites that bound an output after the last weight layer.
+        final: numbers of the sites that shape an output after the last weight layer, and nothing else.
         used: weight layers that took part, and layouts: of their outputs, where they were called as modules.
         normed: weight layers whose output goes straight into a norm.
         outputs: weight layers whose scale reaches an output past no norm and no other weight layer.
         strangers: parameters that the network multiplies by and that are no weight layer's or embedding's.
         norms: norm modules, with the layout of their input.
         calls: arguments of each run of a module's forward, by number.
+        origins: by activation module and weight layer, one entry a run: the modules with parameters and the
+            activations that its input comes from, past no other activation or weight layer.
     """
 
     sites: list[Site] = field(default_factory=list)
-    squashes: set[int] = field(default_factory=set)
+    final: set[int] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     layouts: dict[str, Layout] = field(default_factory=dict)
     normed: set[str] = field(default_factory=set)
@@ -114,21 +123,31 @@ class Trace:
     strangers: set[str] = field(default_factory=set)
     norms: dict[str, Layout] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
+    origins: dict[str, list[frozenset[str]]] = field(default_factory=dict)
 
 
 def trace_forward(module: nn.Module, example: Example) -> Trace:
     """Run `module` on the example once, undisturbed, and report what happened inside."""
+    check_forward(module)
     watch = _Watch(module)
     for tensor in tree_leaves(example):
         watch.set_flow(tensor, Flow(data=True))
-    with undisturbed(module), watch.hooks(), watch:
+    with torch.no_grad(), undisturbed(module), watch.hooks(), watch:
         out = module(*positional(example))
     flows = [watch.flow(leaf) for leaf in tree_leaves(out)]
     trace = watch.trace
     trace.outputs = set().union(*(flow.layers for flow in flows))
     last = set().union(*(flow.sites for flow in flows))
-    trace.squashes = {number for number in last if trace.sites[number].function in SQUASHES}
+    trace.final = {n for n in last if n not in watch.read_on or trace.sites[n].function in SQUASHES}
     return trace
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether the module is a nonlinearity as a whole: one of torch's, or a leaf without parameters named like one."""
+    if isinstance(module, ACTIVATION_MODULES):
+        return True
+    leaf = next(module.children(), None) is None and next(module.parameters(), None) is None
+    return leaf and any(name in type(module).__name__.lower() for name in ACTIVATION_NAMES)
 
 
 def positional(example: Example) -> tuple[Any, ...]:
@@ -137,32 +156,35 @@ def positional(example: Example) -> tuple[Any, ...]:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; afterwards RNGs, buffers and training flags are as before.
+    """Evaluation mode, on copies of the buffers; afterwards RNGs, buffers and training flags are as before.
 
     BatchNorm works from its batch as in training: with its running statistics nothing would be
     scale-invariant.
     """
     training = {each: each.training for each in module.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    buffers = [(each._buffers, name, b) for each in training for name, b in each._buffers.items() if b is not None]
+    copies = {buffer: buffer.clone() for _, _, buffer in buffers}
+    devices = {tensor.device for tensor in (*module.parameters(), *copies)}
     cuda = [str(device) for device in devices if device.type == "cuda"]
     try:
         for each in training:
             each.training = isinstance(each, _BatchNorm)
-        with torch.no_grad(), torch.random.fork_rng(cuda):
+        for holder, name, buffer in buffers:
+            holder[name] = copies[buffer]
+        with torch.random.fork_rng(cuda):
             yield
     finally:
         for each, flag in training.items():
             each.training = flag
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        for holder, name, buffer in buffers:
+            holder[name] = buffer
 
 
 class _Run(NamedTuple):
     module: nn.Module
     number: int
     site: int | None  # of an activation module: its own
+    origins: frozenset[str]  # of its inputs
 
 
 class _Watch(TorchFunctionMode):
@@ -186,6 +208,7 @@ class _Watch(TorchFunctionMode):
             self.set_flow(parameter, Flow(learned=True, parameters=frozenset({name})))
         self.running: list[_Run] = []
         self.runs = 0
+        self.read_on: set[int] = set()  # sites whose output reaches a weight layer
 
     def flow(self, value: object) -> Flow:
         return self.flows.get(id(value), Flow())
@@ -242,7 +265,7 @@ class _Watch(TorchFunctionMode):
         if not self.running:
             return False
         module = self.running[-1].module
-        return isinstance(module, ACTIVATION_MODULES) or module in self.layers or is_norm(module)
+        return is_activation(module) or module in self.layers or is_norm(module)
 
     def after(self, name: str, inputs: list[Tensor], flows: list[Flow], site: int | None) -> Flow:
         if name in NORM_FUNCTIONS:
@@ -251,15 +274,17 @@ class _Watch(TorchFunctionMode):
             return flows[0]
         data, learned = any(flow.data for flow in flows), any(flow.learned for flow in flows)
         parameters = frozenset[str]().union(*(flow.parameters for flow in flows))
+        origins = frozenset[str]().union(*(flow.origins for flow in flows))
+        sites = frozenset[int]().union(*(flow.sites for flow in flows), () if site is None else (site,))
         if name in WEIGHTED and data and parameters:
+            self.read_on |= sites
             weights = frozenset(self.layer_of[each] for each in parameters if self.layer_of.get(each))
             self.trace.used |= weights
             if not self.inside_whole():
                 self.trace.strangers |= parameters - self.layer_of.keys()
-            return Flow(data, learned, weights)
+            return Flow(data, learned, weights, origins=origins)
         layers = frozenset[str]().union(*(flow.layers for flow in flows))
-        sites = frozenset[int]().union(*(flow.sites for flow in flows), () if site is None else (site,))
-        return Flow(data, learned, layers, sites, frozenset() if data else parameters)
+        return Flow(data, learned, layers, sites, frozenset() if data else parameters, origins)
 
     # Modules.
 
@@ -277,22 +302,39 @@ class _Watch(TorchFunctionMode):
                 handle.remove()
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        flows = [self.flow(value) for value in tree_leaves((args, kwargs))]
         site = None
-        if isinstance(module, ACTIVATION_MODULES) and args and isinstance(args[0], Tensor):
+        if is_activation(module) and args and isinstance(args[0], Tensor):
             site = self.add_site(type(module).__name__.lower(), self.names[module], args[0])
+        if module in self.layers:
+            self.read_on.update(*(flow.sites for flow in flows))
         self.runs += 1
-        self.running.append(_Run(module, self.runs, site))
+        origins = frozenset[str]().union(*(flow.origins for flow in flows))
+        self.running.append(_Run(module, self.runs, site, origins))
         self.trace.calls[self.runs] = (args, kwargs)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: object) -> None:
-        self.running.pop()
+        run = self.running.pop()
+        name = self.names[module]
         value = next(iter((*args, *kwargs.values())), None)
         if module in self.layers and isinstance(out, Tensor):
-            name = self.layers[module]
             self.trace.used.add(name)
             image = self.flow(out).convolutional
             self.trace.layouts[name] = (tuple(out.shape), image)
             self.set_flow(out, Flow(True, True, frozenset({name}), direct=name, convolutional=image))
         elif is_norm(module) and isinstance(value, Tensor) and not self.inside_whole():
-            self.trace.norms[self.names[module]] = (tuple(value.shape), self.flow(value).convolutional)
+            self.trace.norms[name] = (tuple(value.shape), self.flow(value).convolutional)
             self.set_flow(out, self.after_norm(self.flow(value)))
+        if module in self.layers or is_activation(module):
+            self.trace.origins.setdefault(name, []).append(run.origins)
+            self.set_origins(out, frozenset((name, *(self.names[each] for each in module.modules() if _owns(each)))))
+        elif next(module.children(), None) is None:
+            self.set_origins(out, run.origins | {name} if _owns(module) else run.origins)
+
+    def set_origins(self, out: object, origins: frozenset[str]) -> None:
+        for value in tree_leaves(out):
+            self.set_flow(value, self.flow(value)._replace(origins=origins))
+
+
+def _owns(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nap_rl.nap.groups import is_weight_layer
 from nap_rl.plasticity.method import Method
-from nap_rl.plasticity.units import hidden_units, is_weight_layer
+from nap_rl.plasticity.units import hidden_units
 
 
 class LeakyReLU(Method):

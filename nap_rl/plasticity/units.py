@@ -8,7 +8,7 @@ x ──► Linear / Conv ──► LayerNorm ... ──► ReLU ──► h [B,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.overrides import TorchFunctionMode
 
+from nap_rl.nap.groups import is_weight_layer
+from nap_rl.nap.trace import is_activation, trace_forward
 from nap_rl.plasticity.fresh import fresh_parameters
-
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh)
 
 
 @dataclass(frozen=True)
@@ -41,109 +40,46 @@ class Units:
         return matrices(self.incoming[0])[0].shape[0]
 
 
-def is_weight_layer(module: nn.Module) -> bool:
-    """Linear and convolutional layers, ours and torch's: they say how many features or channels they read."""
-    return hasattr(module, "in_features") or hasattr(module, "in_channels")
-
-
 def hidden_units(network: nn.Module, example_input: Tensor) -> list[Units]:
     """The hidden units of `network` in the order of its forward pass, found by following tensors through one.
 
-    Every activation must be a submodule of a class in ACTIVATIONS that is used once in a pass.
+    Every activation must be a submodule that is used once in a pass.
     """
-    names = {module: name for name, module in network.named_modules()}
-    sources, readers = _trace(network, example_input)
+    modules = dict(network.named_modules())
+    origins = trace_forward(network, example_input).origins
+    readers = _readers(origins)
     found = []
-    for activation, origins in sources.items():
-        incoming = tuple(m for m in origins if is_weight_layer(m))
-        outgoing = tuple(readers[activation])
-        alone = len(incoming) == 1 and readers[incoming[0]] == [activation]
-        plain = bool(outgoing) and not any(isinstance(m, ACTIVATIONS) for m in (*origins, *outgoing))
-        norms = tuple(m for m in origins if not isinstance(m, ACTIVATIONS) and not is_weight_layer(m))
-        found.append(Units(names[activation], activation, incoming, norms, outgoing, alone and plain))
+    for name, runs in origins.items():
+        if not is_activation(modules[name]):
+            continue
+        if len(runs) > 1:
+            raise ValueError(f"The activation {name!r} is used twice in one pass; give each use its own module.")
+        sources = [each for path, each in modules.items() if path in runs[0]]  # in the order of registration
+        incoming = tuple(m for m in sources if is_weight_layer(m))
+        outgoing = tuple(modules[reader] for reader in readers[name])
+        alone = len(incoming) == 1 and [readers[path] for path in runs[0] if modules[path] is incoming[0]] == [[name]]
+        plain = bool(outgoing) and not any(is_activation(m) for m in (*sources, *outgoing))
+        norms = tuple(m for m in sources if not is_activation(m) and not is_weight_layer(m))
+        found.append(Units(name, modules[name], incoming, norms, outgoing, alone and plain))
     return found
 
 
 def output_layers(network: nn.Module, example_input: Tensor) -> list[nn.Module]:
     """The weight layers whose output reaches no other layer and no activation, in the order of the forward pass."""
-    _, readers = _trace(network, example_input)
-    return [layer for layer, reached in readers.items() if is_weight_layer(layer) and not reached]
+    origins = trace_forward(network, example_input).origins
+    readers = _readers(origins)
+    layers = [network.get_submodule(name) for name in origins if not readers[name]]
+    return [layer for layer in layers if is_weight_layer(layer)]
 
 
-def _trace(
-    network: nn.Module, example_input: Tensor
-) -> tuple[dict[nn.Module, list[nn.Module]], dict[nn.Module, list[nn.Module]]]:
-    """(activation -> modules that its input comes from, layer or activation -> those that its output reaches)."""
-    names = {module: name for name, module in network.named_modules()}
-    sources: dict[nn.Module, list[nn.Module]] = {}
-    readers: dict[nn.Module, list[nn.Module]] = {}
-
-    def enter(module: nn.Module, origins: frozenset[nn.Module]) -> frozenset[nn.Module]:
-        if not (isinstance(module, ACTIVATIONS) or is_weight_layer(module)):
-            has_parameters = any(True for _ in module.parameters(recurse=False))
-            return origins | {module} if has_parameters else origins
-        if module in sources:
-            raise ValueError(
-                f"The activation {names[module]!r} is used twice in one pass; give each use its own module."
-            )
-        if isinstance(module, ACTIVATIONS):
-            sources[module] = [m for m in names if m in origins]  # a set has no order of its own
-        for origin in origins:
-            readers.setdefault(origin, []).append(module)
-        readers.setdefault(module, [])
-        return frozenset({module, *(m for m in module.modules() if any(True for _ in m.parameters(recurse=False)))})
-
-    with torch.no_grad(), _follow(network, enter):
-        network(example_input)
-    return sources, readers
-
-
-@contextmanager
-def _follow(
-    network: nn.Module, enter: Callable[[nn.Module, frozenset[nn.Module]], frozenset[nn.Module]]
-) -> Iterator[None]:
-    """Labels every tensor of a forward pass with the modules it comes from; `enter` says how a module
-    relabels."""
-    labels: dict[int, frozenset[nn.Module]] = {}
-    alive: list[Tensor] = []  # an id may be reused once its tensor is gone
-    nothing: frozenset[nn.Module] = frozenset()
-
-    def read(values: Any) -> frozenset[nn.Module]:
-        return nothing.union(*(labels.get(id(tensor), nothing) for tensor in _tensors(values)))
-
-    def write(values: Any, sources: frozenset[nn.Module]) -> None:
-        for tensor in _tensors(values):
-            labels[id(tensor)] = sources
-            alive.append(tensor)
-
-    class Follow(TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            output = function(*args, **(kwargs or {}))
-            write(output, read((args, kwargs)))
-            return output
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        write(output, enter(module, read(args)))
-
-    # A normalisation may hang on a weight layer as its child, applied by a hook that ran before ours.
-    watched = [m for m in network.modules() if is_weight_layer(m) or not any(True for _ in m.children())]
-    handles = [module.register_forward_hook(after) for module in watched]
-    try:
-        with Follow():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
+def _readers(origins: Mapping[str, list[frozenset[str]]]) -> dict[str, list[str]]:
+    """For each module the activations and weight layers that its output reaches past no other, in order."""
+    readers: dict[str, list[str]] = {name: [] for name in origins}
+    for name, runs in origins.items():
+        for run in runs:
+            for origin in run:
+                readers.setdefault(origin, []).append(name)
+    return readers
 
 
 @contextmanager
