@@ -4,7 +4,8 @@ from nap_rl.nap.effective_lr import LayerMonitor
 from nap_rl.nap.groups import weight_groups
 from nap_rl.nap.invariance import scale_invariance
 from nap_rl.nap.normalize import normalize
-from nap_rl.nap.project import Projector, normalize_and_project
+from nap_rl.nap.project import Projector
+from nap_rl.nap.recipe import normalize_and_project
 
 __all__ = [
     "LayerMonitor",

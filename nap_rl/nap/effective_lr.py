@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from nap_rl.nap.groups import GroupNorms, weight_groups
+from nap_rl.nap.binding import follow
+from nap_rl.nap.groups import weight_groups
+from nap_rl.nap.norms import GroupNorms
 
 MEASURES = ("param_norm", "grad_norm", "effective_lr", "update_ratio", "rotation", "relative_drift")
 
@@ -35,21 +38,44 @@ class LayerMonitor:
         module: plain, or within DistributedDataParallel or torch.compile.
         optimizer: layers that it does not own are left out.
         power: the k above; None takes 2 for torch.optim.SGD, with or without momentum, and 1 for all others.
+        free: paths of submodules to leave out.
     """
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer, *, power: int | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, optimizer: Optimizer, *, power: int | None = None, free: Collection[str] = ()
+    ) -> None:
         self.power = power if power is not None else (2 if isinstance(optimizer, SGD) else 1)
         owned = {p for group in optimizer.param_groups for p in group["params"]}
-        groups = {name: ts for name, ts in weight_groups(module).items() if ts[0] in owned}
+        groups = {name: ts for name, ts in weight_groups(module, free=free).items() if ts[0] in owned}
         if not groups:
             raise ValueError("the optimizer owns no weight of this module, so there is nothing to monitor.")
         self.names = list(groups)
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._first = [tensors[0] for tensors in groups.values()]
         self._norms = GroupNorms(list(groups.values()))
         with torch.no_grad():
             self._initial = self._norms()
         self._before: list[Tensor] | None = None
+        follow(self)
+
+    def rebind(self, optimizer: Optimizer) -> None:
+        """Take learning rates from `optimizer` from now on, made anew over the same weights. The start stays."""
+        owned = {p for group in optimizer.param_groups for p in group["params"]}
+        if missing := [name for name, first in zip(self.names, self._first, strict=True) if first not in owned]:
+            raise ValueError(f"the new optimizer does not own layer '{missing[0]}', which is monitored.")
+        self.optimizer = optimizer
+        follow(self)
+
+    def after_step(self) -> None:
+        """Nothing: `measure()` is called by hand."""
+
+    def followed(self) -> Sequence[Tensor]:
+        """The monitored weights."""
+        return self._norms.tensors
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        follow(self)
 
     @torch.no_grad()
     def snapshot(self) -> None:
@@ -81,7 +107,7 @@ class LayerMonitor:
         ratios = (now / before)[self._norms.owner].unbind()
         chord = self._norms(w - ratio * w_ for (w, w_), ratio in zip(pairs, ratios, strict=True)) / now
         # Looked up now: an optimiser that loads its state gets new parameter groups.
-        rate = {p: group["lr"] for group in self._optimizer.param_groups for p in group["params"]}
+        rate = {p: group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
         rates = [torch.as_tensor(rate[p], dtype=torch.float64, device=now.device) for p in self._first]
         return torch.stack(
             (

@@ -7,9 +7,10 @@ from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from nap_rl.nap.double import Doubles, double_outputs, doubled
 from nap_rl.nap.groups import Weights, check_forward, unwrap, weight_groups
+from nap_rl.nap.stand_ins import outputs, precision, stand_ins
 from nap_rl.nap.trace import Example
 
 PROBES = 4
@@ -47,16 +48,15 @@ def scale_invariance(
     check_forward(module)
     groups = weight_groups(module, free=free)
     generator = Generator().manual_seed(0)
-    with doubled(module, lambda parameter: _without_zeros(parameter, generator)) as doubles:
-        changes = {
-            name: 0.0 if across > UNREACHED**2 else float("inf")
-            for name, (_, across) in _euler(module, example_input, groups, doubles, generator).items()
-        }
+    exact = torch.float64
+    with stand_ins(module, lambda parameter: _without_zeros(parameter, generator, exact), exact) as found:
+        weights = {name: [found[tensor] for tensor in tensors] for name, tensors in groups.items()}
+        squares = _euler(module, example_input, weights, generator)
+        changes = {name: 0.0 if across > UNREACHED**2 else float("inf") for name, (_, across) in squares.items()}
         with torch.no_grad():
-            before = double_outputs(module, example_input)
-            for name, tensors in groups.items():
-                weights = [doubles[tensor] for tensor in tensors]
-                scaled = [_change(module, example_input, before, weights, factor) for factor in factors]
+            before = outputs(module, example_input, exact)
+            for name, own in weights.items():
+                scaled = [_change(module, example_input, before, own, factor) for factor in factors]
                 changes[name] = max(changes[name], *scaled)
     return changes
 
@@ -82,68 +82,80 @@ def scale_ratios(module: nn.Module, example: Example, groups: Mapping[str, Weigh
     """
     try:
         return _ratios(module, example, groups, _generic)
-    except ValueError:  # a parameter that can not be drawn so, such as one whose square root is taken
+    except ValueError:  # not every parameter can have any value, such as one whose square root is taken
         return _ratios(module, example, groups, _without_zeros)
 
 
-def _ratios(
-    module: nn.Module, example: Example, groups: Mapping[str, Weights], draw: Callable[[Tensor, Generator], Tensor]
-) -> dict[str, float]:
+Draw = Callable[[Tensor, Generator, torch.dtype], Tensor]
+
+
+def _ratios(module: nn.Module, example: Example, groups: Mapping[str, Weights], draw: Draw) -> dict[str, float]:
+    dtype = precision(module)
     generator = Generator().manual_seed(0)
     along, across = dict.fromkeys(groups, 0.0), dict.fromkeys(groups, 0.0)
-    for _ in range(PROBES):
-        with doubled(module, lambda parameter: draw(parameter, generator)) as doubles:
-            for name, squares in _euler(module, example, groups, doubles, generator).items():
+    moved: list[str] = []
+    for probe in range(PROBES):
+        with stand_ins(module, lambda parameter: draw(parameter, generator, dtype), dtype) as found:
+            weights = {name: [found[tensor] for tensor in tensors] for name, tensors in groups.items()}
+            for name, squares in _euler(module, example, weights, generator).items():
                 along[name] += squares[0]
                 across[name] += squares[1]
-    ratios = {
-        name: (along[name] / across[name]) ** 0.5 if across[name] > UNREACHED**2 else float("nan") for name in groups
-    }
-    with doubled(module, lambda parameter: draw(parameter, generator)) as doubles, torch.no_grad():
-        before = double_outputs(module, example)
-        invariant = [name for name, ratio in ratios.items() if ratio <= INVARIANT]
-        some = [name for name in invariant if torch.rand((), generator=generator) < 0.5]
-        for names in (invariant, some):
-            for name in _movers(module, example, before, {n: [doubles[t] for t in groups[n]] for n in names}):
-                ratios[name] = float("inf")
-    return ratios
+            if probe == PROBES - 1:
+                reached = [name for name in groups if across[name] > UNREACHED**2]
+                invariant = [name for name in reached if along[name] <= INVARIANT**2 * across[name]]
+                some = [name for name in invariant if torch.rand((), generator=generator) < 0.5]
+                with torch.no_grad():
+                    before = outputs(module, example, dtype)
+                    for names in (invariant, some):
+                        moved += _movers(module, example, before, {name: weights[name] for name in names})
+    ratios = {n: (along[n] / across[n]) ** 0.5 if across[n] > UNREACHED**2 else float("nan") for n in groups}
+    return {**ratios, **dict.fromkeys(moved, float("inf"))}
 
 
 def _euler(
-    module: nn.Module, example: Example, groups: Mapping[str, Weights], doubles: Doubles, generator: Generator
+    module: nn.Module, example: Example, weights: Mapping[str, list[nn.Parameter]], generator: Generator
 ) -> dict[str, tuple[float, float]]:
     """By group (<W, g>^2, ||W||^2 ||g||^2 / size of W), g the gradient of the sum over outputs f of <v, f> / ||f||."""
-    weights = [doubles[tensor] for tensors in groups.values() for tensor in tensors]
-    rows = dict.fromkeys(weights, (0.0, 0.0))  # <W, g> and ||g||^2
+    every = [weight for own in weights.values() for weight in own]
+    sums = dict.fromkeys(every, (0.0, 0.0))  # <W, g> and ||g||^2
 
     def take(weight: nn.Parameter, gradient: Tensor) -> Tensor:
-        rows[weight] = ((weight.detach() * gradient).sum().item(), gradient.square().sum().item())
-        return gradient.new_zeros(()).expand_as(gradient)  # one gradient at a time is in memory
+        sums[weight] = (_dot(weight.detach(), gradient), _dot(gradient, gradient))
+        return gradient.new_zeros(()).expand_as(gradient)  # so that one gradient at a time is in memory
 
     with torch.inference_mode(False), torch.enable_grad():
-        hooks = [weight.requires_grad_().register_hook(partial(take, weight)) for weight in weights]
-        outputs = [out for out in double_outputs(module, example) if out.requires_grad]
-        if outputs:
-            directions = [torch.randn(out.shape, generator=generator).to(out) for out in outputs]
-            directions = [v / (out.detach().norm() or 1.0) for v, out in zip(directions, outputs, strict=True)]
-            torch.autograd.grad(outputs, weights, directions, allow_unused=True)
-        for weight, hook in zip(weights, hooks, strict=True):
+        hooks: list[RemovableHandle] = [
+            weight.requires_grad_().register_hook(partial(take, weight))  # type: ignore[no-untyped-call]
+            for weight in every
+        ]
+        found = [out for out in outputs(module, example, every[0].dtype) if out.requires_grad] if every else []
+        if found:
+            parts = [(_normal(out, generator) * out).sum() / (out.detach().norm() or 1.0) for out in found]
+            torch.autograd.grad(torch.stack(parts).sum(), every, allow_unused=True)
+        for weight, hook in zip(every, hooks, strict=True):
             weight.requires_grad_(False)
             hook.remove()
     squares = {}
-    for name, tensors in groups.items():
-        own = [doubles[tensor] for tensor in tensors]
-        along = sum(rows[weight][0] for weight in own) ** 2
-        across = sum(rows[weight][1] for weight in own) * sum(weight.square().sum().item() for weight in own)
-        squares[name] = (along, across / sum(weight.numel() for weight in own))
+    for name, own in weights.items():
+        along = sum(sums[weight][0] for weight in own)
+        across = sum(sums[weight][1] for weight in own) * sum(_dot(weight, weight) for weight in own)
+        squares[name] = (along**2, across / sum(weight.numel() for weight in own))
     return squares
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    """The inner product; of float32, by rows summed in float64."""
+    if a.dtype == torch.float64 or a.ndim < 2:
+        return torch.dot(a.flatten().double(), b.flatten().double()).item()
+    total: float = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double().sum().item()
+    return total
 
 
 def _movers(
     module: nn.Module, example: Example, before: list[Tensor], weights: Mapping[str, list[nn.Parameter]]
 ) -> list[str]:
     """Which of these groups move the output when scaled: all are scaled at once, then halves of those that do."""
-    every = [weight for group in weights.values() for weight in group]
+    every = [weight for own in weights.values() for weight in own]
     if not every or _change(module, example, before, every, FACTOR) <= INVARIANT:
         return []
     names = list(weights)
@@ -153,18 +165,16 @@ def _movers(
     return [mover for half in halves for mover in _movers(module, example, before, {n: weights[n] for n in half})]
 
 
+@torch.no_grad()
 def _change(
-    module: nn.Module, example: Example, before: list[Tensor], weights: list[nn.Parameter], factor: float
+    module: nn.Module, example: Example, before: list[Tensor], weights: Sequence[Tensor], factor: float
 ) -> float:
     """The largest ||f(c W) - f(W)|| / ||f(W)|| of all outputs f, f(W) given as `before`."""
-    kept = [weight.data for weight in weights]
     try:
-        for weight in weights:
-            weight.data = factor * weight.data
-        after = double_outputs(module, example)
+        torch._foreach_mul_(list(weights), factor)
+        after = outputs(module, example, before[0].dtype)
     finally:
-        for weight, data in zip(weights, kept, strict=True):
-            weight.data = data
+        torch._foreach_mul_(list(weights), 1 / factor)
     changes = []
     for out, old in zip(after, before, strict=True):
         difference, size = (out - old).norm().item(), old.norm().item()
@@ -172,23 +182,25 @@ def _change(
     return max(changes)
 
 
-def _without_zeros(parameter: Tensor, generator: Generator) -> Tensor:
+def _without_zeros(parameter: Tensor, generator: Generator, dtype: torch.dtype) -> Tensor:
     """The parameter; if it is all zero, normal values of standard deviation 1 / sqrt(fan in), 0.1 for vectors."""
-    if not parameter.is_floating_point() or bool(parameter.any()):
+    if not parameter.is_floating_point():
         return parameter
+    if bool(parameter.any()):
+        return parameter.to(dtype, copy=True)
     return (0.1 if parameter.ndim < 2 else _usual_size(parameter)) * _normal(parameter, generator)
 
 
-def _generic(parameter: Tensor, generator: Generator) -> Tensor:
+def _generic(parameter: Tensor, generator: Generator, dtype: torch.dtype) -> Tensor:
     """Another value of the parameter, as it may be later in training: of a usual size, and no two gains alike."""
     if not parameter.is_floating_point():
         return parameter
-    value, usual = parameter.double(), _usual_size(parameter)
-    size = value.square().mean().sqrt().item()
+    size = torch.linalg.vector_norm(parameter.float()).item() / max(parameter.numel(), 1) ** 0.5
     if size == 0:
-        return usual * _normal(value, generator)
-    if size < 0.1 * usual:
-        value = value * (usual / size)
+        return _usual_size(parameter) * _normal(parameter, generator)
+    factor = _usual_size(parameter) / size
+    value = parameter.to(dtype, copy=dtype == torch.float64)  # what is large is shared
+    value = value * factor if factor > 10 else value
     if value.ndim < 2:
         value = value * (0.5 + torch.rand(value.shape, generator=generator).to(value))
     return value

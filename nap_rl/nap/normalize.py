@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from nap_rl.nap.groups import check_forward, check_paths, unwrap, weight_layers, within
+from nap_rl.nap.groups import check_choice, check_forward, check_paths, unwrap, weight_groups, weight_layers, within
 from nap_rl.nap.layers import EPS, TORCH_NORMS, Axes, NormKind, RMSNorm, build_norm
 from nap_rl.nap.rewrite import norm_after, norm_before, norm_inside, remove_bias, replace_module
 from nap_rl.nap.roles import assign_roles, is_narrow
@@ -109,11 +109,6 @@ def _mark(module: nn.Module, path: str, role: str) -> None:
     object.__setattr__(module.get_submodule(path), "nap_role", role)
 
 
-def check_choice(name: str, value: str, *choices: str) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}='{value}' is not one of {', '.join(choices)}.")
-
-
 @dataclass(frozen=True)
 class Norms:
     """The norms that are put into one module: all of one kind."""
@@ -138,6 +133,7 @@ def _refuse(module: nn.Module, free: Collection[str]) -> None:
         raise ValueError("normalize the module first and wrap it in DistributedDataParallel or compile it after.")
     check_paths(module, free)
     check_forward(module)
+    weight_groups(module, free=free)
     for path, each in module.named_modules():
         if isinstance(each, CLOSED) and not within(path, free):
             raise ValueError(

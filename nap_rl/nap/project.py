@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-from nap_rl.nap.groups import GroupNorms, Weights, check_paths, unwrap, weight_groups, weight_layers, within
-from nap_rl.nap.layers import Axes, NormKind, is_norm
-from nap_rl.nap.normalize import check_choice, normalize
+from nap_rl.nap.binding import MARK, follow, unfollow
+from nap_rl.nap.groups import (
+    Weights,
+    check_choice,
+    check_paths,
+    is_transposed,
+    unwrap,
+    weight_groups,
+    weight_layers,
+    within,
+)
+from nap_rl.nap.layers import is_norm
+from nap_rl.nap.norms import GroupNorms, scale, unit_norms
 from nap_rl.nap.roles import Role, assign_roles
 from nap_rl.nap.trace import Example
 
@@ -88,6 +99,7 @@ class Projector:
         self.regularize_coefficient = regularize_coefficient
         self.updates = 0
         check_paths(self.module, free)
+        self.free = tuple(free)
         self._roles = _find_roles(self.module, example_input, free)
         self._weights = self._choose_weights()
         self._pairs = self._owned(_gains_and_offsets(self.module, free))
@@ -102,7 +114,8 @@ class Projector:
         self._projected_tensors = [tensor for tensors in self._projected.values() for tensor in tensors]
         self._watched: list[int] = []
         self._update_active()
-        self._hook = optimizer.register_step_post_hook(self._after_step)
+        self._hook: RemovableHandle | None = None
+        self._attach()
 
     @property
     def groups(self) -> dict[str, Tensor]:
@@ -126,12 +139,17 @@ class Projector:
 
     def _choose_weights(self) -> dict[str, Weights]:
         chosen: dict[str, Weights] = {}
-        for name, tensors in self._owned(weight_groups(self.module)).items():
+        for name, tensors in self._owned(weight_groups(self.module, free=self.free)).items():
             role = self._roles.get(name)
             if role is None:
                 raise ValueError(
                     f"nothing is known of layer '{name}': it came after normalize, or the example does not "
                     "use it. Normalize with an example that does, or name the layer in free=[...]."
+                )
+            if role == "unreached":
+                raise ValueError(
+                    f"no gradient reaches layer '{name}' from the output for the example (a dead or detached layer?), "
+                    "so nothing says whether it is scale-invariant. Mend it, or name it in free=[...]."
                 )
             if role == "hidden" and self.unnormalized == "error":
                 raise ValueError(
@@ -141,8 +159,9 @@ class Projector:
                 )
             if role in ("invariant", "hidden") or (role == "output" and self.output == "project"):
                 chosen[name] = tensors
-            if self.scope == "unit" and isinstance(self.module.get_submodule(name), _ConvTransposeNd):
-                raise ValueError(f"layer '{name}' is a transposed convolution: its rows are no units.")
+            layer = self.module.get_submodule(name)
+            if self.scope == "unit" and (isinstance(layer, _ConvTransposeNd) or is_transposed(layer)):
+                raise ValueError(f"layer '{name}' has a transposed weight: its rows are no units.")
         return chosen
 
     def _owned(self, groups: Mapping[str, Weights]) -> dict[str, Weights]:
@@ -194,6 +213,12 @@ class Projector:
     # Projection.
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        self.after_step()
+
+    def after_step(self) -> None:
+        """What is due after a step of the optimiser; its hook calls it."""
+        if _was_skipped(self.optimizer):
+            return
         self.updates += 1
         self._update_active()
         if self.affine == "regularize":
@@ -211,13 +236,13 @@ class Projector:
         """Project what `whole_groups` lists."""
         if self._norms is not None:
             factors = self._whole_targets / self._norms().clamp_min(1e-30)
-            _scale(self._norms.tensors, factors.to(self._norms.dtype)[self._norms.owner].unbind())
+            scale(self._norms.tensors, factors.to(self._norms.dtype)[self._norms.owner].unbind())
 
     @torch.no_grad()
     def _project_by_unit(self) -> None:
         for name, tensors in self._by_unit.items():
             factors = self._targets[name] / unit_norms(tensors).clamp_min(1e-30)
-            _scale(tensors, [factors.view(-1, *[1] * (tensor.ndim - 1)) for tensor in tensors])
+            scale(tensors, [factors.view(-1, *[1] * (tensor.ndim - 1)) for tensor in tensors])
 
     @torch.no_grad()
     def _regularize(self) -> None:
@@ -239,9 +264,48 @@ class Projector:
             ratios.append(self._norms() / self._whole_targets)
         return (torch.cat(ratios) - 1).abs().max() if ratios else torch.zeros((), dtype=torch.float64)
 
+    # The optimiser that is followed.
+
+    def rebind(self, optimizer: Optimizer) -> None:
+        """Follow `optimizer` instead, made anew over the same weights. Norms and the count of updates stay.
+
+        Raises ValueError where it does not own all that is projected.
+        """
+        parameters = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        for name, tensors in self._projected.items():
+            if not all(tensor in parameters for tensor in tensors):
+                raise ValueError(f"the new optimizer does not own '{name}', which is projected.")
+        self.remove()
+        self.optimizer = optimizer
+        self._watched = []
+        self._update_active()
+        self._attach()
+
     def remove(self) -> None:
         """Unhook from the optimiser: from now on nothing is projected, unless by `project()`."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        self.optimizer.defaults.pop(MARK, None)
+        unfollow(self)
+
+    def _attach(self) -> None:
+        self._hook = self.optimizer.register_step_post_hook(self._after_step)
+        self.optimizer.defaults[MARK] = True
+        follow(self)
+
+    def followed(self) -> Sequence[Tensor]:
+        """The projected weights."""
+        return self._projected_tensors
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which optimisers leave without their hooks."""
+        return {**self.__dict__, "_hook": self._hook is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "_hook": None})
+        if state["_hook"]:
+            self._attach()
 
     # State.
 
@@ -271,82 +335,37 @@ class Projector:
         self._update_active()
 
 
-def _find_roles(module: nn.Module, example: Example | None, free: Collection[str]) -> Mapping[str, Role | None]:
+def _find_roles(module: nn.Module, example: Example | None, free: Collection[str]) -> Mapping[str, Role]:
     if example is not None:
         return assign_roles(module, example, free)
-    marks: dict[str, Role | None] = {n: getattr(each, "nap_role", None) for n, each in weight_layers(module).items()}
-    if not any(marks.values()):
+    marked = {name: getattr(layer, "nap_role", None) for name, layer in weight_layers(module).items()}
+    marks: dict[str, Role] = {name: role for name, role in marked.items() if role is not None}
+    if not marks:
         raise ValueError(
             "nothing says which layers of this module a normalisation follows: call normalize(module, "
             "example_input) before, or give Projector an example_input."
         )
-    return {name: "free" if within(name, free) else mark for name, mark in marks.items()}
+    return marks
 
 
 def _gains_and_offsets(module: nn.Module, free: Collection[str]) -> dict[str, Weights]:
     """(gain, offset), or (gain,), of every norm that is not free; of norms that share them, the first."""
     pairs: dict[str, Weights] = {}
+    gains: set[nn.Parameter] = set()
     for name, each in module.named_modules():
         if not is_norm(each) or within(name, free) or getattr(each, "nap_role", None) == "free":
             continue
         pair = (getattr(each, "weight", None), getattr(each, "bias", None))
         parameters = tuple(tensor for tensor in pair if isinstance(tensor, nn.Parameter))
-        if parameters and all(parameters[0] is not gain for gain, *_ in pairs.values()):
+        if parameters and parameters[0] not in gains:
+            gains.add(parameters[0])
             pairs[name] = parameters
     return pairs
 
 
-def unit_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """[units] float64: for each output unit of a layer the norm of its rows of all `tensors` [units, ...]."""
-    rows = [tensor.reshape(len(tensor), -1) for tensor in tensors]
-    squares = [torch.linalg.vector_norm(row, dim=1, dtype=torch.float64).square() for row in rows]
-    return torch.stack(squares).sum(0).sqrt()
-
-
-def _scale(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
-    """Multiply in place. Half precision would round a factor near 1 to 1, so it is left for the product."""
-    if any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors):
-        exact = torch._foreach_mul([tensor.float() for tensor in tensors], [factor.float() for factor in factors])
-        torch._foreach_copy_(list(tensors), exact)
-    else:
-        torch._foreach_mul_(list(tensors), list(factors))
-
-
-def normalize_and_project(
-    module: nn.Module,
-    optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
-    example_input: Example,
-    *,
-    norm: NormKind = "layer",
-    axes: Axes = "all",
-    affine: Literal["project", "regularize", "free", "omit"] = "project",
-    existing: Literal["keep", "replace"] = "keep",
-    every: int = 1,
-    output: Literal["free", "project"] = "free",
-    scope: Literal["tensor", "unit"] = "tensor",
-    regularize_coefficient: float = 0.1,
-    free: Collection[str] = (),
-) -> tuple[nn.Module, Optimizer, Projector]:
-    """`normalize`, then an optimiser over the parameters that are left, then its `Projector`.
-
-    Args:
-        optimizer_factory: makes the optimiser from parameters, e.g. `lambda p: torch.optim.Adam(p, lr=1e-4)`.
-        affine: the paper's four treatments of gain and offset: those of `Projector`, or "omit", norms without.
-
-    The other arguments are those of `normalize` and `Projector`.
-
-    Returns:
-        The module, its optimiser, and its projector.
-    """
-    normalize(module, example_input, norm=norm, axes=axes, affine=affine != "omit", existing=existing, free=free)
-    optimizer = optimizer_factory(module.parameters())
-    projector = Projector(
-        module,
-        optimizer,
-        every=every,
-        affine="free" if affine == "omit" else affine,
-        output=output,
-        scope=scope,
-        regularize_coefficient=regularize_coefficient,
-    )
-    return module, optimizer, projector
+def _was_skipped(optimizer: Optimizer) -> bool:
+    """Whether GradScaler let a fused step find infinite gradients, which leaves the weights as they were."""
+    found: Tensor | None = getattr(optimizer, "found_inf", None)  # there only while GradScaler calls the step
+    if found is None or (found.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return False
+    return bool(found.item())

@@ -13,15 +13,12 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_type_hints
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nap_rl.nap.groups import is_transposed
 from nap_rl.nap.trace import ACTIVATIONS, Call, Site, is_activation
-
-if TYPE_CHECKING:
-    from torch import fx
 
 
 def replace_module(root: nn.Module, path: str, new: nn.Module) -> None:
@@ -97,11 +94,11 @@ def norm_inside(owner: nn.Module, name: str, sites: Sequence[Site], norms: Mappi
     finally:
         owner.training = training
     cls = type(owner)
-    owner.__class__ = rewritten(getattr(cls, "nap_original", cls), _source(*graphs))
+    owner.__class__ = rewritten(vars(cls).get("nap_original", cls), _source(*graphs))
 
 
 @cache
-def rewritten(cls: type[nn.Module], source: str) -> type[nn.Module]:
+def rewritten(cls: Any, source: str) -> type[nn.Module]:
     """The subclass of `cls` with the functions in `source`. One class for one source, so modules stay stackable.
 
     Its objects are pickled and copied as `cls` and `source`, from which any process makes the class again.
@@ -124,7 +121,7 @@ def _reduce(self: Any, protocol: Any) -> Any:
     return _restore, (self.nap_original, self.nap_source), *reduced[2:]
 
 
-def _restore(cls: type[nn.Module], source: str) -> nn.Module:
+def _restore(cls: Any, source: str) -> nn.Module:
     new = rewritten(cls, source)
     return new.__new__(new)
 
@@ -161,8 +158,6 @@ def _import(name: str, value: Any) -> str:
 
 def _trace(owner: nn.Module, name: str, sites: Sequence[Site], call: Call) -> fx.Graph:
     """The graph of one module's own forward, with its submodules as single nodes."""
-    from torch import fx  # takes a second to import, and few networks need it
-
     bound = inspect.signature(owner.forward).bind(*call[0], **call[1])
     given = set(bound.arguments)
     bound.apply_defaults()
@@ -175,13 +170,25 @@ def _trace(owner: nn.Module, name: str, sites: Sequence[Site], call: Call) -> fx
     tracer = fx.Tracer()
     tracer.is_leaf_module = lambda *_: True  # type: ignore[method-assign]
     try:
-        return tracer.trace(owner, fixed or None)
+        graph = tracer.trace(owner, fixed or None)
     except Exception as error:  # torch.fx raises many kinds, and all mean that it cannot follow this forward
         functions = ", ".join(sorted({site.function for site in sites}))
         raise ValueError(
             f"module '{name}' ({type(owner).__name__}) calls {functions} in its forward, which torch.fx "
             f"cannot trace ({error}): make its activations submodules, each used once."
         ) from error
+    hints = _hints(type(owner))
+    for node in graph.nodes:
+        if isinstance(node.type, str):  # an annotation that is still text
+            node.type = hints.get("return" if node.op == "output" else str(node.target))
+    return graph
+
+
+def _hints(cls: type[nn.Module]) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls.forward)
+    except Exception:  # a name that only type checkers import, say
+        return {}
 
 
 def _is_activation(owner: nn.Module, node: fx.Node) -> bool:

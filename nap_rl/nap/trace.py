@@ -29,13 +29,13 @@ ACTIVATION_MODULES: tuple[type[nn.Module], ...] = (
 # Functions and methods by name, without the trailing underscore of those that work in place.
 ACTIVATIONS = frozenset((
     "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh",
-    "sigmoid", "logsigmoid", "softplus", "softsign", "tanhshrink", "hardtanh", "hardswish", "hardsigmoid",
-    "hardshrink", "softshrink", "threshold", "glu",
+    "sigmoid", "logsigmoid", "log_sigmoid", "softplus", "softsign", "tanhshrink", "hardtanh", "hardswish",
+    "hardsigmoid", "hardshrink", "softshrink", "threshold", "glu",
 ))
 # Modules of other libraries that compute one of them, by a part of the class name.
 ACTIVATION_NAMES = ("relu", "gelu", "silu", "swish", "mish", "activation")
 # Bounded ones: what they do to a last layer's output (a policy's tanh) is left alone even where it is read again.
-SQUASHES = frozenset(("tanh", "sigmoid", "logsigmoid", "softsign", "hardtanh", "hardsigmoid"))
+SQUASHES = frozenset(("tanh", "sigmoid", "logsigmoid", "log_sigmoid", "softsign", "hardtanh", "hardsigmoid"))
 NORM_FUNCTIONS = frozenset((
     "layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "normalize",
 ))
@@ -325,6 +325,9 @@ class _Watch(TorchFunctionMode):
         elif is_norm(module) and isinstance(value, Tensor) and not self.inside_whole():
             self.trace.norms[name] = (tuple(value.shape), self.flow(value).convolutional)
             self.set_flow(out, self.after_norm(self.flow(value)))
+        if run.site is not None and isinstance(out, Tensor):
+            flow = self.flow(out)
+            self.set_flow(out, flow._replace(sites=flow.sites | {run.site}))
         if module in self.layers or is_activation(module):
             self.trace.origins.setdefault(name, []).append(run.origins)
             self.set_origins(out, frozenset((name, *(self.names[each] for each in module.modules() if _owns(each)))))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nap_rl.nap import Projector, normalize
-from nap_rl.nap.groups import GroupNorms
+from nap_rl.nap.norms import GroupNorms
 from nap_rl.nn import NoisyLinear
 
 Build = Callable[[str], tuple[nn.Module, Tensor]]

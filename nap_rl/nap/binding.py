@@ -1,0 +1,86 @@
+"""Who follows which optimiser. A step that another one makes on the same weights is followed or told, never missed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+# In the defaults of an optimiser that a Projector follows. Copies and pickles of it keep this, but not its hooks.
+MARK = "nap_projected"
+
+
+class Follower(Protocol):
+    """Something that does its work after each step of one optimiser, such as a Projector."""
+
+    optimizer: Optimizer
+
+    def followed(self) -> Collection[Tensor]:
+        """The weights whose steps it follows."""
+
+    def rebind(self, optimizer: Optimizer) -> None:
+        """Follow that optimiser from now on."""
+
+    def after_step(self) -> None:
+        """Do what is due after a step."""
+
+
+_followers: WeakSet[Follower] = WeakSet()
+_harmless: WeakSet[Optimizer] = WeakSet()  # optimisers that move nothing of a follower's, or have their own
+_warned: WeakSet[Optimizer] = WeakSet()
+_hooks: list[Any] = []
+
+
+def follow(follower: Follower) -> None:
+    """From now on, other optimisers that move the follower's weights are noticed."""
+    if not _hooks:
+        _hooks.append(register_optimizer_step_post_hook(_after_any_step))
+    _followers.add(follower)
+    _harmless.clear()
+
+
+def unfollow(follower: Follower) -> None:
+    """The follower does not follow any optimiser now."""
+    _followers.discard(follower)
+    _harmless.clear()
+
+
+def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if torch.compiler.is_compiling() or optimizer in _harmless:
+        return
+    mine = [follower for follower in _followers if follower.optimizer is optimizer]
+    moved = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    harmless = True
+    for other in list(_followers):
+        inside = any(value is optimizer for value in vars(other.optimizer).values())  # of Lookahead or SAM, say
+        if other.optimizer is optimizer or inside or any(isinstance(follower, type(other)) for follower in mine):
+            continue
+        shared = [tensor in moved for tensor in other.followed()]
+        if all(shared):
+            _warn(
+                optimizer, f"{{}} has taken over all weights of a {type(other).__name__}, which follows it from now on."
+            )
+            other.rebind(optimizer)
+            other.after_step()
+            harmless = False
+        elif any(shared):
+            name = type(other).__name__
+            _warn(
+                optimizer, f"{{}} moves some of the weights of a {name} that follows another: give it its own {name}."
+            )
+    if optimizer.defaults.get(MARK) and not mine and harmless:
+        _warn(optimizer, "{} is a copy of one that a Projector follows, but the Projector was not copied with it.")
+    if harmless:
+        _harmless.add(optimizer)
+
+
+def _warn(optimizer: Optimizer, text: str) -> None:
+    if optimizer not in _warned:
+        _warned.add(optimizer)
+        warnings.warn(text.format(f"this optimizer ({type(optimizer).__name__})"), stacklevel=3)
