@@ -52,16 +52,15 @@ def assign_roles(module: nn.Module, example: Example, free: Collection[str] = ()
         elif users[tensors[0]] & trace.used:
             judged[name] = tensors
     for name, ratio in scale_ratios(module, example, judged).items():
-        if isnan(ratio):
-            roles[name] = "unreached"
-        elif ratio <= INVARIANT:
+        layer = layers[name]
+        if ratio <= INVARIANT:
             roles[name] = "invariant"
-        elif users[judged[name][0]] & trace.outputs:
+        elif users[judged[name][0]] & trace.outputs and not isnan(ratio):
             roles[name] = "output"
-        elif getattr(layers[name], "nap_role", "") == "narrow" or is_narrow(layers[name], trace.layouts.get(name)):
+        elif getattr(layer, "nap_role", "") == "narrow" or is_narrow(layer, trace.layouts.get(name)):
             roles[name] = "narrow"
         else:
-            roles[name] = "hidden"
+            roles[name] = "unreached" if isnan(ratio) else "hidden"
     return roles
 
 
