@@ -34,6 +34,7 @@ from nap_rl.conf.resume import Resume, check_changes, plan
 from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
 from nap_rl.logging import Progress, RunLog
+from nap_rl.logging.console import say
 from nap_rl.machine import flush_denormals, keep_freed_memory, pick_device
 from nap_rl.process import StopSignals, sole_owner
 
@@ -73,7 +74,7 @@ def job(resume: Resume, node: DictConfig) -> int:
     """Train as configured, write everything into Hydra's run folder, and return the exit code."""
     config, folder = to_config(node), Path(HydraConfig.get().runtime.output_dir)
     if resume.is_finished(config):
-        print(f"{folder} is finished: {resume.meta['frames']:,} frames are played. frames= with more goes on.")
+        say(f"{folder} is finished: {resume.meta['frames']:,} frames are played. frames= with more goes on.")
         return 0
     keep_freed_memory()
     flush_denormals()
@@ -83,6 +84,7 @@ def job(resume: Resume, node: DictConfig) -> int:
         with cli.refusing_bad_input():
             stack.enter_context(sole_owner(folder))
             trainer, checkpointer = assemble(config, folder, resume, display)
+        stack.callback(trainer.env.close)
         stack.enter_context(trainer.log)
         ending = train(trainer, checkpointer, signals)
         summary = summarize(config, trainer, ending)
@@ -162,7 +164,6 @@ def train(trainer: Trainer, checkpointer: Checkpointer, signals: StopSignals) ->
     try:
         trainer.run(stop)
         written = checkpointer.save()
-        trainer.env.close()
     except KeyboardInterrupt:
         return Ending(128 + signal.SIGINT, "interrupted", "a second Ctrl-C: what came after the checkpoint is lost")
     except Diverged as error:
@@ -225,14 +226,14 @@ def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any
 def print_end(folder: Path, summary: dict[str, Any], saved: Path | None) -> None:
     """How the run ended, and the paths to look at."""
     frames, updates, fps = summary["frames"], summary["updates"], summary["fps"]
-    print(f"\n{summary['status']}: {frames:,} frames, {updates:,} updates, {fps:.0f} frames/s")
+    say(f"\n{summary['status']}: {frames:,} frames, {updates:,} updates, {fps:.0f} frames/s")
     if summary["reason"]:
-        print(f"reason: {summary['reason']}")
+        say(f"reason: {summary['reason']}")
     for visit in summary["visits"]:
         mean = "no episode ended" if visit["mean_return"] is None else f"mean return {visit['mean_return']:.2f}"
         played = f"{visit['frames']:>11,} frames  {visit['episodes']:>5} episodes"
-        print(f"  cycle {visit['cycle']}  {visit['game']:<20} {played}  {mean}")
-    print(f"largest relative norm drift: {summary['nap']['max_relative_norm_drift']:.2e}")
+        say(f"  cycle {visit['cycle']}  {visit['game']:<20} {played}  {mean}")
+    say(f"largest relative norm drift: {summary['nap']['max_relative_norm_drift']:.2e}")
     paths = {
         "summary": folder / "summary.json",
         "metrics": folder / "metrics.csv",
@@ -241,7 +242,7 @@ def print_end(folder: Path, summary: dict[str, Any], saved: Path | None) -> None
         "TensorBoard": f"tensorboard --logdir {folder}",
     }
     for name, path in paths.items():
-        print(f"{name:<12} {path}")
+        say(f"{name:<12} {path}")
 
 
 if __name__ == "__main__":

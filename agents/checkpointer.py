@@ -1,9 +1,9 @@
-"""A run's checkpoints: when one is due, what it holds, and how a run is put together again from it.
+"""Writes a run's checkpoints, and gives a new trainer the state of one.
 
 checkpoints/frames-000000120000/
     network target optimizer agent replay env monitor projector trainer    .safetensors
     replay-<random>.bin    segments of the replay, most of them linked from earlier checkpoints
-    meta.json              configuration, counters, places in the CSV files, names of the segments
+    meta.json              configuration, counters, lengths of the CSV files, names of the segments
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KIND = "frames-"
 
 
 class CheckpointsFailed(RuntimeError):
-    """So many checkpoints in a row could not be written that going on would put too much at risk."""
+    """Too many checkpoints in a row could not be written."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class CheckpointRhythm:
     """When a checkpoint is due, and how many are kept.
 
     Attributes:
-        every_frames, every_seconds: emulator frames or seconds since the last one; None for never.
-        keep: checkpoints that are left, 2 or more.
+        every_frames, every_seconds: frames or seconds between two checkpoints; None for never.
+        keep: newest checkpoints that stay, 2 or more.
         max_failures: failures in a row that end the run.
-        replay: whether they hold the replay, without which a run cannot be resumed.
+        replay: whether a checkpoint holds the replay. Without it a run cannot be resumed.
     """
 
     every_frames: int | None = None
@@ -54,7 +54,7 @@ class Checkpointer:
     """Writes the checkpoints of `trainer`'s run into `folder`/checkpoints.
 
     Args:
-        about: what `meta` holds besides the state: the configuration and the like.
+        about: more entries for meta.json, such as the configuration.
     """
 
     def __init__(
@@ -75,34 +75,34 @@ class Checkpointer:
         self.failures = 0  # in a row
         self.last: Path | None = None
         self._segments: list[Segment] = []
-        self._frames = trainer.frames  # at the last one, or the last try
+        self._frames = trainer.frames  # at the last checkpoint or failure
         self._clock = time.monotonic()
         self._started = time.monotonic()
-        self._seconds = 0.0  # spent on checkpoints by this process
+        self._seconds = 0.0  # this process spent on checkpoints
 
     def resumed_from(self, path: Path, saved: checkpoint.Checkpoint) -> None:
-        """The trainer's state was `path`'s: that needs no writing, and its segments are known."""
+        """Begin from the checkpoint `path`, whose state the trainer has: later ones link its segments."""
         self.last = path
         self._segments = [Segment(**segment) for segment in saved.meta["segments"]]
         self._frames = self.trainer.frames
 
     def save_if_due(self) -> None:
-        """To be called at every step boundary. Raises as `save`."""
+        """Call this between two steps. Raises as `save`."""
         frames, seconds = self.trainer.frames - self._frames, time.monotonic() - self._clock
         rhythm = self.rhythm
         if (
-            (self.last is None and self.failures == 0)  # the first one shows at once whether the disk takes it
+            (self.last is None and self.failures == 0)  # at the start, to learn whether the disk takes one
             or (rhythm.every_frames is not None and frames >= rhythm.every_frames)
             or (rhythm.every_seconds is not None and seconds >= rhythm.every_seconds)
         ):
             self.save()
 
     def save(self) -> Path | None:
-        """Write a checkpoint now, unless the last one is of this step: its path, None if the disk refuses it.
+        """Write a checkpoint, unless the last one is of this step. Returns its path, or None if the disk refuses it.
 
         Raises:
-            Diverged: a weight is NaN or infinite: the earlier checkpoints stay the last good ones.
-            CheckpointsFailed: too many failures in a row.
+            Diverged: a weight is NaN or infinite. The earlier checkpoints stay.
+            CheckpointsFailed: the failure was one too many.
         """
         name = f"{KIND}{self.trainer.frames:012d}"
         if self.last is not None and self.last.name == name:
@@ -162,7 +162,7 @@ def restore(trainer: Trainer, saved: checkpoint.Checkpoint) -> None:
     """Give a new trainer the state of a checkpoint.
 
     Raises:
-        ValueError: it holds no replay, or is of another configuration.
+        ValueError: the checkpoint holds no replay, or is of another configuration.
     """
     if not saved.meta.get("has_replay"):
         raise ValueError("the checkpoint holds no replay (checkpoint.replay=false): its run cannot be resumed")
@@ -172,7 +172,7 @@ def restore(trainer: Trainer, saved: checkpoint.Checkpoint) -> None:
 
 
 def report_divergence(folder: Path, trainer: Trainer, reason: str) -> Path:
-    """What there was when the run diverged: `diverged/update-<n>/` with batch, weights, and norms as JSON."""
+    """Write `diverged/update-<n>/` with the last batch, the weights, and norms as JSON. Returns its path."""
     agent = trainer.agent
     layers = {
         name: {

@@ -204,6 +204,7 @@ class AtariEnvs:
     def close(self) -> None:
         """Free the emulators and their threads. Closing twice is harmless."""
         self._envs.close()
+        vars(self._envs).pop("ale", None)  # ale-py's close() keeps them
 
     def _guarded(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,3 +15,15 @@ def _sb3_logs_are_temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _emulators_are_closed() -> Iterator[None]:
+    """At the end no vector of emulators is open: ale-py's C++ objects would outlive the interpreter."""
+    yield
+    if "ale_py.vector_env" not in sys.modules:
+        return
+    gc.collect()
+    vectors = [each for each in gc.get_objects() if type(each) is sys.modules["ale_py.vector_env"].AtariVectorEnv]
+    left = [each.num_envs for each in vectors if hasattr(each, "ale")]
+    assert not left, f"vectors of {left} emulators were opened by a test and never closed"

@@ -182,7 +182,9 @@ def test_tensorboards_own_reader_finds_the_tags_and_agrees_with_metrics_csv(nap:
         assert filled == rows or tag.startswith(("rollout/", "task/", "plasticity/"))
         assert [scalar.step for scalar in scalars] == [int(row["frames"]) for row in filled]
         expected = [float(row[tag]) for row in filled]
-        assert [scalar.value for scalar in scalars] == pytest.approx(expected, rel=1e-6, nan_ok=True)
+        assert [scalar.value for scalar in scalars] == pytest.approx(expected, rel=1e-6)
+    played = [[bool(row[f"task/{game}/return"]) for game in ("breakout", "asterix")] for row in rows]
+    assert [True, True] not in played and [True, False] in played and [False, True] in played
 
 
 def test_a_run_with_evaluations_has_every_tag_of_the_log_and_no_other(nap_again: Finished) -> None:

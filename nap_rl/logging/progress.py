@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO, cast, final
 
+from nap_rl.logging.console import GONE, encodable
+
 if TYPE_CHECKING:
     from rich.console import Group
 
 LIVE_EVERY_SECONDS = 0.2
 RECENT_SECONDS = 60.0
-GONE = (OSError, ValueError)
-"""What a stream raises that can no longer be written; Python calls a closed file a ValueError."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,10 @@ class _Replacing:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+        self.encoding: str | None = getattr(stream, "encoding", None)
 
     def write(self, text: str) -> int:
-        return self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+        return self._stream.write(encodable(text, self.encoding))
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)

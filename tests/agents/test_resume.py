@@ -48,6 +48,7 @@ CASES = {
     "on the switching step": ("sequence", ["agent.nap=true"], [200, 400]),
     "everything reset at a switch": ("sequence", RESETS, [200, 320]),
     "evaluations": ("atari", ["eval.every=200", "eval.episodes=2"], [400]),
+    "diagnostics": ("atari", ["agent.nap=true", "logger.diagnostics_every_updates=3"], [400]),
     "schedule=linear": ("sequence", ["schedule=linear"], [320]),
     "schedule=linear over its own frames": ("sequence", ["schedule=linear", "schedule.over_frames=600"], [320]),
     "schedule=linear, restarted": ("sequence", ["schedule=linear", "env.on_switch.schedule=restart"], [320]),
@@ -68,7 +69,9 @@ def slow_but(*quick: str) -> Callable[[str], object]:
     return lambda name: name if name in quick else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("case", [*map(slow_but("sticky actions and NaP", "on the switching step"), CASES)])
+@pytest.mark.parametrize(
+    "case", [*map(slow_but("sticky actions and NaP", "on the switching step", "diagnostics"), CASES)]
+)
 def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tiny: Any, tmp_path: Path) -> None:
     base, overrides, stops = CASES[case]
     assert_exact(tiny, tmp_path, [*getattr(tiny, base), *overrides], stops)

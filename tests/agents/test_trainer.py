@@ -320,6 +320,21 @@ def test_a_loss_that_is_not_finite_raises_diverged_with_update_and_frame(
         run.trainer.run()
 
 
+def test_the_display_says_when_it_compiles_and_while_the_replay_fills(make_agent: Make, tmp_path: Path) -> None:
+    run, stream = Run(tmp_path, make_agent(), replace(CONFIG, frames=400)), io.StringIO()
+    agent = run.agent
+    agent.compiled = True
+    display = Progress(stream=stream, plain_every_seconds=0.0)
+    Trainer(run.env, agent, run.trainer.config, log=run.log, display=display).run()  # type: ignore[arg-type]
+    lines = stream.getvalue().splitlines()
+    compiling = [
+        i for i, line in enumerate(lines) if line.startswith("compiling, once on this machine: about a minute")
+    ]
+    filling = [i for i, line in enumerate(lines) if line.endswith("filling the replay: learning begins at 160 frames")]
+    assert compiling == [0, filling[-1] + 1] and filling == [*range(1, compiling[1])]
+    assert len(filling) == 43  # agent steps; the first update is due at step 44
+
+
 def test_metrics_have_a_row_for_the_first_update_and_every_log_every_updates(make_agent: Make, tmp_path: Path) -> None:
     run = Run(tmp_path, make_agent(), CONFIG)
     run.trainer.run()
@@ -334,6 +349,19 @@ def test_metrics_have_a_row_for_the_first_update_and_every_log_every_updates(mak
     assert float(rows[-1]["task/one/return"]) == 14.0
     assert float(rows[-1]["nap/norm_drift"]) > 0.0
     assert run.trainer.records.max_norm_drift == max(float(row["nap/norm_drift"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("log", "every", "measured"), [(10, 40, [1, 40, 80]), (10, 25, [1, 30, 50, 80, 100]), (30, 7, [1, 30, 60, 90])]
+)
+def test_rows_with_diagnostics_are_the_first_and_those_at_or_past_a_multiple(
+    log: int, every: int, measured: list[int], make_agent: Make, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, make_agent(), replace(CONFIG, log_every_updates=log, diagnostics_every_updates=every))
+    run.trainer.run()
+    rows = run.rows("metrics.csv")
+    assert [int(row["updates"]) for row in rows if row["plasticity/churn"]] == measured
+    assert len(rows) == 1 + 115 // log
 
 
 def test_the_logged_loss_is_the_mean_of_the_updates_since_the_row_before(make_agent: Make, tmp_path: Path) -> None:
