@@ -30,9 +30,10 @@ import numpy as np
 from nap_rl import checkpoint, cli
 from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, Policy, play_episodes
 from nap_rl.conf import evaluation, schema
+from nap_rl.conf.environments import OpenEnvs, open_atari, open_envs
 from nap_rl.conf.evaluation import EvaluationConfig
 from nap_rl.conf.load import load_network
-from nap_rl.envs import AtariEnvs, Protocol
+from nap_rl.envs import Protocol, check_game
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.video import check_video, write_video
 from nap_rl.files import write_atomic
@@ -50,7 +51,8 @@ class Subject(NamedTuple):
     checkpoint: scores.Checkpoint
     policy: Policy
     num_actions: int
-    protocol: Protocol
+    open_envs: OpenEnvs
+    protocol: Protocol | None  # None: no Atari
 
 
 class NoAgentError(ValueError):
@@ -149,12 +151,14 @@ def load_run(path: Path, settings: EvaluationConfig) -> Subject:
     if "num_actions" not in meta:
         raise NoAgentError(f"{path} holds checkpoints of a study, not of an agent")
     network, config = load_network(folder)
-    env = config.env
-    trained_on = env.games if isinstance(env, schema.SequentialConfig) else [env.game]  # type: ignore[attr-defined]
+    protocol = evaluation.protocol_of(config, settings.env.protocol)
+    if protocol is None and settings.video:
+        raise ValueError(f"video=true films Atari games, but {path} plays {config.env.name}")
+    names = evaluation.tasks_of(config, settings.env.game)
     source = scores.Checkpoint(
         run=folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent,
         path=folder,
-        games=list(dict.fromkeys(trained_on)) if settings.env.game is None else [settings.env.game],
+        games=names,
         settings=evaluation.experiment(config),
         seed=config.seed,
         frames=meta.get("frames"),
@@ -162,8 +166,8 @@ def load_run(path: Path, settings: EvaluationConfig) -> Subject:
         updates=meta.get("updates"),
     )
     policy = NetworkPolicy(network.to(pick_device(settings.device.name)), noisy=settings.noisy, seed=settings.seed)
-    protocol = evaluation.protocol_of(config, settings.env.protocol)
-    return Subject(source, policy, network.streams.actions, protocol)
+    opener = open_envs(config) if protocol is None else open_atari(protocol)
+    return Subject(source, policy, network.streams.actions, opener, protocol)
 
 
 def load_zip(path: Path, settings: EvaluationConfig) -> Subject:
@@ -180,22 +184,25 @@ def load_zip(path: Path, settings: EvaluationConfig) -> Subject:
     model = read_model(path)
     if settings.env.game is None:
         raise ValueError(f"{path} does not say its game: add env.game=, for example env.game=pong")
+    check_game(settings.env.game)
     if (model.stack, model.frame_shape) != (4, (84, 84)):
         shape = [model.stack, *model.frame_shape]
         raise ValueError(f"{path} acts on observations of shape {shape}, but Atari's here are [4, 84, 84]")
     network = model.build().eval().to(pick_device(settings.device.name))
+    protocol = evaluation.atari_protocol(None, settings.env.protocol)
     return Subject(
         scores.Checkpoint(run=path, path=path, games=[settings.env.game], settings={"zip": str(path)}),
         NetworkPolicy(network, noisy=settings.noisy, seed=settings.seed),
         model.actions,
-        evaluation.protocol_of(None, settings.env.protocol),
+        open_atari(protocol),
+        protocol,
     )
 
 
 def check_actions(subject: Subject) -> None:
     """Opens each game; ValueError unless it has as many actions as the agent."""
     for game in subject.checkpoint.games:
-        envs = AtariEnvs(game, 1, subject.protocol)
+        envs = subject.open_envs(game, 1, 0)
         envs.close()
         if envs.num_actions != subject.num_actions:
             hint = "env.protocol.full_action_set=true" if subject.num_actions == 18 else "the game it was trained on"
@@ -225,7 +232,7 @@ def make_folder(subjects: Sequence[Subject], settings: EvaluationConfig) -> Path
 def play(subject: Subject, game: str, settings: EvaluationConfig, *, table: GrowingFile, video: Path | None) -> Score:
     """Plays the episodes of one game, adds them to `table`, and films the first as `video`."""
     env_seed, exploration_seed = (int(word) for word in np.random.SeedSequence(settings.seed).generate_state(2))
-    envs = AtariEnvs(game, min(settings.num_envs, settings.episodes), subject.protocol, seed=env_seed)
+    envs = subject.open_envs(game, min(settings.num_envs, settings.episodes), env_seed)
     policy = EpsilonGreedy(subject.policy, settings.epsilon, subject.num_actions, seed=exploration_seed)
     try:
         played = play_episodes(policy, envs, settings.episodes)
@@ -233,16 +240,16 @@ def play(subject: Subject, game: str, settings: EvaluationConfig, *, table: Grow
         envs.close()
     for i, episode in enumerate(played):
         table.append(row((subject.checkpoint.path, game, i, episode.seed, repr(episode.score), episode.frames)))
-    if video is not None:
+    if video is not None and subject.protocol is not None:
         write_video(video, game, subject.protocol, played[0].seed, played[0].actions)
     returns = [episode.score for episode in played]
     return Score(
         checkpoint=subject.checkpoint,
         game=game,
-        protocol=asdict(subject.protocol),
+        protocol={} if subject.protocol is None else asdict(subject.protocol),
         returns=returns,
         lengths=[episode.frames for episode in played],
-        human_normalized=human_normalized(game, float(np.mean(returns))),
+        human_normalized=None if subject.protocol is None else human_normalized(game, float(np.mean(returns))),
         video=video,
     )
 

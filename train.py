@@ -30,6 +30,7 @@ from nap_rl.agents import Checkpointer, CheckpointsFailed, Diverged, Trainer
 from nap_rl.agents.checkpointer import report_divergence, restore
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import check_space, to_config
+from nap_rl.conf.networks import Observations
 from nap_rl.conf.resume import Resume, check_changes, plan
 from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
@@ -111,7 +112,8 @@ def assemble(config: Config, folder: Path, resume: Resume, display: Progress) ->
         check_changes(meta, config, resume.allow)  # it may be an earlier one than was looked at first
     torch.manual_seed(config.seed)  # read by nothing of ours, but perhaps by a module that somebody adds
     env = build.build_env(config)
-    agent, _ = build.build_agent(config, env.num_actions, pick_device(config.device.name))
+    observations = Observations.of(env)
+    agent, _ = build.build_agent(config, env.num_actions, pick_device(config.device.name), observations)
     span_frames = meta.get("span_frames", config.frames)
     trainer = Trainer(
         env,
@@ -126,6 +128,7 @@ def assemble(config: Config, folder: Path, resume: Resume, display: Progress) ->
         ),
         display=display,
         evaluator=build.build_evaluator(config, env),
+        renew=build.build_renewal(config, observations),
     )
     numerics = {
         "torch": torch.__version__,
@@ -137,6 +140,7 @@ def assemble(config: Config, folder: Path, resume: Resume, display: Progress) ->
         "config": schema.to_dict(config),
         "overrides": list(HydraConfig.get().overrides.task),
         "num_actions": env.num_actions,
+        "observations": observations._asdict(),
         "span_frames": span_frames,
         "numerics": numerics,
     }
@@ -201,11 +205,13 @@ def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any
         "fps": trainer.records.fps,
         "visits": [
             {
+                "task": record.task,
                 "game": record.task,
                 "cycle": record.cycle,
                 "frames": record.frames,
                 "episodes": len(record.returns),
-                "mean_return": sum(record.returns) / len(record.returns) if record.returns else None,
+                "mean_return": record.mean_return,
+                "late_return": record.late_return,
             }
             for record in trainer.records.visits
         ],

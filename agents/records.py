@@ -23,6 +23,8 @@ from nap_rl.logging.tags import LAYER_MEASURES
 from nap_rl.nap import LayerMonitor
 
 RECENT_EPISODES = 100
+MOST_TASK_COLUMNS = 64
+LATE = 0.7  # of a visit's frames: what comes after them is late
 
 
 @dataclass
@@ -34,13 +36,28 @@ class VisitRecord:
     frames: int = 0
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)  # frames
+    ends: list[int] = field(default_factory=list)  # frames of the visit when each episode ended
+    planned_frames: int | None = None
+
+    @property
+    def mean_return(self) -> float | None:
+        """Of all episodes; None without any."""
+        return sum(self.returns) / len(self.returns) if self.returns else None
+
+    @property
+    def late_return(self) -> float | None:
+        """Mean return of the episodes that ended in the last 30 % of the visit; None without any."""
+        if self.planned_frames is None:
+            return None
+        late = [score for score, end in zip(self.returns, self.ends, strict=True) if end > LATE * self.planned_frames]
+        return sum(late) / len(late) if late else None
 
 
 class Records:
     """Keeps a run's numbers and writes them to `log`.
 
     Args:
-        tasks: names of all tasks of the run.
+        tasks: names of all tasks of the run. Each has a column `task/<name>/return`, unless they are more than 64.
         log_every_updates: updates between two rows of metrics.csv. The first update has a row too: it shows the norms
             as they were initialised.
         diagnostics_every_updates: updates between two rows with diagnostics; None for none. The first row has them. A
@@ -65,7 +82,8 @@ class Records:
         self.agent = agent
         self.collector = collector
         self.log = log
-        self.tasks = list(dict.fromkeys(tasks))
+        names = list(dict.fromkeys(tasks))
+        self.tasks = names if len(names) <= MOST_TASK_COLUMNS else []
         self.log_every_updates = log_every_updates
         self.diagnostics_every_updates = diagnostics_every_updates
         self.monitor = LayerMonitor(agent.network, agent.optimizer)
@@ -92,7 +110,7 @@ class Records:
     def enter(self, visit: Visit) -> None:
         """A visit begins."""
         self.visit = visit
-        self.visits.append(VisitRecord(visit.task, visit.cycle))
+        self.visits.append(VisitRecord(visit.task, visit.cycle, planned_frames=visit.end - visit.begin))
         self._recent.clear()
 
     def add(self, step: Step) -> None:
@@ -102,6 +120,7 @@ class Records:
         for episode in step.episodes:
             record.returns.append(episode.score)
             record.lengths.append(episode.frames)
+            record.ends.append(record.frames)
             self._recent.append(episode)
             self.log.episode(
                 frames=self.collector.frames,
@@ -111,6 +130,10 @@ class Records:
                 length=episode.frames,
                 env_index=episode.env,
             )
+
+    def network_was_renewed(self) -> None:
+        """The weights are fresh ones: measure the layers against these from now on."""
+        self.monitor = LayerMonitor(self.agent.network, self.agent.optimizer)
 
     def before_update(self) -> None:
         """Look at the weights before an update that gets a row."""
@@ -232,6 +255,7 @@ class Records:
             "records": [(r.task, r.cycle, r.frames, len(r.returns)) for r in self.visits],
             "returns": np.array([score for r in self.visits for score in r.returns], dtype=np.float64),
             "lengths": np.array([length for r in self.visits for length in r.lengths], dtype=np.int64),
+            "ends": np.array([end for r in self.visits for end in r.ends], dtype=np.int64),
             "losses": torch.stack(updates) if updates else torch.empty(0, 2),
         }
 
@@ -242,8 +266,12 @@ class Records:
         self._started = time.monotonic() - state["elapsed_seconds"]
         self._recent.extend(Episode(*episode) for episode in state["recent"])
         self._updates = [Update(loss, grad_norm) for loss, grad_norm in state["losses"].to(self.agent.device)]
+        has_ends = "ends" in state  # checkpoints of older versions have none
         returns, lengths = iter(state["returns"].tolist()), iter(state["lengths"].tolist())
-        for task, cycle, frames, count in state["records"]:
+        ends = iter(state["ends"].tolist() if has_ends else [])
+        for (task, cycle, frames, count), visit in zip(state["records"], self.collector.env.visits, strict=False):
             record = VisitRecord(task, cycle, frames, [*islice(returns, count)], [*islice(lengths, count)])
+            if has_ends:
+                record.ends, record.planned_frames = [*islice(ends, count)], visit.end - visit.begin
             self.visits.append(record)
         self.visit = self.collector.env.visit

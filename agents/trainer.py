@@ -46,6 +46,7 @@ class Trainer:
 
     Args:
         evaluator: scores the network during training; None for no evaluation.
+        renew: (agent, number of the visit) -> fresh weights, for `config.on_switch.reset_network`.
 
     Attributes:
         overlap: whether updates run while the environments step. On a CPU both would want the same cores.
@@ -60,6 +61,7 @@ class Trainer:
         log: RunLog,
         display: Progress,
         evaluator: Evaluator | None = None,
+        renew: Callable[[ValueAgent, int], None] | None = None,
     ) -> None:
         self.env = env
         self.agent = agent
@@ -67,6 +69,7 @@ class Trainer:
         self.log = log
         self.display = display
         self.evaluator = evaluator
+        self.renew = renew
         self.overlap = agent.device.type != "cpu"
         self.collector = Collector(env, agent)
         self.records = Records(
@@ -138,6 +141,10 @@ class Trainer:
         visit = self.env.visit
         self.records.enter(visit)
         self.display.note(f"task switch: {before.task} -> {visit.task} (cycle {visit.cycle}, {self.frames:,} frames)")
+        if on_switch.reset_network:
+            assert self.renew is not None
+            self.renew(self.agent, visit.number)
+            self.records.network_was_renewed()
         if on_switch.reset_replay:
             self.agent.replay.clear()
             filled = self.collector.agent_steps + self.config.min_replay_steps
@@ -174,7 +181,8 @@ class Trainer:
         return self.config.importance(progress(self.frames, 0, self.config.importance_frames or self.config.frames))
 
     def _epsilon(self) -> float:
-        return self.config.epsilon(progress(self.frames, 0, self.config.epsilon_frames))
+        begin = self.records.visit.begin if self.config.on_switch.restart_exploration else 0
+        return self.config.epsilon(progress(self.frames, begin, self.config.epsilon_frames))
 
     # Words for the display
 

@@ -9,12 +9,21 @@ from nap_rl.schedules import Linear, Schedule
 
 @dataclass(frozen=True)
 class OnSwitch:
-    """What starts anew at a task switch: replay, Adam's moments, target network, learning-rate schedule."""
+    """What starts anew at a task switch.
+
+    Attributes:
+        reset_replay, reset_optimizer, reset_target: replay, Adam's moments, target network.
+        restart_schedule: the learning rate's schedule runs over each visit.
+        restart_exploration: epsilon begins at its start in each visit.
+        reset_network: fresh weights, and with them fresh moments, a fresh target and the fresh weights' norms.
+    """
 
     reset_replay: bool = False
     reset_optimizer: bool = False
     reset_target: bool = False
     restart_schedule: bool = False
+    restart_exploration: bool = False
+    reset_network: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class TrainerConfig:
         min_replay_steps: agent steps before the first update, and again after the replay was cleared.
         schedule_frames: frame at which the learning rate's schedule ends. It begins with the first update. With
             `on_switch.restart_schedule` it runs over each visit instead.
-        epsilon, epsilon_frames: share of uniformly random actions, and the first frames over which it changes.
+        epsilon, epsilon_frames: share of uniformly random actions, and the first frames (of the run, or of each visit)
+            over which it changes.
         importance, importance_frames: importance exponent, and the frames over which it changes (None: `frames`).
         log_every_updates: updates between two rows of metrics.csv.
         diagnostics_every_updates: updates between two rows that have `plasticity/...` too; None for none.

@@ -228,6 +228,17 @@ class ValueAgent:
             else:
                 group["lr"] = rate
 
+    def renew(self, fresh: QNetwork) -> None:
+        """Take over the weights of `fresh`, and forget what was learnt: moments, target, and the norms to project to.
+
+        The replay, the count of updates and the random streams stay. A plasticity method has to be made anew.
+        """
+        self.network.load_state_dict(fresh.state_dict())
+        self.reset_optimizer()
+        self.copy_to_target()
+        if self.projector is not None:
+            self.projector.adopt_norms()
+
     def reset_optimizer(self) -> None:
         """Forget the moments, and the updates that they count."""
         self.optimizer.state.clear()

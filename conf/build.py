@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from importlib import import_module
 from typing import Literal, cast
 
+import numpy as np
 import torch
 
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import init_from
-from nap_rl.conf.networks import build_network, example_input, network_spec, seeds
+from nap_rl.conf.environments import build_env as build_env
+from nap_rl.conf.environments import frame_skip, open_envs, visit_frames
+from nap_rl.conf.networks import ATARI, Observations, build_network, example_input, network_spec, seeds
 from nap_rl.conf.schema import (
     Affine,
     AgentConfig,
-    AtariConfig,
     AtSwitch,
     Config,
     CosineSchedule,
     LinearSchedule,
+    SequenceConfig,
     SequentialConfig,
 )
-from nap_rl.envs import AtariEnvs, Protocol, SequentialAtari
-from nap_rl.envs.atari import FRAME_SKIP, STACK
+from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen
 from nap_rl.machine import free_device_memory
 from nap_rl.nap import Projector, project
@@ -36,31 +39,19 @@ from nap_rl.replay import Replay
 from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup
 
 
-def build_env(config: Config) -> SequentialAtari:
-    """The environments of a run; a single game is a sequence of one visit."""
-    env, seed = config.env, seeds(config.seed).env
-    settings = asdict(env.protocol)
-    settings.pop("name")
-    if isinstance(env, SequentialConfig):
-        settings["full_action_set"] = True
-        games, frames, cycles = env.games, env.frames_per_game, env.cycles
-    else:
-        assert isinstance(env, AtariConfig) and config.frames is not None
-        games, frames, cycles = [env.game], config.frames, 1
-    return SequentialAtari(games, frames, cycles, env.num_envs, Protocol(**settings), seed=seed)
-
-
-def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple[ValueAgent, Projector | None]:
+def build_agent(
+    config: Config, num_actions: int, device: torch.device, observations: Observations = ATARI
+) -> tuple[ValueAgent, Projector | None]:
     """The agent with its replay, and what projects its weights (None where nothing does)."""
     agent, seed = config.agent, seeds(config.seed)
-    updates = (config.frames or 0) / FRAME_SKIP / agent.update_every_steps
-    network = build_network(config, num_actions)
+    updates = (config.frames or 0) / frame_skip(config.env) / agent.update_every_steps
+    network = build_network(config, num_actions, observations)
     if agent.init_from is not None:
         init_from.initialize(agent.init_from, network, lambda: build_env(config))
     network = network.to(device)
     compiled = pick_compile(config.compile.name, updates)
     native = native_wanted(config, compiled, device)
-    memory = replay_device(config, device)
+    memory = replay_device(config, device, observations)
     captured = (
         compiled
         and device.type == memory.type == "cuda"
@@ -68,11 +59,14 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         and config.nap.every == 1
     )
     optimizer = _optimizer(agent, network, captured)
-    projector = _projector(config, network, optimizer)
+    example = example_input(network_spec(config), observations).to(device)
+    projector = _projector(config, network, optimizer, example)
     replay = Replay(
         config.replay.capacity,
         config.env.num_envs,
-        stack=STACK,
+        frame_shape=observations.shape,
+        frame_dtype=getattr(torch, observations.dtype),
+        stack=observations.stack,
         n_steps=agent.n_steps,
         discount=agent.discount,
         reward_clip=agent.reward_clip,
@@ -92,7 +86,7 @@ def build_agent(config: Config, num_actions: int, device: torch.device) -> tuple
         max_grad_norm=agent.max_grad_norm,
         seed=seed.noise,
         munchausen=_munchausen(agent),
-        method=_method(config, network, optimizer),
+        method=_method(config, network, optimizer, example),
         precision=pick_precision(config.precision.name),
         compiled=compiled,
         captured=captured,
@@ -119,7 +113,24 @@ def _optimizer(agent: AgentConfig, network: QNetwork, captured: bool) -> torch.o
     return torch.optim.Adam(network.parameters(), lr=rate, eps=agent.adam_eps, fused=True, capturable=captured)
 
 
-def replay_device(config: Config, learner: torch.device) -> torch.device:
+def build_renewal(config: Config, observations: Observations) -> Callable[[ValueAgent, int], None]:
+    """What gives an agent fresh weights at a visit, and with them all that is learnt: see `ValueAgent.renew`."""
+
+    def renew(agent: ValueAgent, visit: int) -> None:
+        seed = int(np.random.SeedSequence([seeds(config.seed).network, visit]).generate_state(1)[0])
+        agent.renew(build_network(config, agent.network.streams.actions, observations, seed=seed))
+        example = example_input(network_spec(config), observations).to(agent.device)
+        agent.method = _method(config, agent.network, agent.optimizer, example)
+
+    return renew
+
+
+def frame_bytes(observations: Observations) -> int:
+    """Of one observation in the replay."""
+    return math.prod(observations.shape) * np.dtype(observations.dtype).itemsize
+
+
+def replay_device(config: Config, learner: torch.device, observations: Observations = ATARI) -> torch.device:
     """Where the replay stands: beside the learner, or in the host's memory.
 
     Raises:
@@ -130,20 +141,21 @@ def replay_device(config: Config, learner: torch.device) -> torch.device:
         raise ValueError("replay.device=cuda, but the learner is on the CPU: use replay.device=auto")
     if learner.type == "cpu" or name == "cpu":
         return torch.device("cpu")
-    needed, free = Replay.nbytes(capacity), free_device_memory(learner)
+    size = frame_bytes(observations)
+    needed, free = Replay.nbytes(capacity, size), free_device_memory(learner)
     if needed <= free:
         return learner
     if name == "auto":
         return torch.device("cpu")
     raise ValueError(
         f"replay.device=cuda with replay.capacity={capacity} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of "
-        f"the GPU's memory are free beside the learner: replay.capacity={free // Replay.nbytes(1)} would fit, or use "
-        "replay.device=cpu"
+        f"the GPU's memory are free beside the learner: replay.capacity={free // Replay.nbytes(1, size)} would fit, or "
+        "use replay.device=cpu"
     )
 
 
-def build_evaluator(config: Config, env: SequentialAtari) -> Evaluator | None:
-    """What scores the network during training, under the protocol that `env` trains with; None if nothing does."""
+def build_evaluator(config: Config, env: TaskStream) -> Evaluator | None:
+    """What scores the network during training, in tasks as `env` plays them; None if nothing does."""
     settings = config.eval
     if settings.every is None:
         return None
@@ -151,15 +163,11 @@ def build_evaluator(config: Config, env: SequentialAtari) -> Evaluator | None:
         every=settings.every,
         episodes=settings.episodes,
         num_envs=settings.num_envs,
-        open_envs=partial(_open_envs, env.protocol),
+        open_envs=open_envs(config),
         epsilon=settings.epsilon,
         noisy=settings.noisy,
         seed=seeds(config.seed).evaluation,
     )
-
-
-def _open_envs(protocol: Protocol, game: str, num_envs: int, seed: int) -> AtariEnvs:
-    return AtariEnvs(game, num_envs, protocol, seed=seed)
 
 
 def build_rhythm(config: Config) -> CheckpointRhythm:
@@ -209,7 +217,7 @@ def build_trainer_config(config: Config, span_frames: int | None = None) -> Trai
         importance_frames=span_frames,
         log_every_updates=config.logger.every_updates,
         diagnostics_every_updates=config.logger.diagnostics_every_updates,
-        on_switch=_on_switch(env) if isinstance(env, SequentialConfig) else OnSwitch(),
+        on_switch=_on_switch(env) if isinstance(env, (SequentialConfig, SequenceConfig)) else OnSwitch(),
     )
 
 
@@ -219,23 +227,28 @@ def _learning_rate(config: Config, schedule_frames: int) -> Schedule:
         return Linear(schedule.start, schedule.end)
     if isinstance(schedule, CosineSchedule):
         cosine = Cosine(schedule.start, schedule.end)
-        restarts = isinstance(env, SequentialConfig) and env.on_switch.schedule == "restart"
-        span = env.frames_per_game if restarts else schedule_frames  # type: ignore[attr-defined]
+        visit = visit_frames(env)
+        restarts = visit is not None and env.on_switch.schedule == "restart"  # type: ignore[attr-defined]
+        span = visit if visit is not None and restarts else schedule_frames
         share = schedule.warmup_frames / span
         return Warmup(cosine, schedule.warmup_start, share) if share > 0 else cosine
     return Constant(schedule.start)
 
 
-def _on_switch(env: SequentialConfig) -> OnSwitch:
+def _on_switch(env: SequentialConfig | SequenceConfig) -> OnSwitch:
     return OnSwitch(
         reset_replay=env.on_switch.replay is AtSwitch.reset,
         reset_optimizer=env.on_switch.optimizer is AtSwitch.reset,
         reset_target=env.on_switch.target is AtSwitch.reset,
         restart_schedule=env.on_switch.schedule == "restart",
+        restart_exploration=env.on_switch.exploration == "restart",
+        reset_network=env.on_switch.network is AtSwitch.reset,
     )
 
 
-def _projector(config: Config, network: QNetwork, optimizer: torch.optim.Optimizer) -> Projector | None:
+def _projector(
+    config: Config, network: QNetwork, optimizer: torch.optim.Optimizer, example: torch.Tensor
+) -> Projector | None:
     nap = config.nap
     if not (config.agent.nap and nap.project):
         return None
@@ -247,26 +260,20 @@ def _projector(config: Config, network: QNetwork, optimizer: torch.optim.Optimiz
         output=cast(Literal["free", "project"], nap.output.name),
         regularize_coefficient=nap.regularize_coefficient,
         unnormalized="error" if nap.normalize else "project",
-        example_input=None
-        if nap.normalize
-        else example_input(network_spec(config)).to(next(network.parameters()).device),
+        example_input=None if nap.normalize else example,
     )
 
 
-def _method(config: Config, network: QNetwork, optimizer: torch.optim.Optimizer) -> Method:
+def _method(config: Config, network: QNetwork, optimizer: torch.optim.Optimizer, example: torch.Tensor) -> Method:
     options = asdict(config.plasticity)
     return make_method(
         options.pop("name"),
         network,
         optimizer,
-        example_input=_example(config, network),
+        example_input=example,
         seed=seeds(config.seed).plasticity,
         options=options,
     )
-
-
-def _example(config: Config, network: QNetwork) -> torch.Tensor:
-    return example_input(network_spec(config)).to(next(network.parameters()).device)
 
 
 def _munchausen(agent: AgentConfig) -> Munchausen | None:

@@ -11,7 +11,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nap_rl.conf import build, init_from
+from nap_rl.conf import build, environments, init_from
+from nap_rl.conf.networks import ATARI, Observations, check_network
 from nap_rl.conf.schema import (
     AgentConfig,
     AtariConfig,
@@ -21,9 +22,10 @@ from nap_rl.conf.schema import (
     HeadConfig,
     ImplicitQuantileHead,
     Norm,
+    OnSwitch,
     QuantileHead,
+    SequenceConfig,
     SequentialConfig,
-    Torso,
 )
 from nap_rl.envs import Resize, check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP, import_cv2
@@ -32,7 +34,6 @@ from nap_rl.plasticity import make_method, method_named, options_of
 from nap_rl.replay import Replay
 
 COMPRESSION = 10  # frames shrink at least so far on disk; by 13 to 50 in the games tried
-SINGLE_GAME_FRAMES = 200_000_000  # the usual length of a run on one game
 
 
 def to_config(config: DictConfig) -> Config:
@@ -52,15 +53,16 @@ def to_config(config: DictConfig) -> Config:
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     _check_groups(plain)
-    _check_env(plain)
+    observations, num_actions = _check_env(plain)
     if plain.frames is None:
-        plain.frames = sequence_frames(plain) if isinstance(plain.env, SequentialConfig) else SINGLE_GAME_FRAMES
+        plain.frames = environments.default_frames(plain.env)
     _check_numbers(plain)
     _check_head(plain.agent.head)
     _check_munchausen(plain.agent)
     _check_nap(plain, config)
     _check_plasticity(plain)
-    _check_replay(plain)
+    check_network(plain, num_actions, observations)
+    _check_replay(plain, observations)
     _check_init_from(plain)
     _check_checkpoint(plain)
     _check_nan(plain)
@@ -88,44 +90,54 @@ def _check_nan(settings: Any, path: str = "") -> None:
             _check_nan(value, f"{path}{field.name}.")
 
 
-def sequence_frames(config: Config) -> int:
-    """Emulator frames of the whole sequence."""
-    env = config.env
-    assert isinstance(env, SequentialConfig)
-    return len(env.games) * env.frames_per_game * env.cycles
-
-
-def _check_env(config: Config) -> None:
+def _check_env(config: Config) -> tuple[Observations, int]:
+    """What the environments show, and the number of actions. Those of gymnasium are opened once, to know it."""
     env = config.env
     _at_least("env.num_envs", env.num_envs, 1)
-    _between("env.protocol.sticky_actions", env.protocol.sticky_actions, 0.0, 1.0)
-    _at_least("env.protocol.noop_max", env.protocol.noop_max, 1)
-    _at_least("env.protocol.max_episode_frames", env.protocol.max_episode_frames, FRAME_SKIP)
-    if env.protocol.resize is Resize.linear:
+    if isinstance(env, (SequentialConfig, SequenceConfig)):
+        _at_least("env.cycles", env.cycles, 1)
+        _check_on_switch(config, env.on_switch)
+    if isinstance(env, (AtariConfig, SequentialConfig)):
+        _check_atari(env)
+        return ATARI, 18
+    return environments.check(env, config.seed)
+
+
+def _check_atari(env: AtariConfig | SequentialConfig) -> None:
+    protocol = env.protocol
+    _between("env.protocol.sticky_actions", protocol.sticky_actions, 0.0, 1.0)
+    _at_least("env.protocol.noop_max", protocol.noop_max, 1)
+    _at_least("env.protocol.max_episode_frames", protocol.max_episode_frames, FRAME_SKIP)
+    if protocol.resize is Resize.linear:
         import_cv2("env.protocol.resize=linear")
     if isinstance(env, AtariConfig):
         check_game(env.game)
-    if isinstance(env, SequentialConfig):
+    else:
         check_games(env.games)
-        _at_least("env.cycles", env.cycles, 1)
         _at_least("env.frames_per_game", env.frames_per_game, env.num_envs * FRAME_SKIP)
-        if env.on_switch.schedule == "restart" and getattr(config.schedule, "over_frames", None) is not None:
-            raise ValueError(
-                "schedule.over_frames is given, but env.on_switch.schedule=restart runs the schedule over each visit: "
-                "leave one of them out"
-            )
-        if env.on_switch.schedule not in ("continue", "restart"):
-            raise ValueError(f"env.on_switch.schedule={env.on_switch.schedule} is none of [continue, restart]")
+
+
+def _check_on_switch(config: Config, on_switch: OnSwitch) -> None:
+    for name in ("schedule", "exploration"):
+        if (value := getattr(on_switch, name)) not in ("continue", "restart"):
+            raise ValueError(f"env.on_switch.{name}={value} is none of [continue, restart]")
+    if on_switch.schedule == "restart" and getattr(config.schedule, "over_frames", None) is not None:
+        raise ValueError(
+            "schedule.over_frames is given, but env.on_switch.schedule=restart runs the schedule over each visit: "
+            "leave one of them out"
+        )
 
 
 def _check_numbers(config: Config) -> None:
     agent, env = config.agent, config.env
     assert config.frames is not None
-    _at_least("frames", config.frames, FRAME_SKIP * env.num_envs)
-    if isinstance(env, SequentialConfig) and config.frames > sequence_frames(config):
+    step = environments.frame_skip(env) * env.num_envs
+    _at_least("frames", config.frames, step)
+    whole = environments.sequence_frames(env)
+    if whole is not None and config.frames > whole:
+        length = "env.frames_per_game" if isinstance(env, SequentialConfig) else "env.frames_per_task"
         raise ValueError(
-            f"frames={config.frames} is more than the whole sequence, {sequence_frames(config)}: raise env.cycles "
-            "or env.frames_per_game"
+            f"frames={config.frames} is more than the whole sequence, {whole}: raise env.cycles or {length}"
         )
     _at_least("seed", config.seed, 0)
     for name in ("hidden", "n_steps", "batch_size", "target_every_updates"):
@@ -154,7 +166,7 @@ def _check_numbers(config: Config) -> None:
     if config.logger.diagnostics_every_updates is not None:
         _at_least("logger.diagnostics_every_updates", config.logger.diagnostics_every_updates, 1)
     if config.eval.every is not None:
-        _at_least("eval.every", config.eval.every, FRAME_SKIP * env.num_envs)
+        _at_least("eval.every", config.eval.every, step)
     _at_least("eval.episodes", config.eval.episodes, 1)
     _at_least("eval.num_envs", config.eval.num_envs, 1)
     _between("eval.epsilon", config.eval.epsilon, 0.0, 1.0)
@@ -167,8 +179,8 @@ def _check_warmup(config: Config) -> None:
     _between("schedule.warmup_start", schedule.warmup_start, 0.0, 1.0)
     _at_least("schedule.warmup_frames", schedule.warmup_frames, 0)
     span = schedule.over_frames or config.frames
-    if isinstance(env, SequentialConfig) and env.on_switch.schedule == "restart":
-        span = env.frames_per_game
+    if isinstance(env, (SequentialConfig, SequenceConfig)) and env.on_switch.schedule == "restart":
+        span = environments.visit_frames(env)
     if span is not None and schedule.warmup_frames >= span:
         raise ValueError(
             f"schedule.warmup_frames={schedule.warmup_frames}, expected less than the schedule's own length of {span}"
@@ -231,7 +243,7 @@ def _check_plasticity(config: Config) -> None:
     layer_norm = config.agent.nap and config.nap.normalize and config.nap.norm is Norm.layer
     if method_named(name).norm == "layer" and not layer_norm:
         raise ValueError(f"plasticity={name} needs LayerNorm: add agent.nap=true and nap=norm_only or nap=full")
-    if name == "crelu" and config.agent.torso is Torso.impala:
+    if name == "crelu" and config.agent.torso == "impala":
         raise ValueError("plasticity=crelu doubles what a ReLU gives, which skip connections of agent.torso=impala add")
     if not options:
         return
@@ -250,14 +262,15 @@ def _check_init_from(config: Config) -> None:
     init_from.check(config.agent.init_from, config)
 
 
-def _check_replay(config: Config) -> None:
+def _check_replay(config: Config, observations: Observations) -> None:
     capacity = config.replay.capacity
     _at_least("replay.capacity", capacity, config.agent.min_replay_steps)
-    if build.replay_device(config, pick_device(config.device.name)).type != "cpu":
+    if build.replay_device(config, pick_device(config.device.name), observations).type != "cpu":
         return
-    needed, available = Replay.nbytes(capacity), available_memory()
+    size = build.frame_bytes(observations)
+    needed, available = Replay.nbytes(capacity, size), available_memory()
     if available is not None and needed > available:
-        fits = int(available * 0.9) // Replay.nbytes(1)
+        fits = int(available * 0.9) // Replay.nbytes(1, size)
         raise ValueError(
             f"replay.capacity={capacity} needs {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: "
             f"replay.capacity={fits} would fit"
@@ -277,7 +290,7 @@ def check_space(config: Config, folder: Path) -> None:
     weights *= 1 if config.agent.noisy_sigma0 is None else 2
     needed = 4 * weights * (config.checkpoint.keep + 1)  # online, target, two moments
     if config.checkpoint.replay:
-        slots = min(config.replay.capacity, config.frames // FRAME_SKIP)
+        slots = min(config.replay.capacity, config.frames // environments.frame_skip(config.env))
         needed += 2 * Replay.nbytes(slots) // COMPRESSION
     free = free_space(folder)
     if free is not None and needed > free:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -9,7 +10,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
-from nap_rl.conf.schema import VARIES, Config, Device, SequentialConfig, leaves, to_dict
+from nap_rl.conf import environments
+from nap_rl.conf.schema import VARIES, AtariConfig, Config, Device, SequentialConfig, leaves, to_dict
 from nap_rl.envs import Protocol, Resize, check_game
 from nap_rl.machine import pick_device
 
@@ -79,8 +81,6 @@ def read_settings(overrides: list[str]) -> EvaluationConfig:
     cap = settings.env.protocol.max_episode_frames
     if cap is not None and cap < 4:
         raise ValueError(f"env.protocol.max_episode_frames={cap}, expected 4 or more")
-    if settings.env.game is not None:
-        check_game(settings.env.game)
     pick_device(settings.device.name)
     return settings
 
@@ -91,11 +91,33 @@ def check_epsilon(name: str, epsilon: float) -> None:
         raise ValueError(f"{name}={epsilon}, expected a number in [0, 1]")
 
 
-def protocol_of(run: Config | None, overrides: ProtocolOverrides) -> Protocol:
-    """The run's protocol (that of `Protocol`'s defaults, Hessel et al. 2018, where there is no run), overridden."""
-    protocol = Protocol() if run is None else run_protocol(run)
+def protocol_of(run: Config, overrides: ProtocolOverrides) -> Protocol | None:
+    """The run's protocol, overridden; None for a run that plays no Atari, whose protocol cannot be overridden."""
+    if isinstance(run.env, (AtariConfig, SequentialConfig)):
+        return atari_protocol(run.env, overrides)
+    if any(getattr(overrides, f.name) is not None for f in fields(ProtocolOverrides)):
+        raise ValueError(f"env.protocol is of Atari games, but the run plays {run.env.name}")
+    return None
+
+
+def atari_protocol(env: AtariConfig | SequentialConfig | None, overrides: ProtocolOverrides) -> Protocol:
+    """The protocol of `env`, overridden; where there is none, Hessel et al.'s of 2018, the defaults of `Protocol`."""
+    protocol = Protocol() if env is None else run_protocol(env)
     changed = {f.name: getattr(overrides, f.name) for f in fields(Protocol)}
     return replace(protocol, **{name: value for name, value in changed.items() if value is not None})
+
+
+def tasks_of(run: Config, asked: str | None) -> list[str]:
+    """What a run is scored in: `asked`, or every task that it was trained on. ValueError: it has no such task."""
+    if asked is None:
+        return environments.task_names(run)
+    if isinstance(run.env, (AtariConfig, SequentialConfig)):
+        return [check_game(asked)]
+    names = environments.task_names(run)
+    if asked not in names:
+        near = difflib.get_close_matches(asked, names, n=1, cutoff=0.0)
+        raise ValueError(f"env.game={asked} is no task of the run: did you mean '{near[0]}'?")
+    return [asked]
 
 
 def experiment(run: Config) -> dict[str, Any]:
@@ -104,8 +126,8 @@ def experiment(run: Config) -> dict[str, Any]:
     return {key: value for key, value in settings if key not in VARIES and key.split(".")[0] not in VARIES}
 
 
-def run_protocol(run: Config) -> Protocol:
+def run_protocol(env: AtariConfig | SequentialConfig) -> Protocol:
     """How a run was trained; a sequence of several games is played with all 18 actions."""
-    protocol = Protocol(**{f.name: getattr(run.env.protocol, f.name) for f in fields(Protocol)})
-    several = isinstance(run.env, SequentialConfig) and len(set(run.env.games)) > 1
+    protocol = Protocol(**{f.name: getattr(env.protocol, f.name) for f in fields(Protocol)})
+    several = isinstance(env, SequentialConfig) and len(set(env.games)) > 1
     return replace(protocol, full_action_set=several or protocol.full_action_set)

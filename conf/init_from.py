@@ -23,7 +23,7 @@ from nap_rl.agents import FrameStack, ValueAgent
 from nap_rl.conf import schema
 from nap_rl.conf.networks import network_spec
 from nap_rl.conf.schema import Config
-from nap_rl.envs import SequentialAtari
+from nap_rl.envs import TaskStream
 from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.nn import NetworkSpec, QNetwork
 
@@ -50,7 +50,7 @@ def check(source: str, config: Config) -> None:
             _check_torso_of_run(checkpoint.newest_of_run(Path(source)), config)
 
 
-def initialize(source: str, network: QNetwork, make_env: Callable[[], SequentialAtari]) -> None:
+def initialize(source: str, network: QNetwork, make_env: Callable[[], TaskStream]) -> None:
     """Copy the weights of `source` into a new network; warns of what stays fresh or changes.
 
     Args:
@@ -148,7 +148,7 @@ def _from_run(source: str, network: QNetwork) -> str | None:
     return f"only the torso fits and is kept; FRESH are {', '.join(layers)}" if fresh else None
 
 
-def _from_zip(source: str, network: QNetwork, make_env: Callable[[], SequentialAtari]) -> str | None:
+def _from_zip(source: str, network: QNetwork, make_env: Callable[[], TaskStream]) -> str | None:
     from nap_rl.sb3 import transfer
 
     model = _read_zip(source)
@@ -174,7 +174,7 @@ def _read_zip_once(source: str, size: int, changed: int) -> Model:
 
 
 @torch.no_grad()
-def real_stacks(env: SequentialAtari, network: QNetwork) -> npt.NDArray[np.uint8]:
+def real_stacks(env: TaskStream, network: QNetwork) -> npt.NDArray[np.uint8]:
     """Observations [1000, stack, *frame] of `env`, acted in greedily but for every tenth action; closes it."""
     rng = np.random.default_rng(0)
     frames, first = env.reset(), np.ones(env.num_envs, dtype=bool)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nap_rl import checkpoint
 from nap_rl.conf import schema
-from nap_rl.conf.networks import build_network
+from nap_rl.conf.networks import ATARI, Observations, build_network
 from nap_rl.nn import QNetwork
 
 
@@ -23,6 +25,14 @@ def load_network(path: Path) -> tuple[QNetwork, schema.Config]:
     folder = checkpoint.newest_of_run(path)
     meta = checkpoint.read_meta(folder)
     config = schema.from_dict(meta["config"])
-    network = build_network(config, int(meta["num_actions"]))
+    network = build_network(config, int(meta["num_actions"]), observations_of(meta))
     network.load_state_dict(checkpoint.load_tensors(folder, "network"))
     return network.eval(), config
+
+
+def observations_of(meta: Mapping[str, Any]) -> Observations:
+    """What the network of a checkpoint looks at; checkpoints of older versions are of Atari."""
+    if "observations" not in meta:
+        return ATARI
+    stored = meta["observations"]
+    return Observations(tuple(stored["shape"]), stored["dtype"], stored["stack"])

@@ -10,10 +10,27 @@ from torch import nn
 
 from nap_rl.conf import schema
 from nap_rl.conf.schema import Config
+from nap_rl.envs import VectorEnv
 from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.nap import normalize
 from nap_rl.nn import NetworkSpec, QNetwork
 from nap_rl.plasticity import method_named
+
+
+class Observations(NamedTuple):
+    """What a network looks at: `stack` observations of `shape` at a time."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    stack: int
+
+    @classmethod
+    def of(cls, env: VectorEnv) -> Observations:
+        """Those of an environment."""
+        return cls(tuple(env.observation_shape), str(env.observation_dtype), env.stack)
+
+
+ATARI = Observations(FRAME_SHAPE, "uint8", STACK)
 
 
 class Seeds(NamedTuple):
@@ -38,13 +55,22 @@ def network_spec(config: Config) -> NetworkSpec:
     return NetworkSpec.from_config(plain["agent"], plain["nap"])
 
 
-def build_network(config: Config, num_actions: int) -> QNetwork:
-    """A freshly initialised network: spec, then the plasticity method's changes, then NaP's norms."""
+def build_network(
+    config: Config, num_actions: int, observations: Observations = ATARI, *, seed: int | None = None
+) -> QNetwork:
+    """A freshly initialised network: spec, then the plasticity method's changes, then NaP's norms.
+
+    Args:
+        seed: of the initial weights; None for the run's own.
+
+    Raises:
+        ValueError: the network cannot look at such observations.
+    """
     spec = network_spec(config)
-    example = example_input(spec)
+    example = example_input(spec, observations)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds(config.seed).network)
-        network: nn.Module = spec.build(FRAME_SHAPE, STACK, num_actions)
+        torch.manual_seed(seeds(config.seed).network if seed is None else seed)
+        network: nn.Module = spec.build(observations.shape, observations.stack, num_actions)
         network = method_named(config.plasticity.name).prepare(network, example)
     if spec.norm is not None:
         network = normalize(network, example, **spec.norms)
@@ -52,6 +78,20 @@ def build_network(config: Config, num_actions: int) -> QNetwork:
     return network
 
 
-def example_input(spec: NetworkSpec) -> torch.Tensor:
+def check_network(config: Config, num_actions: int, observations: Observations) -> None:
+    """Raises ValueError unless the configuration's torso can look at such observations. A user's torso is run once."""
+    try:
+        spec = network_spec(config)
+        if "." in spec.torso:
+            with torch.random.fork_rng(devices=[]):
+                spec.build(observations.shape, observations.stack, num_actions)
+        else:
+            spec.shapes(observations.shape, observations.stack, num_actions)
+    except ValueError as error:
+        hint = "" if observations.dtype == "uint8" else ": use agent=dqn_small, agent=rainbow_small or agent.torso=mlp"
+        raise ValueError(f"agent.torso={config.agent.torso}: {error}{hint}") from None
+
+
+def example_input(spec: NetworkSpec, observations: Observations = ATARI) -> torch.Tensor:
     """Two stacks of noise: on black ones every feature is zero, and no weight would seem to matter."""
-    return spec.example_input(FRAME_SHAPE, STACK)
+    return spec.example_input(observations.shape, observations.stack, pixels=observations.dtype == "uint8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
+from typing import Any, Dict, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -41,10 +41,9 @@ class Native(Enum):
     off = "off"
 
 
-class Torso(Enum):
-    nature = "nature"
-    data_efficient = "data_efficient"
-    impala = "impala"
+class Order(Enum):
+    fixed = "fixed"
+    drawn = "drawn"
 
 
 class Norm(Enum):
@@ -141,7 +140,8 @@ class Epsilon:
 class AgentConfig:
     name: str = MISSING
     nap: bool = MISSING
-    torso: Torso = MISSING
+    torso: str = MISSING  # a name of nap_rl/nn/spec.py, or the dotted path of a class of the user's
+    net_arch: List[int] = MISSING  # noqa: UP006  (widths of fully connected layers behind the torso)
     hidden: int = MISSING
     head: HeadConfig = MISSING
     double: bool = MISSING
@@ -179,16 +179,35 @@ class ProtocolConfig:
 
 @dataclass
 class EnvConfig:
-    """One of the two below."""
+    """One of those below."""
 
     name: str = MISSING
     num_envs: int = MISSING
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
 
 
 @dataclass
 class AtariConfig(EnvConfig):
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     game: str = MISSING
+
+
+@dataclass
+class GymnasiumConfig(EnvConfig):
+    id: str = MISSING
+    kwargs: Dict[str, Any] = MISSING  # noqa: UP006
+    module: str | None = MISSING
+    wrappers: List[str] = MISSING  # noqa: UP006
+    stack: int = MISSING
+    channels_first: bool = MISSING
+    max_episode_steps: int = MISSING
+
+
+@dataclass
+class MinAtarConfig(EnvConfig):
+    game: str = MISSING
+    sticky_actions: float = MISSING
+    difficulty_ramping: bool = MISSING
+    max_episode_steps: int = MISSING
 
 
 @dataclass
@@ -199,14 +218,37 @@ class OnSwitch:
     optimizer: AtSwitch = MISSING
     schedule: str = MISSING  # continue | restart
     target: AtSwitch = MISSING
+    exploration: str = MISSING  # continue | restart
+    network: AtSwitch = MISSING
 
 
 @dataclass
 class SequentialConfig(EnvConfig):
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     games: List[str] = MISSING  # noqa: UP006
     frames_per_game: int = MISSING
     cycles: int = MISSING
     on_switch: OnSwitch = field(default_factory=OnSwitch)
+
+
+@dataclass
+class SequenceConfig(EnvConfig):
+    tasks: List[Any] = MISSING  # noqa: UP006  (ids of gymnasium, or {id, name, kwargs, frames})
+    module: str | None = MISSING
+    wrappers: List[str] = MISSING  # noqa: UP006
+    stack: int = MISSING
+    channels_first: bool = MISSING
+    max_episode_steps: int = MISSING
+    redraw: List[str] = MISSING  # noqa: UP006
+    offset_std: float = MISSING
+    frames_per_task: int = MISSING
+    visits: int | None = MISSING
+    cycles: int = MISSING
+    order: Order = MISSING
+    on_switch: OnSwitch = field(default_factory=OnSwitch)
+
+
+ENVS = (AtariConfig, SequentialConfig, GymnasiumConfig, MinAtarConfig, SequenceConfig)
 
 
 @dataclass
@@ -386,6 +428,9 @@ def register() -> None:
         ("agent/head", "implicit_quantile_schema", ImplicitQuantileHead),
         ("env", "atari_schema", AtariConfig),
         ("env", "sequential_schema", SequentialConfig),
+        ("env", "gymnasium_schema", GymnasiumConfig),
+        ("env", "minatar_schema", MinAtarConfig),
+        ("env", "sequence_schema", SequenceConfig),
         ("schedule", "constant_schema", ConstantSchedule),
         ("schedule", "linear_schema", LinearSchedule),
         ("schedule", "cosine_schema", CosineSchedule),
@@ -424,13 +469,22 @@ def from_dict(plain: dict[str, Any]) -> Config:
     never = {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False}
     at_the_end = {"every": None, "keep": 2, "max_failures": 3, "replay": False}
     older = {"plasticity": {"name": "none"}, "eval": never, "checkpoint": at_the_end}
-    agent = {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, **plain["agent"]}
+    agent = {
+        "munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0},
+        "init_from": None,
+        "net_arch": [],
+        **plain["agent"],
+    }
     plain = {**older, "precision": "fp32", "compile": "off", "native": "auto", **plain, "agent": agent}
     plain["replay"] = {"device": "auto", **plain["replay"]}
     plain["logger"] = {"diagnostics_every_updates": None, **plain["logger"]}
-    plain["env"] = {**plain["env"], "protocol": {"resize": "area", **plain["env"]["protocol"]}}
+    env = plain["env"] = dict(plain["env"])
+    if "protocol" in env:
+        env["protocol"] = {"resize": "area", **env["protocol"]}
+    if "on_switch" in env:
+        env["on_switch"] = {"exploration": "continue", "network": "keep", **env["on_switch"]}
     base = OmegaConf.structured(Config)
-    base.env = kind(plain["env"], AtariConfig, SequentialConfig)
+    base.env = kind(plain["env"], *ENVS)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)
     base.schedule = kind(plain["schedule"], ConstantSchedule, LinearSchedule, CosineSchedule)
     base.plasticity = kind(plain["plasticity"], *METHODS.values())

@@ -74,9 +74,7 @@ class GymnasiumEnvs:
 
     def recv(self) -> Step:
         """The second half of `step`: play them."""
-        shown, rewards, terminated, truncated, _ = self._guarded(
-            lambda: self._envs.step(self._sent + self._first_action)
-        )
+        shown, rewards, terminated, truncated, _ = self._guarded(self._envs.step, self._sent + self._first_action)
         last_observations = self._stored(shown)
         rewards, terminated = rewards.copy(), terminated.copy()
         for played, action in zip(self._actions, self._sent.tolist(), strict=True):
@@ -123,13 +121,10 @@ class GymnasiumEnvs:
         self._episodes[:] = np.array(state["episodes"]) - 1
         observations = self.reset()
         for env, actions in enumerate(running):
-            for action in actions:
-                shown, reward, *_ = self._guarded(
-                    lambda env=env, action=action: self._envs.envs[env].step(np.int64(action + self._first_action))
-                )
+            for action in actions.tolist():
+                shown, reward, *_ = self._guarded(self._envs.envs[env].step, np.int64(action + self._first_action))
                 self._scores[env] += reward
-                self._actions[env].append(int(action))
-            if len(actions):
+                self._actions[env].append(action)
                 observations[env] = self._stored(np.asarray(shown)[None])[0]
         return observations
 
@@ -145,7 +140,7 @@ class GymnasiumEnvs:
             self._actions[env].clear()
         self._episodes[mask] += 1
         self._scores[mask] = 0.0
-        shown, _ = self._guarded(lambda: self._envs.reset(seed=seeds, options={"reset_mask": mask}))
+        shown, _ = self._guarded(self._envs.reset, seed=seeds, options={"reset_mask": mask})
         return self._stored(shown)
 
     def _stored(self, shown: npt.NDArray[Any]) -> Observations:
@@ -153,10 +148,10 @@ class GymnasiumEnvs:
         moved = np.moveaxis(shown, -1, 1) if self._moved else shown
         return np.array(moved, dtype=self.observation_dtype, order="C")
 
-    def _guarded(self, call: Callable[[], Any]) -> Any:
-        """`call()`. Raises EmulatorError, which names every episode, for whatever an environment raises."""
+    def _guarded(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The call's result. Raises EmulatorError, which names every episode, for whatever an environment raises."""
         try:
-            return call()
+            return call(*arguments, **options)
         except Exception as error:
             playing = [
                 f"environment {env}: seed {self.episode_seed(env, int(episode) - 1)}, step {len(played)}"

@@ -74,6 +74,7 @@ def refusing_bad_input() -> Iterator[None]:
 def register_resolvers() -> None:
     """What the configs interpolate: `run_id` (two runs may start in one second) and the folder's `-nap`."""
     OmegaConf.register_new_resolver("run_id", lambda: uuid.uuid4().hex[:4], use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("slug", lambda name: re.sub(r"[^\w.-]+", "_", name), replace=True)
     OmegaConf.register_new_resolver("nap_suffix", lambda nap: "-nap" if nap else "", replace=True)
 
 

@@ -264,6 +264,12 @@ class Projector:
             ratios.append(self._norms() / self._whole_targets)
         return (torch.cat(ratios) - 1).abs().max() if ratios else torch.zeros((), dtype=torch.float64)
 
+    def adopt_norms(self) -> None:
+        """From now on project each weight to the norm that it has now, for example after re-initialising it."""
+        self._targets |= {name: self._initial_norm(name) for name in self._weights}
+        self._watched = []
+        self._update_active()
+
     # The optimiser that is followed.
 
     def rebind(self, optimizer: Optimizer) -> None:

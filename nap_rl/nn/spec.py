@@ -199,7 +199,7 @@ class NetworkSpec:
         if self.torso == "mlp":
             return MlpTorso(stack * math.prod(frame_shape), self.net_arch)
         if len(frame_shape) not in (2, 3):
-            raise ValueError(f"frames of shape {list(frame_shape)} are no images: use MlpPolicy, or agent.torso=mlp")
+            raise ValueError(f"frames of shape {list(frame_shape)} are no images: use MlpPolicy")
         channels = stack * math.prod(frame_shape[:-2])
         torso = IMAGE_TORSOS[self.torso](channels)
         if len(frame_shape) == 2 and not self.net_arch:

@@ -38,7 +38,15 @@ CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 def with_what_it_needs(choice: str) -> list[str]:
     nap = ["agent.nap=true"]
-    needs = {"nap": nap, "plasticity": nap, "experiment": ["env=sequential_atari"] if choice.endswith("quick") else []}
+    small_env = choice.startswith("env=") and "atari" not in choice
+    if "minatar" in choice and small_env:
+        pytest.importorskip("minatar")
+    needs = {
+        "nap": nap,
+        "env": ["agent=dqn_small"] if small_env else [],
+        "plasticity": nap,
+        "experiment": ["env=sequential_atari"] if choice.endswith("quick") else [],
+    }
     small = ["replay.capacity=100000"] if choice.startswith("experiment") else SMALL
     return [choice, *needs.get(choice.split("=")[0], []), *small]
 
