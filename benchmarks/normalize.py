@@ -50,7 +50,7 @@ def rotate(x: Tensor) -> Tensor:
 class LanguageModel(nn.Module):
     """Embedding, blocks, norm, head."""
 
-    def __init__(self, layers: int, width: int = 1024, hidden: int = 3072, tokens: int = 32000) -> None:
+    def __init__(self, layers: int, width: int = 1024, hidden: int = 3328, tokens: int = 32000) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width)
         self.blocks = nn.ModuleList(Block(width, hidden, width // 64) for _ in range(layers))
@@ -71,13 +71,13 @@ class LanguageModel(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, nargs="+", default=[24])
+    parser.add_argument("--layers", type=int, nargs="+", default=[24], help="one model for each number")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=32000, help="size of the vocabulary")
     arguments = parser.parse_args()
     for layers in arguments.layers:
         torch.manual_seed(0)
-        model = LanguageModel(layers, arguments.width, 3 * arguments.width, arguments.tokens)
+        model = LanguageModel(layers, arguments.width, 13 * arguments.width // 4, arguments.tokens)
         size = sum(parameter.numel() for parameter in model.parameters())
         example = torch.randint(0, arguments.tokens, (2, 8))
         start = time.perf_counter()
