@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from nap_rl import cli
@@ -21,8 +20,8 @@ SWEEP_FOLDER = "hydra.sweep.dir"
 MULTIRUN = {"-m", "--multirun"}
 
 
-def one(config: DictConfig) -> int:
-    study, folder = job.typed(config), Path(HydraConfig.get().runtime.output_dir)
+def one(config: DictConfig, folder: Path) -> int:
+    study = job.typed(config)
     if job.finished(folder, study):
         print(f"{folder} is finished already")
     else:
@@ -62,13 +61,12 @@ def main() -> None:
     arguments = sys.argv[1:]
     sweep_wanted = not MULTIRUN.isdisjoint(arguments)
     if not sweep_wanted and arguments[:1] != ["report"]:
-        cli.run(one, job.CONFIG_NAME, check)
-        return
-    try:
-        sys.exit(many([a for a in arguments if a not in MULTIRUN]) if sweep_wanted else report(arguments[1:]))
-    except (ValueError, OSError) as error:
-        print(f"study.py: {error}", file=sys.stderr)
-        sys.exit(cli.USAGE_ERROR)
+        cli.run(one, job.CONFIG_NAME, check, module=job.CONF, help=__doc__ or "")
+    with cli.refusing_bad_input():
+        try:
+            sys.exit(many([a for a in arguments if a not in MULTIRUN]) if sweep_wanted else report(arguments[1:]))
+        except KeyboardInterrupt:
+            sys.exit(cli.INTERRUPTED)
 
 
 if __name__ == "__main__":

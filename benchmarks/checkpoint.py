@@ -25,6 +25,7 @@ from nap_rl.agents.checkpointer import restore
 from nap_rl.agents.trainer import Clock
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
+from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.schema import Config
 from nap_rl.envs.atari import Frames
 from nap_rl.logging import Progress, RunLog
@@ -91,7 +92,7 @@ def measure(transitions: int, folder: Path, updates: int, rate: float | None) ->
     stream.play(trainer, transitions + 8 * config.env.num_envs)
     measured = steps_per_second(trainer, updates)
     rate = measured if rate is None else rate
-    _, interval = build.parse_every(config.checkpoint.every)
+    _, interval = parse_every(config.checkpoint.every)
     assert interval is not None
     new = int(rate * interval)
     print(

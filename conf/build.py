@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
@@ -16,9 +15,10 @@ from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import init_from
+from nap_rl.conf.environments import ATARI, Observations, frame_skip, open_envs, visit_frames
 from nap_rl.conf.environments import build_env as build_env
-from nap_rl.conf.environments import frame_skip, open_envs, visit_frames
-from nap_rl.conf.networks import ATARI, Observations, build_network, example_input, network_spec, seeds
+from nap_rl.conf.intervals import parse_every
+from nap_rl.conf.networks import build_network, example_input, network_spec
 from nap_rl.conf.schema import (
     Affine,
     AgentConfig,
@@ -29,6 +29,7 @@ from nap_rl.conf.schema import (
     SequenceConfig,
     SequentialConfig,
 )
+from nap_rl.conf.seeds import seeds
 from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen
 from nap_rl.machine import free_device_memory
@@ -40,13 +41,22 @@ from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup
 
 
 def build_agent(
-    config: Config, num_actions: int, device: torch.device, observations: Observations = ATARI
+    config: Config,
+    num_actions: int,
+    device: torch.device,
+    observations: Observations = ATARI,
+    *,
+    begins: bool = True,
 ) -> tuple[ValueAgent, Projector | None]:
-    """The agent with its replay, and what projects its weights (None where nothing does)."""
+    """The agent with its replay, and what projects its weights (None where nothing does).
+
+    Args:
+        begins: read the weights of agent.init_from. False for a run that goes on: its checkpoint has all weights.
+    """
     agent, seed = config.agent, seeds(config.seed)
     updates = (config.frames or 0) / frame_skip(config.env) / agent.update_every_steps
     network = build_network(config, num_actions, observations)
-    if agent.init_from is not None:
+    if begins and agent.init_from is not None:
         init_from.initialize(agent.init_from, network, lambda: build_env(config))
     network = network.to(device)
     compiled = pick_compile(config.compile.name, updates)
@@ -91,7 +101,7 @@ def build_agent(
         compiled=compiled,
         captured=captured,
     )
-    if agent.init_from is not None:
+    if begins and agent.init_from is not None:
         init_from.continue_learning(agent.init_from, built)
     if native:
         import_module("nap_rl.native").accelerate(built)
@@ -175,23 +185,6 @@ def build_rhythm(config: Config) -> CheckpointRhythm:
     settings = config.checkpoint
     frames, seconds = parse_every(settings.every)
     return CheckpointRhythm(frames, seconds, settings.keep, settings.max_failures, settings.replay)
-
-
-def parse_every(every: str | None) -> tuple[int | None, float | None]:
-    """(emulator frames, seconds) between two checkpoints; one of them or both are None.
-
-    Raises:
-        ValueError: it is neither a number of frames nor of minutes.
-    """
-    if every is None:
-        return None, None
-    if re.fullmatch(r"[0-9]{1,15}", every) and int(every) > 0:
-        return int(every), None
-    if (minutes := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?min", every)) and float(minutes[1]) > 0:
-        return None, 60 * float(minutes[1])
-    raise ValueError(
-        f"checkpoint.every={every}, expected minutes such as 20min, emulator frames such as 1000000, or null"
-    )
 
 
 def build_trainer_config(config: Config, span_frames: int | None = None) -> TrainerConfig:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nap_rl.conf.networks import Observations, seeds
 from nap_rl.conf.schema import (
     AtariConfig,
     Config,
@@ -19,7 +18,9 @@ from nap_rl.conf.schema import (
     SequenceConfig,
     SequentialConfig,
 )
+from nap_rl.conf.seeds import seeds
 from nap_rl.envs import AtariEnvs, EmulatorError, Protocol, SequentialAtari, TaskStream, VectorEnv, Visit, atari
+from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.envs.registry import MINATAR_ID
 from nap_rl.envs.sequence import TaskSequence, plan
 from nap_rl.envs.task import REDRAWN, Task
@@ -31,6 +32,22 @@ OpenEnvs = Callable[[str, int, int], VectorEnv]
 ATARI_FRAMES = 200_000_000  # the usual length of a run on one game
 SMALL_FRAMES = 1_000_000
 TASK_KEYS = ("id", "name", "kwargs", "frames")
+
+
+class Observations(NamedTuple):
+    """What a network looks at: `stack` observations of `shape` at a time."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    stack: int
+
+    @classmethod
+    def of(cls, env: VectorEnv) -> Observations:
+        """Those of an environment."""
+        return cls(tuple(env.observation_shape), str(env.observation_dtype), env.stack)
+
+
+ATARI = Observations(FRAME_SHAPE, "uint8", STACK)
 
 
 def frame_skip(env: EnvConfig) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 from nap_rl import checkpoint
 from nap_rl.conf import schema
-from nap_rl.conf.networks import ATARI, Observations, build_network
+from nap_rl.conf.environments import ATARI, Observations
+from nap_rl.conf.networks import build_network
 from nap_rl.nn import QNetwork
 
 

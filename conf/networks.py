@@ -1,52 +1,17 @@
-"""From a configuration to its network, and from a run's one seed to all of its seeds."""
+"""From a configuration to its network."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
 import torch
 from torch import nn
 
 from nap_rl.conf import schema
+from nap_rl.conf.environments import ATARI, Observations
 from nap_rl.conf.schema import Config
-from nap_rl.envs import VectorEnv
-from nap_rl.envs.atari import FRAME_SHAPE, STACK
+from nap_rl.conf.seeds import seeds
 from nap_rl.nap import normalize
 from nap_rl.nn import NetworkSpec, QNetwork
 from nap_rl.plasticity import method_named
-
-
-class Observations(NamedTuple):
-    """What a network looks at: `stack` observations of `shape` at a time."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    stack: int
-
-    @classmethod
-    def of(cls, env: VectorEnv) -> Observations:
-        """Those of an environment."""
-        return cls(tuple(env.observation_shape), str(env.observation_dtype), env.stack)
-
-
-ATARI = Observations(FRAME_SHAPE, "uint8", STACK)
-
-
-class Seeds(NamedTuple):
-    """Independent seeds for everything that draws at random."""
-
-    network: int
-    noise: int
-    replay: int
-    env: int
-    plasticity: int
-    evaluation: int
-
-
-def seeds(seed: int) -> Seeds:
-    """All of a run's seeds from its one."""
-    return Seeds(*(int(word) for word in np.random.SeedSequence(seed).generate_state(len(Seeds._fields))))
 
 
 def network_spec(config: Config) -> NetworkSpec:

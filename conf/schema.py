@@ -12,8 +12,9 @@ from enum import Enum
 from typing import Any, Dict, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
+from nap_rl.conf import earlier_versions
 from nap_rl.envs.atari import Resize
 
 
@@ -389,6 +390,7 @@ class Config:
     precision: Precision = MISSING
     compile: Compile = MISSING
     native: Native = MISSING
+    threads: str = MISSING  # auto, or a number
     agent: AgentConfig = field(default_factory=AgentConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     nap: NapConfig = field(default_factory=NapConfig)
@@ -456,37 +458,31 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def from_dict(plain: dict[str, Any]) -> Config:
-    """The typed configuration again; which env, head, schedule and method it has shows in their keys."""
+def from_dict(plain: Mapping[str, Any]) -> Config:
+    """The typed configuration again, also of a run of an earlier version."""
+    config: Config = OmegaConf.to_object(to_node(plain))  # type: ignore[assignment]
+    return config
 
-    def kind(node: dict[str, Any], *candidates: type[Any]) -> Any:
+
+def to_node(plain: Mapping[str, Any]) -> DictConfig:
+    """As `from_dict`, for Hydra. Which env, head, schedule and method it has shows in their keys.
+
+    Raises:
+        ValueError: a section has the keys of none of its types.
+    """
+
+    def kind(node: Mapping[str, Any], *candidates: type[Any]) -> Any:
         for candidate in candidates:
             if set(node) == {f.name for f in fields(candidate)}:
                 return OmegaConf.structured(candidate)
         raise ValueError(f"a configuration with the keys {sorted(node)} is of another version of nap_rl")
 
-    # Runs from before there were methods, evaluations, checkpoints on the way, and other settings that these stand for.
-    never = {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False}
-    at_the_end = {"every": None, "keep": 2, "max_failures": 3, "replay": False}
-    older = {"plasticity": {"name": "none"}, "eval": never, "checkpoint": at_the_end}
-    agent = {
-        "munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0},
-        "init_from": None,
-        "net_arch": [],
-        **plain["agent"],
-    }
-    plain = {**older, "precision": "fp32", "compile": "off", "native": "auto", **plain, "agent": agent}
-    plain["replay"] = {"device": "auto", **plain["replay"]}
-    plain["logger"] = {"diagnostics_every_updates": None, **plain["logger"]}
-    env = plain["env"] = dict(plain["env"])
-    if "protocol" in env:
-        env["protocol"] = {"resize": "area", **env["protocol"]}
-    if "on_switch" in env:
-        env["on_switch"] = {"exploration": "continue", "network": "keep", **env["on_switch"]}
+    plain = earlier_versions.complete({"native": "auto", **plain})
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], *ENVS)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)
     base.schedule = kind(plain["schedule"], ConstantSchedule, LinearSchedule, CosineSchedule)
     base.plasticity = kind(plain["plasticity"], *METHODS.values())
-    config: Config = OmegaConf.to_object(OmegaConf.merge(base, plain))  # type: ignore[assignment]
-    return config
+    node = OmegaConf.merge(base, dict(plain))
+    assert isinstance(node, DictConfig)
+    return node

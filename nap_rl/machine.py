@@ -1,4 +1,4 @@
-"""What the machine has: memory, disk, device."""
+"""What the machine has: memory, disk, device. torch is imported only by what needs it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 LEARNER_BYTES = 2 << 30
 """Left free on a GPU for networks, moments, activations and the workspaces of libraries: an estimate."""
@@ -37,6 +39,8 @@ def flush_denormals() -> None:
     small, and then operations on them take many times as long: the Adam step of a data-efficient Rainbow on a game
     took 6.0 ms instead of 0.8 (`python -m benchmarks.denormals`).
     """
+    import torch
+
     torch.set_flush_denormal(True)
 
 
@@ -68,6 +72,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is '{name}', expected auto, cpu or cuda")
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no CUDA GPU here: use device=cpu or device=auto")
     if name == "auto":
@@ -77,6 +83,8 @@ def pick_device(name: str) -> torch.device:
 
 def free_device_memory(device: torch.device) -> int:
     """Bytes of a GPU's memory that a replay can take: those that are free, less `LEARNER_BYTES`."""
+    import torch
+
     free, _ = torch.cuda.mem_get_info(device)
     return max(free - LEARNER_BYTES, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -24,7 +25,11 @@ CONF = "nap_rl.conf.study"
 def register_schema() -> None:
     """Makes conf/study the root of the configs, and the types of StudyConfig known to it."""
     ConfigStore.instance().store(name="study_schema", node=StudyConfig)
-    cli.CONF = CONF
+
+
+def compose(arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> DictConfig:
+    """The settings of one study. Raises ValueError with one sentence for what cannot be composed."""
+    return cli.compose(CONFIG_NAME, arguments, module=CONF, config_dirs=config_dirs)
 
 
 def typed(config: DictConfig) -> StudyConfig:

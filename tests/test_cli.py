@@ -20,9 +20,8 @@ SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000"]
 
 
 @pytest.fixture(autouse=True)
-def _types(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _types() -> Iterator[None]:
     schema.register()
-    monkeypatch.setattr(cli, "CONF", "nap_rl.conf")
     yield
 
 
@@ -30,7 +29,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> tu
     """(exit code, configs that the job was started with) of `train.py ARGUMENTS` with a job that ends with `code`."""
     started: list[DictConfig] = []
 
-    def job(config: DictConfig) -> int:
+    def job(config: DictConfig, folder: Path) -> int:
         started.append(config)
         return code
 

@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 from nap_rl.plasticity.activations import CReLU, LeakyReLU
 from nap_rl.plasticity.continual_backprop import ContinualBackprop
 from nap_rl.plasticity.l2 import L2, LayerNormL2, WeightDecay
-from nap_rl.plasticity.method import Inputs, Method
+from nap_rl.plasticity.method import Inputs, Method, option
 from nap_rl.plasticity.noisy_updates import NoisyUpdates
 from nap_rl.plasticity.redo import ReDo
 from nap_rl.plasticity.regenerative import Regenerative
 from nap_rl.plasticity.reset_head import ResetHead
 from nap_rl.plasticity.shrink_perturb import ShrinkPerturb
 
-__all__ = ["METHODS", "Inputs", "Method", "make_method", "method_named", "options_of"]
+__all__ = ["METHODS", "Inputs", "Method", "check_options", "make_method", "method_named", "options_of"]
 
 METHODS: dict[str, type[Method]] = {
     "none": Method,
@@ -53,6 +53,16 @@ def options_of(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.name not in given}
 
 
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an unknown method or option, and for a value that an option cannot have."""
+    known = options_of(name)
+    for key, value in options.items():
+        if key not in known:
+            listed = ", ".join(known) or "none"
+            raise ValueError(f"The plasticity method {name!r} has no option {key!r}; it has: {listed}.")
+        option(key, value)
+
+
 def make_method(
     name: str,
     network: nn.Module,
@@ -66,11 +76,8 @@ def make_method(
 
     `options` are those of its constructor, by name. Raises ValueError for an unknown method or option.
     """
-    known, options = options_of(name), dict(options or {})
-    for key in options:
-        if key not in known:
-            listed = ", ".join(known) or "none"
-            raise ValueError(f"The plasticity method {name!r} has no option {key!r}; it has: {listed}.")
+    options = dict(options or {})
+    check_options(name, options)
     if "example_input" in inspect.signature(METHODS[name]).parameters:
         options["example_input"] = example_input
     return METHODS[name](network, optimizer, seed=seed, **options)

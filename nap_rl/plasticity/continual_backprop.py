@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap_rl.plasticity.method import Inputs, Method, count, fraction
+from nap_rl.plasticity.method import Inputs, Method, option
 from nap_rl.plasticity.units import hidden_units, matrices, mean_activity, outgoing_columns, recycle
 
 
@@ -45,9 +45,9 @@ class ContinualBackprop(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed=seed)
-        self.rate = fraction("rate", rate)
-        self.decay = fraction("decay", decay)
-        self.maturity = count("maturity", maturity)
+        self.rate = option("rate", rate)
+        self.decay = option("decay", decay)
+        self.maturity = option("maturity", maturity)
         self.units = [u for u in hidden_units(network, example_input) if u.recyclable]
         self.activity: dict[str, Tensor] = {}
         self.utility = {u.name: torch.zeros(u.width, device=example_input.device) for u in self.units}

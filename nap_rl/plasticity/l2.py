@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap_rl.plasticity.method import Inputs, Method, positive
+from nap_rl.plasticity.method import Inputs, Method, option
 
 
 class L2(Method):
@@ -19,7 +19,7 @@ class L2(Method):
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-4, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
-        self.coefficient = positive("coefficient", coefficient)
+        self.coefficient: float = option("coefficient", coefficient)
         self.weights = [p for p in network.parameters() if p.ndim >= 2]
 
     def penalty(self) -> Tensor:
@@ -42,7 +42,7 @@ class WeightDecay(Method):
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-2, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
-        self.coefficient = positive("coefficient", coefficient)
+        self.coefficient: float = option("coefficient", coefficient)
 
     @torch.no_grad()
     def after_update(self, update: int, inputs: Inputs) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,3 +91,27 @@ def fraction(name: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
     return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """`value` if it is finite and not negative; raises ValueError otherwise."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of 0 or greater; got {value}.")
+    return value
+
+
+OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "coefficient": positive,
+    "decay": fraction,
+    "every": count,
+    "maturity": count,
+    "rate": fraction,
+    "scale": positive,
+    "shrink": fraction,
+    "tau": not_negative,
+}
+
+
+def option(name: str, value: Any) -> Any:
+    """The value of a method's option, checked; raises ValueError with a sentence that begins with its name."""
+    return OPTIONS[name](name, value)

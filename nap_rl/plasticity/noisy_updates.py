@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap_rl.plasticity.method import Inputs, Method, positive
+from nap_rl.plasticity.method import Inputs, Method, option
 
 
 class NoisyUpdates(Method):
@@ -19,7 +19,7 @@ class NoisyUpdates(Method):
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, scale: float = 1e-4, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
-        self.scale = positive("scale", scale)
+        self.scale = option("scale", scale)
         self.parameters: list[Tensor] = list(network.parameters())
         self.noise = [torch.empty_like(p) for p in self.parameters]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap_rl.plasticity.method import Inputs, Method, count
+from nap_rl.plasticity.method import Inputs, Method, option
 from nap_rl.plasticity.units import hidden_units, recorded, recycle
 
 
@@ -42,10 +41,8 @@ class ReDo(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed=seed)
-        if not 0 <= tau < math.inf:
-            raise ValueError(f"tau must be a number of 0 or greater; got {tau}.")
-        self.tau = tau
-        self.every = count("every", every)
+        self.tau = option("tau", tau)
+        self.every = option("every", every)
         self.units = [u for u in hidden_units(network, example_input) if u.recyclable]
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nap_rl.plasticity.method import Method, positive
+from nap_rl.plasticity.method import Method, option
 
 
 class Regenerative(Method):
@@ -20,7 +20,7 @@ class Regenerative(Method):
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-3, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
-        self.coefficient = positive("coefficient", coefficient)
+        self.coefficient: float = option("coefficient", coefficient)
         self.parameters = dict(network.named_parameters())
         self.initial = {name: p.detach().clone() for name, p in self.parameters.items()}
 

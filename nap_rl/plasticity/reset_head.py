@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nap_rl.plasticity.fresh import fresh_parameters
-from nap_rl.plasticity.method import Inputs, Method, count
+from nap_rl.plasticity.method import Inputs, Method, option
 from nap_rl.plasticity.units import moments, output_layers
 
 
@@ -32,7 +32,7 @@ class ResetHead(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed=seed)
-        self.every = count("every", every)
+        self.every = option("every", every)
         self.head = output_layers(network, example_input)
         if not self.head:
             raise ValueError("reset_head found no layer that gives the output.")

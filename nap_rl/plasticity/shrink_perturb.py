@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nap_rl.plasticity.fresh import fresh_parameters
-from nap_rl.plasticity.method import Inputs, Method, count, fraction
+from nap_rl.plasticity.method import Inputs, Method, option
 
 
 class ShrinkPerturb(Method):
@@ -31,8 +31,8 @@ class ShrinkPerturb(Method):
         seed: int = 0,
     ) -> None:
         super().__init__(network, optimizer, seed=seed)
-        self.shrink = fraction("shrink", shrink)
-        self.every = count("every", every)
+        self.shrink = option("shrink", shrink)
+        self.every = option("every", every)
 
     @torch.no_grad()
     def after_update(self, update: int, inputs: Inputs) -> bool:

@@ -16,8 +16,10 @@ from nap_rl import cli
 from nap_rl.agents import Trainer
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
-from nap_rl.conf.networks import Observations, build_network, seeds
+from nap_rl.conf.environments import Observations
+from nap_rl.conf.networks import build_network
 from nap_rl.conf.schema import AtSwitch, Config
+from nap_rl.conf.seeds import seeds
 from nap_rl.logging import Progress, RunLog
 
 VISIT = 96  # frames of a visit: 24 steps of 4 environments

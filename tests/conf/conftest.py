@@ -12,8 +12,6 @@ from nap_rl.conf import schema
 
 @pytest.fixture(scope="module", autouse=True)
 def _types() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cli, "CONF", "nap_rl.conf")
-        schema.register()
-        cli.register_resolvers()
-        yield
+    schema.register()
+    cli.register_resolvers()
+    yield

@@ -16,6 +16,7 @@ from nap_rl import cli
 from nap_rl.conf import build, check, networks, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
+from nap_rl.conf.seeds import seeds
 
 CONF = Path(check.__file__).parent
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]  # fits any machine that runs the tests
@@ -155,7 +156,7 @@ def test_one_seed_gives_one_network_and_does_not_touch_torchs_own() -> None:
     assert torch.equal(torch.rand(3), expected)
     pairs = zip(first.parameters(), again.parameters(), other.parameters(), strict=True)
     assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in pairs if a.std() > 1e-6)
-    assert len(set(networks.seeds(0)) | set(networks.seeds(1))) == 2 * len(networks.seeds(0))
+    assert len(set(seeds(0)) | set(seeds(1))) == 2 * len(seeds(0))
 
 
 BAD = [

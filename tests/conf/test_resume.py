@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig
 
 from nap_rl import checkpoint, cli
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import check_space, to_config
-from nap_rl.conf.resume import plan
+from nap_rl.conf.intervals import parse_every
+from nap_rl.conf.resume import Resume, plan
 from nap_rl.conf.schema import Config
 
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "schedule=linear", "frames=8000"]
@@ -33,10 +36,14 @@ def left_by_a_run(folder: Path, frames: int, overrides: list[str], **meta: Any) 
     return folder
 
 
+def planned(*arguments: str) -> tuple[Resume, DictConfig]:
+    return plan(cli.parse(arguments))
+
+
 def resumed(*arguments: str) -> tuple[Path | None, Config]:
     """What train.py would go on with: the folder, and the checked configuration."""
-    overrides, resume = plan(list(arguments))
-    config = configured(overrides)
+    resume, node = planned(*arguments)
+    config = to_config(node, begins=resume.folder is None)
     resume.check(config)
     return resume.folder, config
 
@@ -45,13 +52,15 @@ def test_a_run_goes_on_with_what_it_was_started_with(tmp_path: Path) -> None:
     folder = left_by_a_run(tmp_path / "it's, = odd", 4_000, [*SMALL, "seed=3", "agent=dqn"])
     found, config = resumed(f"resume={folder}")
     assert found == folder and config.seed == 3 and config.agent.name == "dqn" and config.frames == 8_000
-    overrides, _ = plan([f"resume={folder}"])
-    assert cli.compose("config", overrides).hydra.run.dir == str(folder)
+    assert planned(f"resume={folder}")[1].hydra.run.dir == str(folder)
 
 
 def test_what_is_typed_again_takes_the_place_of_what_was_typed_before(tmp_path: Path) -> None:
     folder = left_by_a_run(tmp_path, 4_000, [*SMALL, "agent=dqn"])
-    overrides, _ = plan([f"resume={folder}", "agent=rainbow", "frames=9000"])
+    _, node = planned(f"resume={folder}", "agent=rainbow", "frames=9000")
+    assert (node.agent.name, node.agent.n_steps, node.frames) == ("rainbow", 3, 9_000)
+    assert node.agent.min_replay_steps == 1_000  # as the run was started with
+    overrides = list(node.hydra.overrides.task)
     assert [o for o in overrides if o.startswith("agent=")] == ["agent=rainbow"]
     assert [o for o in overrides if o.startswith("frames=")] == ["frames=9000"]
 
@@ -104,38 +113,122 @@ def test_a_change_that_is_named_is_allowed_by_key_or_by_section(tmp_path: Path) 
         resumed(f"resume={folder}", "resume.allow=[agent.discount]", *changes)
 
 
+def test_a_run_needs_nothing_but_its_folder(tmp_path: Path) -> None:
+    """Not the source of its first weights, nor a folder of presets: what was composed is stored."""
+    presets = tmp_path / "presets" / "agent"
+    presets.mkdir(parents=True)
+    text = (Path(schema.__file__).parent / "agent" / "dqn.yaml").read_text().replace("hidden: 512", "hidden: 48")
+    (presets / "mine.yaml").write_text(text)
+    config = to_config(planned(*SMALL, f"--config-dir={presets.parent}", "agent=mine")[1])
+    config.agent.init_from = "weights/that/are/gone"
+    overrides = [*SMALL, "agent=mine", "agent.init_from=weights/that/are/gone", "experiment=renamed_since"]
+    checkpoint.save(
+        tmp_path / "run" / "checkpoints",
+        "frames-000000004000",
+        tensors={},
+        meta={"config": schema.to_dict(config), "overrides": overrides, "frames": 4_000, "has_replay": True},
+    )
+    shutil.rmtree(presets.parent)
+    _, again = resumed(f"resume={tmp_path / 'run'}", "frames=9000")
+    assert again.agent.hidden == 48 and again.frames == 9_000
+    assert resumed(f"resume={tmp_path / 'run'}", "schedule=constant", "resume.allow=[schedule]")[1].agent.hidden == 48
+
+
+def test_what_is_typed_beside_resume_is_checked_as_ever(tmp_path: Path) -> None:
+    folder = left_by_a_run(tmp_path, 4_000, SMALL)
+    for argument, sentence in (
+        ("frames=9e3", None),
+        ("frames=soon", "frames=soon is not a whole number"),
+        ("agent.discount=2", "agent.discount=2.0, expected a number in [0, 1]"),
+        ("agent.discont=0.9", "there is no key 'agent.discont': did you mean 'agent.discount'?"),
+        ("checkpoint.every=never", "checkpoint.every=never, expected minutes"),
+        ("agent=rainbo", "agent=rainbo does not exist"),
+    ):
+        if sentence is None:
+            assert resumed(f"resume={folder}", argument)[1].frames == 9_000
+            continue
+        with pytest.raises(ValueError) as error:
+            resumed(f"resume={folder}", argument)
+        assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_command_that_began_a_run_may_be_typed_again_with_resume(tmp_path: Path) -> None:
+    begun = ["experiment=pong_cpu", "replay.capacity=20000", "frames=8000"]
+    folder = left_by_a_run(tmp_path, 4_000, begun)
+    assert resumed(*begun, f"resume={folder}")[1].agent.n_steps == 10
+    assert resumed(f"resume={folder}")[1].agent.n_steps == 10
+
+
+def test_more_threads_are_no_change_of_settings(tmp_path: Path) -> None:
+    assert resumed(f"resume={left_by_a_run(tmp_path, 4_000, SMALL)}", "threads=3")[1].threads == "3"
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    plain = schema.to_dict(configured(SMALL))
+    for name in ("threads", "native"):
+        del plain[name]
+    left_by_a_run(tmp_path, 4_000, SMALL, config=plain)
+    assert resumed(f"resume={tmp_path}")[1].threads == "auto"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ("latest", "resume=latest is no folder: did you mean resume=auto"),
+        ("run/checkpoints/frames-000000004000", "is one checkpoint: expected its run, resume="),
+        ("nowhere", "resume=nowhere holds no checkpoint: expected the folder of a run"),
+    ],
+)
+def test_what_is_no_run_is_answered_with_what_was_meant(
+    asked: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    left_by_a_run(tmp_path / "run", 4_000, SMALL)
+    with pytest.raises(ValueError, match=sentence):
+        planned(f"resume={asked}")
+
+
+def test_auto_says_that_it_begins_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned(*SMALL, "resume=auto")
+    expected = "resume=auto: no unfinished run of these settings in runs/default/pong-rainbow: a new one begins\n"
+    assert capsys.readouterr().out == expected
+
+
 def test_folders_without_a_run_and_allow_alone_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no checkpoint: expected the folder of a run"):
-        plan([f"resume={tmp_path}"])
+        planned(f"resume={tmp_path}")
     with pytest.raises(ValueError, match=r"resume.allow needs resume="):
-        plan(["resume.allow=[seed]"])
+        planned("resume.allow=[seed]")
     left_by_a_run(tmp_path, 400, SMALL, has_replay=False)
     with pytest.raises(ValueError, match="its checkpoints hold no replay"):
-        plan([f"resume={tmp_path}"])
+        planned(f"resume={tmp_path}")
 
 
 def test_the_settings_are_read_from_the_newest_checkpoint_that_is_sound(tmp_path: Path) -> None:
     left_by_a_run(tmp_path, 400, SMALL)
     left_by_a_run(tmp_path, 800, SMALL)
     (tmp_path / "checkpoints" / "frames-000000000800" / "meta.json").write_text("{}")
-    assert plan([f"resume={tmp_path}"])[1].meta["frames"] == 400
+    assert planned(f"resume={tmp_path}")[0].meta["frames"] == 400
 
 
 def test_auto_finds_the_newest_unfinished_run_of_the_same_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert plan([*SMALL, "resume=auto"])[1].folder is None  # none yet: a new one begins
+    assert planned(*SMALL, "resume=auto")[0].folder is None  # none yet: a new one begins
     runs = tmp_path / "runs" / "default" / "pong-rainbow"
     left_by_a_run(runs / "0-finished", 8_000, SMALL)
     left_by_a_run(runs / "1-other", 4_000, [*SMALL, "seed=1"])
-    assert plan([*SMALL, "resume=auto"])[1].folder is None
+    assert planned(*SMALL, "resume=auto")[0].folder is None
     left_by_a_run(runs / "0-older", 4_000, SMALL)
     left_by_a_run(runs / "0-newer", 2_000, SMALL)
-    found = plan([*SMALL, "resume=auto", "checkpoint.keep=4"])[1].folder
+    found = planned(*SMALL, "resume=auto", "checkpoint.keep=4")[0].folder
     assert found is not None and found.name == "0-newer"
-    assert plan([*SMALL, "seed=1", "resume=auto"])[1].folder == Path("runs/default/pong-rainbow/1-other")
-    here = plan([*SMALL, "resume=auto", f"hydra.run.dir={runs / '0-older'}"])[1].folder
+    assert planned(*SMALL, "seed=1", "resume=auto")[0].folder == Path("runs/default/pong-rainbow/1-other")
+    here = planned(*SMALL, "resume=auto", f"hydra.run.dir={runs / '0-older'}")[0].folder
     assert here == runs / "0-older"
 
 
@@ -152,9 +245,9 @@ def test_auto_finds_the_newest_unfinished_run_of_the_same_settings(
 def test_an_interval_is_minutes_or_frames(every: str | None, expected: tuple[int | None, float | None] | None) -> None:
     if expected is None:
         with pytest.raises(ValueError, match=r"checkpoint.every=.*, expected minutes such as 20min"):
-            build.parse_every(every)
+            parse_every(every)
     else:
-        assert build.parse_every(every) == expected
+        assert parse_every(every) == expected
 
 
 def test_lines_over_the_whole_run_keep_the_span_that_it_began_with() -> None:

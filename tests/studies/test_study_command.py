@@ -9,16 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nap_rl import cli, study
+from nap_rl import study
 from nap_rl.studies import sweep
 from nap_rl.studies.stream import SUMMARY, TASKS
 
 TINY = ["data=digits", "data.images=16", "width=4", "batch_size=4", "tasks=2", "steps_per_task=2"]
-
-
-@pytest.fixture(autouse=True)
-def _leave_the_other_configs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "CONF", cli.CONF)
 
 
 def study_py(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -68,16 +63,6 @@ def test_a_slip_is_one_sentence_and_exit_code_2(
     assert code == 2
     assert sentence in said
     assert said.startswith("study.py: ") and "\n" not in said
-
-
-def test_expand_reads_hydras_sweep_syntax_in_order() -> None:
-    found = list(sweep.expand(["method=none,redo", "seed=range(2)", "nap=true"]))
-    assert [tuple(c.values()) for c in found] == [
-        ("none", "0", "True"),
-        ("none", "1", "True"),
-        ("redo", "0", "True"),
-        ("redo", "1", "True"),
-    ]
 
 
 @pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])

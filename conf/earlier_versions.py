@@ -1,0 +1,36 @@
+"""Settings that later versions added, with the values that earlier runs had without naming them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ADDED: dict[str, Any] = {
+    "precision": "fp32",
+    "compile": "off",
+    "threads": "auto",
+    "plasticity": {"name": "none"},
+    "eval": {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False},
+    "checkpoint": {"every": None, "keep": 2, "max_failures": 3, "replay": False},
+}
+ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
+    "agent": {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, "net_arch": []},
+    "replay": {"device": "auto"},
+    "logger": {"diagnostics_every_updates": None},
+}
+ADDED_TO_ENV: dict[str, dict[str, Any]] = {
+    "protocol": {"resize": "area"},
+    "on_switch": {"exploration": "continue", "network": "keep"},
+}
+
+
+def complete(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored settings of a run of any version, with all settings of this one."""
+    settings = {**ADDED, **plain}
+    for section, added in ADDED_TO_SECTIONS.items():
+        settings[section] = {**added, **settings[section]}
+    env = settings["env"] = dict(settings["env"])
+    for section, added in ADDED_TO_ENV.items():
+        if section in env:
+            env[section] = {**added, **env[section]}
+    return settings

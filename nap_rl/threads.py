@@ -1,0 +1,54 @@
+"""How many threads a process computes with, and how its idle threads wait for the next piece of work."""
+
+from __future__ import annotations
+
+import os
+
+MOST = 1024
+SPIN_COUNT = "30000"
+"""Turns of an idle OpenMP thread before it sleeps. libgomp's own default, 300,000, takes a core from another run."""
+
+
+def wait_briefly() -> None:
+    """Let idle threads of OpenMP sleep soon, so that two runs on one machine do not slow each other.
+
+    To be called before torch is imported: OpenMP reads the environment when it is loaded. What the user has set stays.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+
+
+def count(name: str, default: int) -> int:
+    """Threads for torch's operations: a number, or `auto`, torch's `default` within what this process may use.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if name == "auto":
+        return min(default, usable_cores())
+    if not (name.isdecimal() and 1 <= int(name) <= MOST):
+        raise ValueError(f"threads={name}, expected auto or a number from 1 to {MOST}")
+    return int(name)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: its affinity and its control group's quota, at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(affinity, _quota(affinity)), 1)
+
+
+def _quota(cores: int) -> int:
+    """Whole cores of the CPU time that a container gets (cgroup v2, then v1); `cores` where there is no limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        return cores if quota == "max" else int(quota) // int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", encoding="ascii") as file:
+            limit = int(file.read())
+        with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us", encoding="ascii") as file:
+            return cores if limit <= 0 else limit // int(file.read())
+    except (OSError, ValueError):
+        return cores

@@ -1,0 +1,227 @@
+"""One training run: assembled from a checked configuration, played to its end, summed up."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from nap_rl import __version__, checkpoint, cli, machine, threads
+from nap_rl.agents import Checkpointer, CheckpointsFailed, Diverged, Trainer
+from nap_rl.agents.checkpointer import report_divergence, restore
+from nap_rl.conf import build, schema
+from nap_rl.conf.resume import Resume, check_changes
+from nap_rl.conf.schema import Config
+from nap_rl.envs import EmulatorError
+from nap_rl.logging import Progress, RunLog
+from nap_rl.logging.console import say
+from nap_rl.process import StopSignals, sole_owner
+
+DIVERGED, CANNOT_WRITE, EMULATOR_DIED = 3, 4, 5
+MANY_ENVS = 16  # from here on seeding takes seconds
+SEEDING_SECONDS = 0.25  # an emulator: it is opened, seeded, and its game begun
+
+
+class Ending(NamedTuple):
+    """How a run ended."""
+
+    code: int
+    status: str
+    reason: str | None = None
+
+
+def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]) -> int:
+    """Train as configured, write everything into `folder`, and return the exit code.
+
+    Args:
+        resume: the run that goes on in `folder`, or none.
+        overrides: what was typed, for the record.
+    """
+    if resume.is_finished(config):
+        say(f"{folder} is finished: {resume.meta['frames']:,} frames are played. frames= with more goes on.")
+        return 0
+    machine.keep_freed_memory()
+    machine.flush_denormals()
+    torch.set_num_threads(threads.count(config.threads, torch.get_num_threads()))
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        display = stack.enter_context(Progress())
+        with cli.refusing_bad_input():
+            stack.enter_context(sole_owner(folder))
+            trainer, checkpointer = assemble(config, folder, resume, display, overrides)
+        stack.callback(trainer.env.close)
+        stack.enter_context(trainer.log)
+        ending = run_to_the_end(trainer, checkpointer, signals)
+        summary = summarize(config, trainer, ending)
+        try:
+            trainer.log.summary(summary)
+        except OSError as error:
+            display.note(f"warning: summary.json could not be written: {error}")
+    print_end(folder, summary, checkpointer.last, tensorboard=config.logger.tensorboard)
+    return ending.code
+
+
+def assemble(
+    config: Config, folder: Path, resume: Resume, display: Progress, overrides: Sequence[str]
+) -> tuple[Trainer, Checkpointer]:
+    """The run's objects, new or as they were at the newest sound checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of other settings, or none is sound.
+        OSError: the folder cannot be written.
+    """
+    found = checkpoint.load_newest(folder / "checkpoints") if resume.folder is not None else None
+    if resume.folder is not None and found is None:
+        raise ValueError(f"resume={folder}: all of its checkpoints are damaged")
+    meta = found[1].meta if found is not None else {}
+    if found is not None:
+        check_changes(meta, config, resume.allow)  # it may be an earlier one than was looked at first
+    torch.manual_seed(config.seed)  # read by nothing of ours, but perhaps by a module that somebody adds
+    if config.env.num_envs >= MANY_ENVS:
+        display.note(f"seeding {config.env.num_envs} emulators, about {SEEDING_SECONDS * config.env.num_envs:.0f} s")
+    env = build.build_env(config)
+    observations = Observations.of(env)
+    device = machine.pick_device(config.device.name)
+    agent, _ = build.build_agent(config, env.num_actions, device, observations, begins=found is None)
+    span_frames = meta.get("span_frames", config.frames)
+    trainer = Trainer(
+        env,
+        agent,
+        build.build_trainer_config(config, span_frames),
+        log=RunLog(
+            folder,
+            tensorboard=config.logger.tensorboard,
+            state=meta.get("log"),
+            frames=meta.get("frames", 0),
+            warn=display.note,
+        ),
+        display=display,
+        evaluator=build.build_evaluator(config, env),
+        renew=build.build_renewal(config, observations),
+    )
+    numerics = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(agent.device),
+        "compiled": agent.compiled,
+    }
+    about = {
+        "config": schema.to_dict(config),
+        "overrides": list(overrides),
+        "num_actions": env.num_actions,
+        "observations": observations._asdict(),
+        "span_frames": span_frames,
+        "numerics": numerics,
+    }
+    checkpointer = Checkpointer(folder, trainer, trainer.log, display, build.build_rhythm(config), about)
+    if found is None:
+        trainer.log.describe(schema.to_dict(config))
+    else:
+        path, saved = found
+        restore(trainer, saved)
+        checkpointer.resumed_from(path, saved)
+        display.note(f"resumed from {path} at {trainer.frames:,} frames")
+        for name, value in numerics.items():
+            if (was := meta["numerics"][name]) != value:
+                display.note(f"warning: {name} was {was} and is {value}: numbers may differ in their last digits")
+    return trainer, checkpointer
+
+
+def run_to_the_end(trainer: Trainer, checkpointer: Checkpointer, signals: StopSignals) -> Ending:
+    """Run to the end, to a signal or to what cannot be gone on from."""
+
+    def stop() -> bool:
+        checkpointer.save_if_due()
+        return signals.received is not None
+
+    try:
+        trainer.run(stop)
+        written = checkpointer.save()
+    except KeyboardInterrupt:
+        return Ending(128 + signal.SIGINT, "interrupted", "a second Ctrl-C: what came after the checkpoint is lost")
+    except Diverged as error:
+        return Ending(DIVERGED, "diverged", f"{error}; {_report(checkpointer, trainer, str(error))}")
+    except CheckpointsFailed as error:
+        return Ending(CANNOT_WRITE, "stopped", str(error))
+    except EmulatorError as error:
+        return Ending(EMULATOR_DIED, "stopped", str(error))
+    stopped = trainer.frames < trainer.config.frames
+    status = "interrupted" if stopped else "finished"
+    if written is None:
+        return Ending(CANNOT_WRITE, status, "the last checkpoint could not be written")
+    if stopped and signals.received is not None:
+        return Ending(128 + signals.received, status, signal.Signals(signals.received).name)
+    return Ending(0, status)
+
+
+def _report(checkpointer: Checkpointer, trainer: Trainer, reason: str) -> str:
+    try:
+        return f"see {report_divergence(checkpointer.parent.parent, trainer, reason)}"
+    except OSError as error:
+        return f"the report could not be written: {error}"
+
+
+def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any]:
+    """What summary.json holds; frames are emulator frames, 4 to an agent step."""
+    return {
+        "status": ending.status,
+        "reason": ending.reason,
+        "updates": trainer.agent.updates,
+        "agent_steps": trainer.agent_steps,
+        "frames": trainer.frames,
+        "wall_seconds": trainer.records.elapsed_seconds,
+        "checkpoint_seconds": trainer.records.checkpoint_seconds,
+        "fps": trainer.records.fps,
+        "visits": [
+            {
+                "task": record.task,
+                "game": record.task,
+                "cycle": record.cycle,
+                "frames": record.frames,
+                "episodes": len(record.returns),
+                "mean_return": record.mean_return,
+                "late_return": record.late_return,
+            }
+            for record in trainer.records.visits
+        ],
+        "nap": {
+            "enabled": config.agent.nap,
+            "normalize": config.agent.nap and config.nap.normalize,
+            "project": config.agent.nap and config.nap.project,
+            "max_relative_norm_drift": trainer.records.max_norm_drift,
+        },
+        "plasticity": config.plasticity.name,
+        "weights_sha256": checkpoint.sha256_of(trainer.agent.network.state_dict()),
+        "seed": config.seed,
+        "device": str(trainer.agent.device),
+        "versions": {"nap_rl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def print_end(folder: Path, summary: dict[str, Any], saved: Path | None, *, tensorboard: bool) -> None:
+    """How the run ended, and the paths to look at."""
+    frames, updates, fps = summary["frames"], summary["updates"], summary["fps"]
+    say(f"\n{summary['status']}: {frames:,} frames, {updates:,} updates, {fps:.0f} frames/s")
+    if summary["reason"]:
+        say(f"reason: {summary['reason']}")
+    for visit in summary["visits"]:
+        mean = "no episode ended" if visit["mean_return"] is None else f"mean return {visit['mean_return']:.2f}"
+        played = f"{visit['frames']:>11,} frames  {visit['episodes']:>5} episodes"
+        say(f"  cycle {visit['cycle']}  {visit['game']:<20} {played}  {mean}")
+    say(f"largest relative norm drift: {summary['nap']['max_relative_norm_drift']:.2e}")
+    paths: dict[str, object] = {
+        "summary": folder / "summary.json",
+        "metrics": folder / "metrics.csv",
+        "episodes": folder / "episodes.csv",
+        "checkpoint": saved,
+    }
+    if tensorboard:
+        paths["TensorBoard"] = f"tensorboard --logdir {shlex.quote(str(folder))}"
+    for name, path in paths.items():
+        say(f"{name:<12} {path}")
