@@ -16,6 +16,7 @@ from nap_rl import __version__, checkpoint, cli, machine, threads
 from nap_rl.agents import Checkpointer, CheckpointsFailed, Diverged, Trainer
 from nap_rl.agents.checkpointer import report_divergence, restore
 from nap_rl.conf import build, schema
+from nap_rl.conf.environments import Observations
 from nap_rl.conf.resume import Resume, check_changes
 from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
