@@ -130,8 +130,8 @@ def _no_such_option(group: str, name: str, composition: Composition) -> str:
 
 
 def _meant_option(group: str, name: str, options: list[str], composition: Composition) -> str | None:
-    if difflib.get_close_matches(name, options, n=1, cutoff=0.6):
-        return None  # it stands in the list
+    if near := difflib.get_close_matches(name, options, n=1, cutoff=0.6):
+        return f"{group}={near[0]}"
     if (game := _game(name)) is not None:
         return f"env=atari env.game={game}"
     others = [other for other in composition.groups() if other != group and name in composition.options(other)]

@@ -193,9 +193,10 @@ BAD = [
     (
         "agent=rainbo",
         "agent=rainbo does not exist: "
-        "the options are c51, data_efficient_rainbow, dqn, iqn, munchausen, qr_dqn, rainbow",
+        "the options are c51, data_efficient_rainbow, dqn, dqn_small, iqn, munchausen, qr_dqn, rainbow, rainbow_small: "
+        "did you mean agent=rainbow?",
     ),
-    ("env=atary", "env=atary does not exist: the options are atari, sequential_atari"),
+    ("env=atary", "env=atary does not exist: the options are atari, catch, gym,"),
     ("nap=ful", "nap=ful does not exist: the options are full, norm_only, project_only"),
     ("experiment=quik", "experiment=quik does not exist: the options are"),
     (
@@ -206,7 +207,7 @@ BAD = [
         "agent.munchausen.alpha=0.9",
         "agent.munchausen.alpha mixes returns over actions, which a categorical head cannot",
     ),
-    ("agent.torso=resnet", "agent.torso=resnet is none of"),
+    ("agent.torso=resnet", "agent.torso=resnet: torso='resnet' is none of nature, data_efficient, impala"),
     ("nap.norm=lyer", "nap.norm=lyer is none of"),
     ("agent.discount=1.5", "agent.discount=1.5, expected a number in [0, 1]"),
     ("agent.discount=nan", "agent.discount=nan, expected a number in [0, 1]"),

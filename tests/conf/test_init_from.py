@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from nap_rl import checkpoint, cli
 from nap_rl.conf import build, init_from, networks, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
-from nap_rl.nn import NetworkSpec
+from nap_rl.nn import NetworkSpec, QNetwork
 
 TINY = [
     *("agent.torso=data_efficient", "agent.hidden=8", "replay.capacity=2000", "agent.min_replay_steps=1000"),
@@ -106,7 +107,13 @@ def test_a_torso_whose_tensors_differ_in_what_no_setting_tells_is_refused_by_its
 
 def test_a_check_builds_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
-    monkeypatch.setattr(NetworkSpec, "build", None)
+    build = NetworkSpec.build
+
+    def on_the_meta_device(*arguments: Any) -> QNetwork:
+        assert torch.empty(1).is_meta  # shapes without memory
+        return build(*arguments)
+
+    monkeypatch.setattr(NetworkSpec, "build", on_the_meta_device)
     checked(f"agent.init_from={tmp_path}")
 
 
