@@ -52,7 +52,11 @@ def variables(model: Rainbow) -> dict[str, Any]:
     found: dict[str, Any] = {"noise": model.agent.generator.get_state()}
     if model._last_obs is not None:
         last: Any = model._last_obs
-        found["last_obs"] = {name: _tensor(x) for name, x in last.items()} if isinstance(last, dict) else _tensor(last)
+        space: Any = model.observation_space
+        if isinstance(last, dict):
+            found["last_obs"] = {name: _tensor(x, space[name].dtype) for name, x in last.items()}
+        else:
+            found["last_obs"] = _tensor(last, space.dtype)
         found["last_episode_starts"] = torch.as_tensor(np.asarray(model._last_episode_starts, dtype=bool))
     if model.projector is not None:
         found["projector"] = model.projector.state_dict()
@@ -103,6 +107,7 @@ def restore(model: Rainbow, saved: Model, force_reset: bool) -> None:
         model._last_episode_starts = found["last_episode_starts"].numpy()
 
 
-def _tensor(observation: Any) -> Tensor:
-    array = np.ascontiguousarray(observation)
-    return torch.from_numpy(array if array.dtype.name in KEPT else array.astype(STORED[array.dtype.kind]))
+def _tensor(observation: Any, dtype: np.dtype[Any]) -> Tensor:
+    """An observation in its space's dtype, or in a wider one that zips are read with."""
+    array = np.ascontiguousarray(observation, dtype=dtype).reshape(np.shape(observation))
+    return torch.from_numpy(array if dtype.name in KEPT else array.astype(STORED[dtype.kind]))

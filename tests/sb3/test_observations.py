@@ -53,10 +53,15 @@ def test_the_ring_has_the_dtype_of_the_space(dtype: str) -> None:
         lambda x: np.round(x).astype(np.int64),
     ],
 )
-def test_any_container_is_cast_on_the_way_in_also_at_an_end(observe: Any) -> None:
-    model = Rainbow("MlpPolicy", AsReturned([lambda: Returns(vector(np.float32), observe)] * 2), **SMALL)
+def test_any_container_is_cast_on_the_way_in_also_at_an_end_and_in_zips(observe: Any, tmp_path: Path) -> None:
+    env = AsReturned([lambda: Returns(vector(np.float32), observe)] * 2)
+    model = Rainbow("MlpPolicy", env, **SMALL)
     model.learn(40)
     assert model._n_updates > 0 and model.agent.replay.frames.dtype == torch.float32
+    model.save(tmp_path / "model")
+    again = Rainbow.load(tmp_path / "model", env=env, force_reset=False)
+    assert np.array_equal(again._last_obs, np.asarray(model._last_obs, dtype=np.float32))  # type: ignore[arg-type]
+    again.learn(10, reset_num_timesteps=False)
 
 
 @pytest.mark.parametrize(
