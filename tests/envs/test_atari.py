@@ -89,24 +89,23 @@ def test_an_episode_is_a_function_of_its_seed_and_its_actions_with_sticky_action
     finished = record(seed=3)
     assert len(finished) >= 6
     began = dict.fromkeys(range(3), 0)
+    vector = ale_py.AtariVectorEnv(
+        "breakout",
+        1,
+        stack_num=1,
+        reward_clipping=False,
+        use_fire_reset=True,
+        repeat_action_probability=0.25,
+        max_num_frames_per_episode=160,
+        num_threads=1,
+    )
     for env, shown, actions, rewards in finished:
-        vector = ale_py.AtariVectorEnv(
-            "breakout",
-            1,
-            stack_num=1,
-            reward_clipping=False,
-            use_fire_reset=True,
-            repeat_action_probability=0.25,
-            max_num_frames_per_episode=160,
-            num_threads=1,
-        )
         frames, _ = vector.reset(seed=np.array([episode_seed(3, env, began[env])]))
         began[env] += 1
         for t, action in enumerate(actions):
             assert np.array_equal(frames[0, 0], shown[t])
             frames, reward, *_ = vector.step(np.array([action]))
             assert reward[0] == rewards[t]
-        vector.close()
 
 
 def test_a_seed_repeats_the_whole_run_and_another_does_not() -> None:

@@ -21,8 +21,15 @@ def assert_same_future(ours: Any, theirs: Any, steps: int, num_actions: int) -> 
         assert one.episodes == two.episodes  # scores and lengths count from the episode's true beginning
 
 
-@pytest.mark.parametrize("game", ["breakout", "asterix", "pong"])
-@pytest.mark.parametrize("sticky", [0.0, 0.25])
+@pytest.mark.parametrize(
+    ("game", "sticky"),
+    [
+        ("breakout", 0.25),
+        ("asterix", 0.0),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [("breakout", 0.0), ("asterix", 0.25)]),
+        *(pytest.param("pong", sticky, marks=pytest.mark.slow) for sticky in (0.0, 0.25)),
+    ],
+)
 def test_episodes_of_different_phase_go_on_frame_by_frame(game: str, sticky: float) -> None:
     protocol = Protocol(sticky_actions=sticky, fire_on_reset=game == "breakout", max_episode_frames=1_200)
     played = AtariEnvs(game, 3, protocol, seed=5)
@@ -40,7 +47,7 @@ def test_episodes_of_different_phase_go_on_frame_by_frame(game: str, sticky: flo
     resumed.close()
 
 
-@pytest.mark.parametrize("sticky", [0.0, 0.25])
+@pytest.mark.parametrize("sticky", [pytest.param(0.0, marks=pytest.mark.slow), 0.25])
 @pytest.mark.parametrize(("steps", "unseeded"), [(150, 1), (335, 0), (480, 1)])  # 100 steps an episode
 def test_several_episodes_of_one_seed_go_on_frame_by_frame(steps: int, unseeded: int, sticky: float) -> None:
     def make() -> AtariEnvs:
@@ -95,8 +102,10 @@ def test_a_shorter_sequence_or_another_number_of_environments_is_refused() -> No
     with pytest.raises(ValueError, match="was in visit 4, but the sequence has 1"):
         envs.load_state_dict({**state, "visit": 4})
     envs.close()
+    three = SequentialAtari(["pong"], 400, 1, 3)
     with pytest.raises(ValueError, match="env.num_envs is 3, but 2 environments were saved"):
-        SequentialAtari(["pong"], 400, 1, 3).load_state_dict(state)
+        three.load_state_dict(state)
+    three.close()
 
 
 def test_an_emulator_that_dies_is_named_with_its_game_seed_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
