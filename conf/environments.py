@@ -137,7 +137,7 @@ def tasks(env: EnvConfig, seed: int) -> list[Task]:
         Task(
             env.name,
             env.id,
-            env.kwargs,
+            env.kwargs or {},
             module=env.module,
             wrappers=tuple(env.wrappers),
             max_episode_steps=env.max_episode_steps,
@@ -159,6 +159,8 @@ def check(env: EnvConfig, seed: int) -> tuple[Observations, int]:
     """
     if isinstance(env, SequenceConfig):
         _check_sequence(env)
+    if isinstance(env, GymnasiumConfig) and not (env.kwargs is None or isinstance(env.kwargs, Mapping)):
+        raise ValueError(f"env.kwargs={env.kwargs}, expected {{name: value}} or null")
     kinds = len(env.tasks) if isinstance(env, SequenceConfig) else 1
     shapes = {task.name: _shape_of(env, task) for task in tasks(env, seed)[:kinds]}
     name, shape = next(iter(shapes.items()))
@@ -193,6 +195,8 @@ def _check_sequence(env: SequenceConfig) -> None:
     unknown = [name for name in env.redraw if name not in REDRAWN]
     if unknown:
         raise ValueError(f"env.redraw names {unknown[0]}, which is none of {', '.join(REDRAWN)}")
+    if env.visits is not None and env.visits < 1:
+        raise ValueError(f"env.visits={env.visits}, expected 1 or more")
     if env.visits is not None and env.visits > len(env.tasks) and not env.redraw:
         raise ValueError(
             f"env.visits={env.visits}, but env.tasks has {len(env.tasks)} and env.redraw is empty: use env.cycles to "

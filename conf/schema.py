@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, Dict, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
+from typing import Any, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -195,7 +195,7 @@ class AtariConfig(EnvConfig):
 @dataclass
 class GymnasiumConfig(EnvConfig):
     id: str = MISSING
-    kwargs: Dict[str, Any] = MISSING  # noqa: UP006
+    kwargs: Any = MISSING  # {name: value} of its constructor, or null
     module: str | None = MISSING
     wrappers: List[str] = MISSING  # noqa: UP006
     stack: int = MISSING
