@@ -15,7 +15,7 @@ from nap_rl.nn.embedding import QuantileEmbedding
 from nap_rl.nn.heads import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
 from nap_rl.nn.q_network import QNetwork
 from nap_rl.nn.streams import Streams
-from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MinAtarTorso, MlpTorso, NatureTorso
+from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MinAtarTorso, MlpTorso, NatureTorso, feature_count
 
 IMAGE_TORSOS = {
     "nature": NatureTorso,
@@ -219,14 +219,15 @@ class NetworkSpec:
         return self._image_features(stack * math.prod(frame_shape[:-2]), frame_shape)
 
     def _image_features(self, channels: int, frame_shape: Sequence[int]) -> int:
-        """F of the image torso; a pass on the meta device computes shapes alone and draws nothing."""
-        with torch.device("meta"):
+        """F of the image torso."""
+        with torch.device("meta"):  # layers without memory: their sizes tell
             torso = IMAGE_TORSOS[self.torso](channels)
-            try:
-                return int(torso(torch.empty(1, channels, *frame_shape[-2:])).shape[1])
-            except RuntimeError:
-                size = list(frame_shape[-2:])
-                raise ValueError(f"images of {size} pixels are too small for torso='{self.torso}'") from None
+        height, width = frame_shape[-2:]
+        try:
+            return feature_count(torso, height, width)
+        except ValueError:
+            size = list(frame_shape[-2:])
+            raise ValueError(f"images of {size} pixels are too small for torso='{self.torso}'") from None
 
     def _head(self) -> Head:
         if self.head == "categorical":

@@ -97,3 +97,27 @@ class MlpTorso(nn.Sequential):
             inputs = width
         super().__init__(*layers)
         self.features = inputs
+
+
+def feature_count(torso: nn.Sequential, height: int, width: int) -> int:
+    """F of an image torso for images of this size, by the sizes of its layers; nothing is computed.
+
+    Raises:
+        ValueError: a layer's window is larger than what it looks at.
+    """
+    size: tuple[int, ...] = (height, width)
+    channels = 0
+    for layer in torso:
+        if isinstance(layer, nn.Conv2d):
+            channels = layer.out_channels
+        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
+            window, stride, padding = (_pair(each) for each in (layer.kernel_size, layer.stride, layer.padding))
+            size = tuple((n + 2 * p - w) // s + 1 for n, p, w, s in zip(size, padding, window, stride, strict=True))
+        if min(size) < 1:
+            raise ValueError(f"images of {height} x {width} pixels are too small")
+    return channels * size[0] * size[1]
+
+
+def _pair(size: int | str | tuple[int, ...]) -> tuple[int, int]:
+    assert not isinstance(size, str)
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

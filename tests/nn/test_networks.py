@@ -21,6 +21,7 @@ from nap_rl.nn import (
     QNetwork,
     Streams,
 )
+from nap_rl.nn.torsos import MinAtarTorso, feature_count
 
 TORSOS = [NatureTorso, DataEfficientTorso, ImpalaTorso]
 
@@ -106,6 +107,19 @@ def test_the_layers_of_one_draw_have_independent_noise() -> None:
 @pytest.mark.parametrize("torso", TORSOS)
 def test_a_torso_gives_as_many_features_as_it_says(torso: type[NatureTorso]) -> None:
     assert torso(channels=4)(torch.rand(2, 4, 84, 84)).shape == (2, torso.features)
+
+
+@pytest.mark.parametrize("size", [(84, 84), (64, 96), (210, 160), (36, 36), (25, 41)])
+@pytest.mark.parametrize("torso", [NatureTorso, DataEfficientTorso, ImpalaTorso, MinAtarTorso])
+def test_features_are_counted_as_a_pass_counts_them(torso: type[NatureTorso], size: tuple[int, int]) -> None:
+    layers = torso(2)
+    try:
+        expected = layers(torch.rand(1, 2, *size)).shape[1]
+    except RuntimeError:
+        with pytest.raises(ValueError, match=f"images of {size[0]} x {size[1]} pixels are too small"):
+            feature_count(layers, *size)
+    else:
+        assert feature_count(layers, *size) == expected
 
 
 @pytest.mark.parametrize("torso", TORSOS)
