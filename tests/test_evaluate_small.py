@@ -1,0 +1,69 @@
+"""evaluate.py on runs outside Atari: the tasks of a sequence, under their own names."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = [
+    "experiment=permuted_catch",
+    "env.visits=2",
+    "env.num_envs=2",
+    "env.frames_per_task=60",
+    "agent.min_replay_steps=16",
+    "compile=off",
+    "device=cpu",
+    "logger.tensorboard=false",
+]
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("catch") / "run"
+    done = command("train.py", *TRAIN, f"hydra.run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_task_of_a_sequence_is_scored_under_its_name(run: Path, tmp_path: Path) -> None:
+    done = command("evaluate.py", str(run), "episodes=3", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "episodes.csv").open()))
+    assert [row["game"] for row in rows] == ["catch-0"] * 3 + ["catch-1"] * 3
+    assert {row["return"] for row in rows} <= {"1.0", "-1.0"} and {row["length_frames"] for row in rows} == {"9"}
+    assert len(json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["env.game=pong"], "env.game=pong is no task of the run: did you mean 'catch-"),
+        (["env.protocol.noop_max=3"], "env.protocol is of Atari games, but the run plays permuted_catch"),
+        (["video=true"], "video=true films Atari games"),
+    ],
+)
+def test_what_such_a_run_does_not_have_is_one_sentence(run: Path, arguments: list[str], sentence: str) -> None:
+    done = command("evaluate.py", str(run), *arguments)
+    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_summary_lists_task_cycle_frames_episodes_and_returns_of_each_visit(run: Path) -> None:
+    visits = json.loads((run / "summary.json").read_text())["visits"]
+    assert [visit["task"] for visit in visits] == ["catch-0", "catch-1"]
+    for visit in visits:
+        assert {"cycle", "frames", "episodes", "mean_return", "late_return"} <= set(visit)
+        assert (visit["cycle"], visit["frames"], visit["episodes"]) == (
+            0,
+            60,
+            6,
+        )  # 30 steps, 9 an episode, 2 environments
