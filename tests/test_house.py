@@ -12,7 +12,6 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (  # from the ground up; a file beside rooms, such as nap_rl/losses.py, is a room
     {
         "checkpoint",
-        "cli",
         "compilation",
         "dotted",
         "files",
@@ -22,12 +21,15 @@ FLOORS = (  # from the ground up; a file beside rooms, such as nap_rl/losses.py,
         "nap",
         "process",
         "schedules",
+        "threads",
     },
     {"diagnostics", "logging", "nn", "plasticity", "replay", "report"},
     {"envs"},
-    {"agents"},
-    {"native", "sb3", "studies"},
+    {"agents", "cli"},
+    {"native", "sb3", "sweep"},
+    {"studies"},
     {"conf"},
+    {"training"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FOLDERS_OUTSIDE = ("agents", "conf", "envs", "studies")  # nap_rl/<name> is a link to them
