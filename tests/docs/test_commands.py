@@ -42,14 +42,15 @@ TRAININGS = {  # by what is typed, so that a command of several pages is checked
 def test_every_training_command_passes_the_checks(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nap_rl import train
+    from nap_rl import cli, train
+    from nap_rl.conf import check
 
     if "minatar" in " ".join(arguments):
         pytest.importorskip("minatar")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    monkeypatch.setattr(train, "job", lambda *_: 0)
-    monkeypatch.setattr(train, "check_space", lambda *_: None)  # of this machine's disk and memory
+    monkeypatch.setattr(cli, "start", lambda *_: 0)
+    monkeypatch.setattr(check, "check_space", lambda *_: None)  # of this machine's disk and memory
     with pytest.raises(SystemExit) as ended:
         train.main()
     assert ended.value.code == 0
