@@ -65,7 +65,11 @@ class Streams(nn.Module):
         self.outputs = outputs
         self.advantage = Stream(features, hidden, actions * outputs, sigma0)
         self.value = Stream(features, hidden, outputs, sigma0) if dueling else None
-        self.noise_sizes = noise_sizes(self.noisy_layers())
+
+    @property
+    def noise_sizes(self) -> list[int]:
+        """Numbers of noise that each noisy layer takes. Read anew each time: CReLU doubles a layer's inputs."""
+        return noise_sizes(self.noisy_layers())
 
     def noisy_layers(self) -> list[NoisyLinear]:
         """The layers that take noise, in the order in which `forward` reads it; empty for plain streams."""

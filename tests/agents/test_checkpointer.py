@@ -50,7 +50,7 @@ def test_what_is_due_is_written_and_so_many_are_kept(tiny: Any, tmp_path: Path) 
     assert names(tmp_path / "checkpoints") == [f"frames-{frames:012d}" for frames in (320, 480, 640)]
     assert checkpointer.save() is not None  # the last step's
     assert checkpointer.save() == checkpointer.last  # and not again
-    assert trainer.checkpoint_seconds > 0
+    assert trainer.records.checkpoint_seconds > 0
 
 
 def test_time_makes_one_due_too(tiny: Any, tmp_path: Path) -> None:
