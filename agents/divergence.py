@@ -1,9 +1,19 @@
-"""The end of a run whose numbers are no longer numbers."""
+"""What an update computed, and the end of a run whose numbers are no longer numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Update(NamedTuple):
+    """What one update computed: tensors of no dimension on the agent's device, so that nobody waits for them."""
+
+    loss: Tensor  # mean over the batch, importance weights included, without a method's penalty
+    grad_norm: Tensor  # global, before clipping
 
 
 class Diverged(RuntimeError):

@@ -14,9 +14,9 @@ import torch
 
 from nap_rl.agents.collector import Collector
 from nap_rl.agents.diagnostics import Diagnostics
-from nap_rl.agents.divergence import check_finite
+from nap_rl.agents.divergence import Update, check_finite
 from nap_rl.agents.evaluation import Evaluation
-from nap_rl.agents.value_agent import Update, ValueAgent
+from nap_rl.agents.value_agent import ValueAgent
 from nap_rl.envs.step import Episode, Step, Visit
 from nap_rl.logging import RecentRate, RunLog, Status
 from nap_rl.logging.tags import LAYER_MEASURES

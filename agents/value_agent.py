@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,23 +16,15 @@ import torch
 from torch import Tensor
 
 from nap_rl.agents.captured import Captured
-from nap_rl.agents.divergence import check_finite
+from nap_rl.agents.divergence import Update, check_finite
 from nap_rl.agents.draws import Draw, Draws, draw
+from nap_rl.agents.target import move_target
 from nap_rl.compilation import compiled_method
 from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector
 from nap_rl.nn import Head, HeadLoss, QNetwork, Target
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
-
-STATISTICS_BATCH = 64  # states in which a plasticity method looks for dormant units (Sokar et al. 2023)
-
-
-class Update(NamedTuple):
-    """What one update computed: tensors of no dimension on the agent's device, so that nobody waits for them."""
-
-    loss: Tensor  # mean over the batch, importance weights included, without a method's penalty
-    grad_norm: Tensor  # global, before clipping
 
 
 class ValueAgent:
@@ -104,8 +96,8 @@ class ValueAgent:
         if compiled and on_cpu:
             self.q_values = compiled_method(self.q_values, on_cpu)  # type: ignore[method-assign]
         if captured:
-            generators = [self.generator, replay.generator]
-            self.gradient_step = Captured(self.gradient_step, self.device, generators)  # type: ignore[assignment]
+            draws_from = [self.generator, replay.generator]
+            self.gradient_step = Captured(self.gradient_step, self.device, draws_from)  # type: ignore[assignment]
             self.q_values = Captured(self.q_values, self.device)  # type: ignore[assignment]
 
     @torch.inference_mode()
@@ -134,7 +126,7 @@ class ValueAgent:
         if self.device.type == "cpu":
             self.check_finite(update)
         if self.updates % self.target_every_updates == 0:
-            self.update_target()
+            move_target(self.target, self.network, self.tau)
         return update
 
     def gradient_step(self, importance_exponent: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -193,32 +185,20 @@ class ValueAgent:
 
     def check_finite(self, update: Update) -> None:
         """Raise Diverged where loss or gradient norm of the last update is not finite. Waits for a GPU."""
-        numbers = {"loss": float(update.loss), "gradient's norm": float(update.grad_norm)}
-        check_finite(numbers, f"at update {self.updates}")
+        loss, norm = float(update.loss), float(update.grad_norm)
+        check_finite({"loss": loss, "gradient's norm": norm}, f"at update {self.updates}")
 
     def intervene(self) -> bool:
         """Let the plasticity method change weights, after each update, and project them; whether it changed any."""
-        changed = self.method.after_update(
-            self.updates, lambda: self.replay.sample(STATISTICS_BATCH).to(self.device).s_tm1
-        )
+        count = self.method.statistics_batch
+        changed = self.method.after_update(self.updates, lambda: self.replay.sample(count).to(self.device).s_tm1)
         if changed and self.projector is not None:
             self.projector.project()
         return changed
 
-    @torch.no_grad()
-    def update_target(self) -> None:
-        """target <- tau * online + (1 - tau) * target: a copy where tau is 1."""
-        if self.tau == 1.0:
-            self.copy_to_target()
-            return
-        for target, online in zip(self.target.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if target.is_floating_point():  # counts of batches seen stay
-                target.lerp_(online.to(target.dtype), self.tau)
-
-    @torch.no_grad()
     def copy_to_target(self) -> None:
-        """target <- online; a target network is copied and never projected by itself."""
-        torch._foreach_copy_(list(self.target.state_dict().values()), list(self.network.state_dict().values()))
+        """target <- online, also where `tau` is below 1."""
+        move_target(self.target, self.network)
 
     def set_learning_rate(self, rate: float) -> None:
         """For the next updates."""
@@ -229,10 +209,7 @@ class ValueAgent:
                 group["lr"] = rate
 
     def renew(self, fresh: QNetwork) -> None:
-        """Take over the weights of `fresh`, and forget what was learnt: moments, target, and the norms to project to.
-
-        The replay, the count of updates and the random streams stay. A plasticity method has to be made anew.
-        """
+        """Take over the weights of `fresh`: moments, target and norms begin anew. The caller renews the method."""
         self.network.load_state_dict(fresh.state_dict())
         self.reset_optimizer()
         self.copy_to_target()
@@ -265,9 +242,8 @@ class ValueAgent:
         except RuntimeError as error:
             raise ValueError(f"the saved network is not the configured one: {' '.join(str(error).split())}") from None
         moments = {int(index): moments for index, moments in state["optimizer"].items()}
+        self.reset_optimizer()
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        if isinstance(self.gradient_step, Captured):
-            self.gradient_step.forget()
         self.method.load_state_dict(state["method"])
         self.generator.set_state(state["generator"])
         self.exploration.bit_generator.state = state["exploration"]

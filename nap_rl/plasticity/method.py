@@ -41,6 +41,8 @@ class Method:
 
     norm: str | None = None
     """The normalisation without which the method is not itself ("layer"), None where any network will do."""
+    statistics_batch = 64
+    """States that `inputs` should give, for shares of dormant units (Sokar et al. 2023)."""
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, seed: int = 0) -> None:
         self.network = network
