@@ -150,11 +150,13 @@ def _meta(folder: Path) -> dict[str, Any]:
     """`meta` of the newest sound checkpoint of the run in `folder`."""
     if not folder.exists() and difflib.get_close_matches(folder.name, AUTO, n=1, cutoff=0.75):
         raise ValueError(f"resume={folder} is no folder: did you mean resume=auto, the newest of its settings?")
+    if not folder.is_dir():  # said before torch is imported
+        raise ValueError(f"resume={folder} is no folder: expected the folder of a run, with checkpoints/ in it")
     from nap_rl import checkpoint
 
     if folder.parent.name == "checkpoints" and (folder / checkpoint.MANIFEST).is_file():
         raise ValueError(f"resume={folder} is one checkpoint: expected its run, resume={folder.parent.parent}")
-    meta = checkpoint.latest_meta(folder / "checkpoints") if folder.is_dir() else None
+    meta = checkpoint.latest_meta(folder / "checkpoints")
     if meta is None:
         raise ValueError(f"resume={folder} holds no checkpoint: expected the folder of a run, with checkpoints/ in it")
     if not meta.get("has_replay"):

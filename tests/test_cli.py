@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from nap_rl import cli
+from nap_rl import cli, train
 from nap_rl.conf import schema
 from nap_rl.conf.check import to_config
 
@@ -25,7 +25,7 @@ def _types() -> Iterator[None]:
     yield
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> tuple[int, list[DictConfig]]:
+def typed_arguments(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> tuple[int, list[DictConfig]]:
     """(exit code, configs that the job was started with) of `train.py ARGUMENTS` with a job that ends with `code`."""
     started: list[DictConfig] = []
 
@@ -42,7 +42,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> tu
 
 @pytest.mark.parametrize("code", [0, 3, cli.INTERRUPTED])
 def test_the_exit_code_is_the_jobs(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended, started = typed(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'run'}", "seed=7", code=code)
+    ended, started = typed_arguments(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'run'}", "seed=7", code=code)
     assert ended == code and len(started) == 1 and started[0].seed == 7
     assert (tmp_path / "run" / ".hydra" / "config.yaml").is_file()
 
@@ -53,7 +53,7 @@ def test_the_exit_code_is_the_jobs(code: int, tmp_path: Path, monkeypatch: pytes
 def test_bad_input_starts_and_writes_nothing_and_says_one_line(
     argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended, started = typed(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'run'}", argument)
+    ended, started = typed_arguments(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'run'}", argument)
     captured = capsys.readouterr()
     assert ended == cli.USAGE_ERROR == 2 and started == []
     assert captured.out == "" and captured.err.startswith("train.py: ") and captured.err.count("\n") == 1
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_starts(
     below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    ended, started = typed(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / below}")
+    ended, started = typed_arguments(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / below}")
     assert ended == 2 and started == []
     assert "cannot write the run's folder" in capsys.readouterr().err
 
@@ -75,7 +75,7 @@ def test_a_folder_without_permission_is_said_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine").mkdir(mode=0o500)
-    ended, started = typed(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'mine' / 'run'}")
+    ended, started = typed_arguments(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'mine' / 'run'}")
     assert ended == 2 and started == []
     assert "Permission denied" in capsys.readouterr().err
 
@@ -84,7 +84,7 @@ def test_a_folder_that_holds_a_run_already_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "metrics.csv").write_text("updates\n1\n")
-    ended, started = typed(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path}")
+    ended, started = typed_arguments(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path}")
     assert ended == 2 and started == []
     assert "holds a run already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
@@ -124,5 +124,84 @@ def test_a_folder_in_which_nothing_was_played_yet_is_taken_again(
     for name in left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    ended, started = typed(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path}")
+    ended, started = typed_arguments(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path}")
     assert ended == code and len(started) == (code == 0)
+
+
+REFUSED = """
+import sys
+from nap_rl import train
+for argument in sys.argv[1:]:
+    try:
+        train.command([argument])
+    except SystemExit as end:
+        print(argument, end.code, *({"torch", "matplotlib"} & set(sys.modules)))
+"""
+
+
+def test_a_refused_command_does_not_import_torch() -> None:
+    typed = ["agent.nap=ture", "env.game=pnog", "agent.discount=2", "frames=soon", "resume=nowhere", "-x"]
+    done = subprocess.run([sys.executable, "-c", REFUSED, *typed], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{argument} 2" for argument in typed], done.stderr
+    assert done.stderr.count("\n") == len(typed)
+
+
+def test_a_run_brings_no_compiler_and_no_plots_along() -> None:
+    unwanted = ("torch._dynamo", "sympy", "matplotlib", "stable_baselines3")
+    code = f"import sys, nap_rl.training; print([name for name in {unwanted} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_is_in_plain_words(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.command([option]) == 0
+    out = capsys.readouterr().out
+    for command in ("train.py", "evaluate.py", "report.py", "study.py", "bootstrap.py"):
+        assert command in out
+    for words in ("resume=auto", "128 + signal", "metrics.csv", "hydra.run.dir", "agent.learning_rate", "rainbow"):
+        assert words in out
+    assert "schema" not in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("--seed=3", "there is no option --seed: settings are written without dashes, as seed=3"),
+        ("--multi", "there is no option --multi: did you mean --multirun?"),
+        ("--config-dir", "--config-dir needs a folder"),
+        ("--config-dir=/nowhere", "--config-dir=/nowhere is no folder"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_one_sentence(
+    typed: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended, started = typed_arguments(monkeypatch, typed)
+    err = capsys.readouterr().err
+    assert ended == 2 and started == [] and sentence in err and err.count("\n") == 1
+
+
+def test_a_folder_of_further_presets_is_composed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 77\n")
+    arguments = [f"--config-dir={tmp_path}", "experiment=mine", f"hydra.run.dir={tmp_path / 'run'}"]
+    ended, started = typed_arguments(monkeypatch, *SMALL, *arguments)
+    assert ended == 0 and started[0].seed == 77
+
+
+def test_without_tensorboard_one_sentence_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nap_rl.conf.check.find_spec", lambda name: None)
+    ended, started = typed_arguments(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'run'}")
+    assert ended == 2 and started == [] and not (tmp_path / "run").exists()
+    assert "tensorboard is not installed: add logger.tensorboard=false" in capsys.readouterr().err
+    run = f"hydra.run.dir={tmp_path / 'run'}"
+    assert typed_arguments(monkeypatch, *SMALL, run, "logger.tensorboard=false")[0] == 0
+
+
+def test_hydra_answers_what_starts_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ended, started = typed_arguments(monkeypatch, "--cfg", "job", "seed=7")
+    assert ended == 0 and started == [] and "seed: 7" in capsys.readouterr().out
+    ended, started = typed_arguments(monkeypatch, "--cfg", "job", "seeed=7")
+    assert ended == 2 and "did you mean 'seed'?" in capsys.readouterr().err

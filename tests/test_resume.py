@@ -41,7 +41,9 @@ TINY = [
     "logger.every_updates=3",
     "checkpoint.every=160",
     "device=cpu",
+    "threads=1",
 ]
+Command = Callable[..., tuple[int, str, str]]
 FRAMES = 1_600
 
 
@@ -79,9 +81,9 @@ def name(frames: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, train_here: Command) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    code, _, err = finish(new(folder))
+    code, _, err = train_here(*TINY, f"hydra.run.dir={folder}")
     assert code == 0, err
     return folder
 
@@ -91,19 +93,19 @@ def summary(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_kill_9_and_resume_is_the_run_that_was_never_killed(whole: Path, tmp_path: Path) -> None:
+def test_kill_9_and_resume_is_the_run_that_was_never_killed(whole: Path, tmp_path: Path, train_here: Command) -> None:
     folder = tmp_path / "it's a, run=1"  # a folder whose name needs quotes
     process = start(*TINY, "hydra.run.dir='" + str(folder).replace("'", r"\'") + "'")
     wait_for(folder / "checkpoints" / name(640), process)
     process.kill()
     process.communicate()
-    code, out, err = finish(start(f"resume={folder}"))
+    code, out, err = train_here(f"resume={folder}")
     assert code == 0, err
     assert "resumed from" in err and "Traceback" not in err
     assert fingerprint(folder) == fingerprint(whole)
     assert summary(folder)["weights_sha256"] == summary(whole)["weights_sha256"]
     assert summary(folder)["visits"] == summary(whole)["visits"] and summary(folder)["status"] == "finished"
-    code, out, _ = finish(start(f"resume={folder}"))
+    code, out, _ = train_here(f"resume={folder}")
     assert code == 0 and f"is finished: {FRAMES:,} frames are played" in out
 
 
@@ -179,9 +181,9 @@ def test_a_signal_stops_at_the_next_step_with_a_checkpoint_and_its_own_code(
     assert newest is not None and newest.name == name(summary(folder)["frames"]) != name(0)
 
 
-def test_a_second_process_on_the_same_run_is_refused(whole: Path) -> None:
-    with sole_owner(whole):
-        code, out, err = finish(start(f"resume={whole}", "frames=2000", "env.cycles=3"))
+def test_a_second_process_on_the_same_run_is_refused(whole: Path, train_here: Command) -> None:
+    with sole_owner(whole):  # a lock of an open file: also against this process itself
+        code, out, err = train_here(f"resume={whole}", "frames=2000", "env.cycles=3")
     assert (code, out) == (2, "")
     assert f"is in use by another process (process {os.getpid()} on " in err and err.count("\n") == 1
 

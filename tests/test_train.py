@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ TINY = [
     "replay.capacity=1000",
     "logger.every_updates=5",
     "device=cpu",
+    "threads=1",
 ]
+Command = Callable[..., tuple[int, str, str]]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -81,15 +84,17 @@ def nap(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.fixture(scope="session")
-def nap_again(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def nap_again(tmp_path_factory: pytest.TempPathFactory, train_here: Command) -> Finished:
     """The same run, evaluated while it trains: one frame count falls on a switch, one does not."""
     evaluations = ["eval.every=1000", "eval.episodes=3", "eval.num_envs=2", "eval.epsilon=0.1"]
-    return trained(tmp_path_factory.mktemp("again"), "agent.nap=true", *evaluations)
+    folder = tmp_path_factory.mktemp("again")
+    return Finished(folder, *train_here(*TINY, f"hydra.run.dir={folder}", "agent.nap=true", *evaluations))
 
 
 @pytest.fixture(scope="session")
-def nap_other_seed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return trained(tmp_path_factory.mktemp("other"), "agent.nap=true", "seed=1")
+def nap_other_seed(tmp_path_factory: pytest.TempPathFactory, train_here: Command) -> Finished:
+    folder = tmp_path_factory.mktemp("other")
+    return Finished(folder, *train_here(*TINY, f"hydra.run.dir={folder}", "agent.nap=true", "seed=1"))
 
 
 @pytest.fixture(scope="session")

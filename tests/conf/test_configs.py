@@ -168,6 +168,25 @@ BAD = [
     ("+env.gme=pong", "there is no key 'env.gme': did you mean 'env.game'?"),
     ("agent.learning_rat=1", "there is no key 'agent.learning_rat': did you mean 'agent.learning_rate'?"),
     ("+agent.learning_rat=1", "there is no key 'agent.learning_rat': did you mean 'agent.learning_rate'?"),
+    ("agent.lr=1", "there is no key 'agent.lr': did you mean 'agent.learning_rate'?"),
+    ("lr=1", "there is no key 'lr': did you mean 'agent.learning_rate'?"),
+    ("gamma=1", "there is no key 'gamma': did you mean 'agent.discount'?"),
+    ("batch_size=1", "there is no key 'batch_size': did you mean 'agent.batch_size'?"),
+    ("env=pong", "did you mean env=atari env.game=pong?"),
+    ("env.game=PongNoFrameskip-v4", "did you mean 'pong'?"),
+    ("env.game=ALE/Pong-v5", "did you mean 'pong'?"),
+    ("env.game=Pong", "did you mean 'pong'?"),
+    ("env.frames_per_game=8", "there is no key 'env.frames_per_game' here: env=sequential_atari has it"),
+    ("agent.head.quantiles=8", "agent/head=quantile have it"),
+    ("nap=true", "did you mean agent.nap=true?"),
+    ("env=3", "env=3: env is a group of settings with the options atari, catch"),
+    ("name=模型", """put quotes around the value, "name='模型'\""""),
+    ("name=a(b)=c", """put quotes around the value, "name='a(b)=c'\""""),
+    ("seed=[", "seed=[ cannot be read as it is"),
+    ("seed", "'seed' is no setting: write key=value"),
+    ("x y=1", "'x y=1' is no setting: write key=value"),
+    ("threads=0", "threads=0, expected auto or a number from 1 to 1024"),
+    ("threads=many", "threads=many, expected auto or a number from 1 to 1024"),
     ("seeed=1", "there is no key 'seeed': did you mean 'seed'?"),
     ("+seeed=1", "there is no key 'seeed': did you mean 'seed'?"),
     ("agent.nap=ture", "agent.nap=ture is not true or false"),
@@ -395,8 +414,8 @@ def test_nan_is_no_number_also_where_nothing_reads_it(key: str) -> None:
 
 
 def test_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
-    valid, refused = try_overrides(90, seed=0)
-    assert valid > 5 and refused > 20
+    valid, refused = try_overrides(40, seed=0)
+    assert valid > 3 and refused > 10
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     [
         ("latest", "resume=latest is no folder: did you mean resume=auto"),
         ("run/checkpoints/frames-000000004000", "is one checkpoint: expected its run, resume="),
-        ("nowhere", "resume=nowhere holds no checkpoint: expected the folder of a run"),
+        ("nowhere", "resume=nowhere is no folder: expected the folder of a run"),
     ],
 )
 def test_what_is_no_run_is_answered_with_what_was_meant(
