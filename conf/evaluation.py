@@ -11,6 +11,7 @@ from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
 from nap_rl.conf import environments
+from nap_rl.conf.ranges import RANGES, numbers
 from nap_rl.conf.schema import VARIES, AtariConfig, Config, Device, SequentialConfig, leaves, to_dict
 from nap_rl.envs import Protocol, Resize, check_game
 from nap_rl.machine import pick_device
@@ -67,28 +68,12 @@ def read_settings(overrides: list[str]) -> EvaluationConfig:
     with open_dict(node):
         node.pop("hydra", None)
     settings: EvaluationConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
-    for name in ("episodes", "num_envs"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name}={getattr(settings, name)}, expected 1 or more")
-    if settings.seed < 0:
-        raise ValueError(f"seed={settings.seed}, expected 0 or more")
-    check_epsilon("epsilon", settings.epsilon)
-    sticky, noop = settings.env.protocol.sticky_actions, settings.env.protocol.noop_max
-    if sticky is not None and not 0.0 <= sticky <= 1.0:
-        raise ValueError(f"env.protocol.sticky_actions={sticky}, expected a number in [0, 1]")
-    if noop is not None and noop < 1:
-        raise ValueError(f"env.protocol.noop_max={noop}, expected 1 or more")
-    cap = settings.env.protocol.max_episode_frames
-    if cap is not None and cap < 4:
-        raise ValueError(f"env.protocol.max_episode_frames={cap}, expected 4 or more")
+    for key, value in numbers(settings):
+        bounds = RANGES[key if key in RANGES else f"eval.{key}"]
+        if (expected := bounds.refusal(value)) is not None:
+            raise ValueError(f"{key}={value}, {expected}")
     pick_device(settings.device.name)
     return settings
-
-
-def check_epsilon(name: str, epsilon: float) -> None:
-    """ValueError unless it is a probability."""
-    if not 0.0 <= epsilon <= 1.0:
-        raise ValueError(f"{name}={epsilon}, expected a number in [0, 1]")
 
 
 def protocol_of(run: Config, overrides: ProtocolOverrides) -> Protocol | None:

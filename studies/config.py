@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ CHOICES = {
     "affine": ("omit", "free", "project", "regularize"),
     "optimizer": ("adam", "sgd", "momentum"),
 }
+MOST = 10**15  # exact in float64, far from the end of int64 and float32
 AT_LEAST_ONE = (
     "width",
     "depth",
@@ -71,6 +72,9 @@ def validate(config: StudyConfig) -> None:
     for key, choices in CHOICES.items():
         if getattr(config, key) not in choices:
             raise ValueError(f"{key}={getattr(config, key)} is not one of {', '.join(choices)}.")
+    for key, value in asdict(config).items():
+        if isinstance(value, (int, float)) and not -MOST <= value <= MOST:  # NaN too
+            raise ValueError(f"{key} must be a number of at most {MOST:.0e}; got {value}.")
     for key in AT_LEAST_ONE:
         if getattr(config, key) < 1:
             raise ValueError(f"{key} must be at least 1; got {getattr(config, key)}.")

@@ -11,10 +11,11 @@ import pytest
 from omegaconf import OmegaConf, open_dict, read_write
 
 from nap_rl import cli
-from nap_rl.conf import check, schema
+from nap_rl.conf import check, evaluation, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.ranges import RANGES, Range, numbers, range_of
 from nap_rl.conf.schema import Config
+from nap_rl.studies import job
 
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]
 CONF = Path(check.__file__).parent
@@ -108,6 +109,30 @@ def test_a_refusal_says_what_is_expected(bounds: Range, value: float, expected: 
 def test_a_number_that_the_table_leaves_out_has_the_bounds_of_its_type() -> None:
     assert range_of("plasticity.every", 3).high == 2**63 - 1
     assert range_of("plasticity.tau", 0.5).high == 3.4e38
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("episodes=1e30", "expected 1000000000 or less"),
+        ("num_envs=5000", "num_envs=5000, expected 4096 or less"),
+        ("seed=-1", "seed=-1, expected 0 or more"),
+        ("epsilon=nan", "epsilon=nan, expected a number in [0, 1]"),
+        ("env.protocol.noop_max=3000000000", "env.protocol.noop_max=3000000000, expected 2147483647 or less"),
+    ],
+)
+def test_numbers_of_an_evaluation_have_the_same_ranges(typed: str, sentence: str) -> None:
+    evaluation.register()
+    with pytest.raises(ValueError) as error:
+        evaluation.read_settings([typed])
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("typed", ["learning_rate=inf", "learning_rate=nan", "tasks=1e30", "seed=-1e30"])
+def test_numbers_of_a_study_are_bounded(typed: str) -> None:
+    job.register_schema()
+    with pytest.raises(ValueError, match=f"{typed.split('=')[0]} must be a number of at most"):
+        job.typed(job.compose([typed]))
 
 
 @pytest.mark.parametrize(
