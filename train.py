@@ -43,7 +43,7 @@ threads.wait_briefly()  # before anything loads OpenMP
 
 from omegaconf import DictConfig  # noqa: E402
 
-from nap_rl import cli  # noqa: E402
+from nap_rl import cli, process  # noqa: E402
 
 CONFIG_NAME = "config"
 
@@ -87,9 +87,10 @@ def single_run(arguments: cli.Arguments) -> int:
     config = check_run(node, resume)
 
     def job(node: DictConfig, folder: Path) -> int:
-        from nap_rl import training
+        with process.RunsHere() as runs:  # before torch is imported: runs that start together see each other
+            from nap_rl import training
 
-        return training.train(config, folder, resume, list(node.hydra.overrides.task))
+            return training.train(config, folder, resume, list(node.hydra.overrides.task), runs)
 
     return cli.start(job, node)
 

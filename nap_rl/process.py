@@ -6,11 +6,13 @@ import fcntl
 import os
 import signal
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import IO
 
 
 class StopSignals:
@@ -57,3 +59,48 @@ def sole_owner(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+class RunsHere:
+    """Within it this process counts as a run on this machine, and `count` says how many runs of this user there are.
+
+    Each run holds the lock of a file of its own; the kernel takes the lock back when a process dies.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = Path(tempfile.gettempdir()) / f"nap_rl-{os.getuid()}" if folder is None else folder
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> RunsHere:
+        with suppress(OSError):  # a machine without such a folder, or without locks
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self._file = open(self.folder / f"run-{os.getpid()}", "w", encoding="ascii")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.unlink(self._file.name)
+            self._file.close()
+
+    def count(self) -> int:
+        """Runs on this machine, this one among them."""
+        others = 0
+        with suppress(OSError):
+            for path in self.folder.glob("run-*"):
+                others += path.name != f"run-{os.getpid()}" and self._is_held(path)
+        return 1 + others
+
+    @staticmethod
+    def _is_held(path: Path) -> bool:
+        """Whether a process holds the lock; the file of one that died is removed."""
+        try:
+            with open(path, encoding="ascii") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False

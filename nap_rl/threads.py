@@ -18,14 +18,16 @@ def wait_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
-def count(name: str, default: int) -> int:
-    """Threads for torch's operations: a number, or `auto`, torch's `default` within what this process may use.
+def count(name: str, default: int, runs: int = 1) -> int:
+    """Threads for torch's operations: a number, or `auto`.
+
+    `auto` is torch's `default`, or this run's share of the cores that the process may use: cores // runs, at least 1.
 
     Raises:
         ValueError: anything else.
     """
     if name == "auto":
-        return min(default, usable_cores())
+        return max(min(default, usable_cores() // runs), 1)
     if not (name.isdecimal() and 1 <= int(name) <= MOST):
         raise ValueError(f"threads={name}, expected auto or a number from 1 to {MOST}")
     return int(name)

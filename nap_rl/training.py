@@ -22,7 +22,7 @@ from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
 from nap_rl.logging import Progress, RunLog
 from nap_rl.logging.console import say
-from nap_rl.process import StopSignals, sole_owner
+from nap_rl.process import RunsHere, StopSignals, sole_owner
 
 DIVERGED, CANNOT_WRITE, EMULATOR_DIED = 3, 4, 5
 MANY_ENVS = 16  # from here on seeding takes seconds
@@ -37,24 +37,25 @@ class Ending(NamedTuple):
     reason: str | None = None
 
 
-def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]) -> int:
+def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str], runs: RunsHere) -> int:
     """Train as configured, write everything into `folder`, and return the exit code.
 
     Args:
         resume: the run that goes on in `folder`, or none.
         overrides: what was typed, for the record.
+        runs: of this machine, among which the cores are shared.
     """
     if resume.is_finished(config):
         say(f"{folder} is finished: {resume.meta['frames']:,} frames are played. frames= with more goes on.")
         return 0
     machine.keep_freed_memory()
     machine.flush_denormals()
-    torch.set_num_threads(threads.count(config.threads, torch.get_num_threads()))
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         display = stack.enter_context(Progress())
         with cli.refusing_bad_input():
             stack.enter_context(sole_owner(folder))
+            share_cores(config.threads, runs.count(), display)
             trainer, checkpointer = assemble(config, folder, resume, display, overrides)
         stack.callback(trainer.env.close)
         stack.enter_context(trainer.log)
@@ -66,6 +67,14 @@ def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]
             display.note(f"warning: summary.json could not be written: {error}")
     print_end(folder, summary, checkpointer.last, tensorboard=config.logger.tensorboard)
     return ending.code
+
+
+def share_cores(setting: str, runs: int, display: Progress) -> None:
+    """Set the number of torch's threads; says so if other runs have a part in it."""
+    count, alone = (threads.count(setting, torch.get_num_threads(), n) for n in (runs, 1))
+    torch.set_num_threads(count)
+    if count != alone:
+        display.note(f"threads={count}, not {alone}: {runs} runs share {threads.usable_cores()} cores")
 
 
 def assemble(

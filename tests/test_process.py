@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_rl.process import StopSignals, sole_owner
+from nap_rl.process import RunsHere, StopSignals, sole_owner
 
 
 @pytest.mark.parametrize("number", StopSignals.SIGNALS)
@@ -50,3 +50,33 @@ def test_a_folder_has_one_owner_and_none_after_it_was_killed(tmp_path: Path) -> 
     owner.stdout.close()
     with sole_owner(tmp_path):
         assert f"process {os.getpid()} on " in (tmp_path / ".lock").read_text()
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from nap_rl.process import RunsHere
+with RunsHere(Path(sys.argv[1])) as runs:
+    print("counted", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_runs_of_a_machine_see_each_other_and_none_that_died(tmp_path: Path) -> None:
+    with RunsHere(tmp_path / "runs") as runs:
+        assert runs.count() == 1
+        other = subprocess.Popen([sys.executable, "-c", RUN, str(runs.folder)], stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None and other.stdout.readline() == "counted\n"
+        assert runs.count() == 2
+        other.kill()
+        other.wait()
+        other.stdout.close()
+        assert runs.count() == 1
+        assert [path.name for path in runs.folder.iterdir()] == [f"run-{os.getpid()}"]
+    assert list(runs.folder.iterdir()) == []
+
+
+def test_where_runs_cannot_be_counted_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with RunsHere(tmp_path / "file") as runs:
+        assert runs.count() == 1

@@ -49,8 +49,16 @@ def test_auto_is_what_the_process_may_use(
     assert threads.count("auto", default=1) == 1  # as OMP_NUM_THREADS says it
 
 
+@pytest.mark.parametrize(("runs", "expected"), [(1, 8), (2, 4), (3, 2), (8, 1), (20, 1)])
+def test_auto_shares_the_cores_among_the_runs_of_a_machine(
+    runs: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container(monkeypatch, None, 8)
+    assert threads.count("auto", default=8, runs=runs) == expected
+
+
 def test_a_number_is_taken_as_it_is() -> None:
-    assert threads.count("3", default=1) == 3
+    assert threads.count("3", default=1) == threads.count("3", default=1, runs=2) == 3
 
 
 @pytest.mark.parametrize("name", ["0", "-1", "1.5", "all", "", "1025"])
