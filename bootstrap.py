@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.util
+import importlib.machinery
 import json
 import os
 import platform
@@ -130,7 +130,7 @@ def pip_command(python: Path, run: Runner = quiet) -> list[str]:
         elsewhere = [*pip, "--python", str(python)]
         if works(*elsewhere, "--version"):
             return elsewhere
-    spec = importlib.util.find_spec("pip")
+    spec = importlib.machinery.PathFinder.find_spec("pip")
     if spec is not None and spec.origin is not None:
         # A pip older than 22.3 has no --python. Started by its folder it takes the packages beside it for
         # installed ones, so it does one thing only: give `python` a pip of its own.
