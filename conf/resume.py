@@ -91,7 +91,7 @@ def check_changes(meta: Mapping[str, Any], config: Config, allow: tuple[str, ...
             near = difflib.get_close_matches(name, [*keys, *sections], n=1, cutoff=0.0)[0]
             raise ValueError(f"resume.allow names '{name}', which is no setting: did you mean '{near}'?")
     assert config.frames is not None
-    if config.frames < meta["frames"]:
+    if config.frames < min(meta["frames"], stored["frames"]):  # the last step may have gone beyond the end
         raise ValueError(f"frames={config.frames}, but the run has played {meta['frames']} already")
     changed = [key for key in keys if before.get(key) != now.get(key)]
     refused = [

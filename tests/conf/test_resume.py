@@ -72,6 +72,14 @@ def test_what_no_number_depends_on_may_change(change: str, tmp_path: Path) -> No
     resumed(f"resume={left_by_a_run(tmp_path, 4_000, SMALL)}", change)
 
 
+def test_a_run_whose_last_step_went_beyond_its_end_is_finished(tmp_path: Path) -> None:
+    folder = left_by_a_run(tmp_path, 8_016, SMALL)
+    resume, node = planned(f"resume={folder}")
+    config = to_config(node, begins=False)
+    resume.check(config)
+    assert config.frames == 8_000 and resume.is_finished(config)
+
+
 def test_a_sequence_may_get_more_cycles_and_not_fewer(tmp_path: Path) -> None:
     sequence = [*SMALL[:2], "env=sequential_atari", "env.frames_per_game=1000", "env.cycles=2"]
     folder = left_by_a_run(tmp_path, 20_000, sequence)
