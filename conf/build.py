@@ -15,20 +15,13 @@ from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import init_from
+from nap_rl.conf.agent_schema import AgentConfig
+from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, Observations, frame_skip, open_envs, visit_frames
 from nap_rl.conf.environments import build_env as build_env
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.networks import build_network, example_input, network_spec
-from nap_rl.conf.schema import (
-    Affine,
-    AgentConfig,
-    AtSwitch,
-    Config,
-    CosineSchedule,
-    LinearSchedule,
-    SequenceConfig,
-    SequentialConfig,
-)
+from nap_rl.conf.schema import Affine, Config, CosineSchedule, LinearSchedule
 from nap_rl.conf.seeds import seeds
 from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen

@@ -13,21 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 from nap_rl import threads
 from nap_rl.cli import check_folder
 from nap_rl.conf import environments
+from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig
+from nap_rl.conf.env_schema import AtariConfig, OnSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, Observations
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.ranges import check_ranges
-from nap_rl.conf.schema import (
-    AgentConfig,
-    AtariConfig,
-    CategoricalHead,
-    Config,
-    CosineSchedule,
-    HeadConfig,
-    Norm,
-    OnSwitch,
-    SequenceConfig,
-    SequentialConfig,
-)
+from nap_rl.conf.schema import Config, CosineSchedule, Norm
 from nap_rl.envs import Resize, check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP, import_cv2
 from nap_rl.machine import available_memory, free_space, pick_device

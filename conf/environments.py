@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nap_rl.conf.schema import (
+from nap_rl.conf.env_schema import (
     AtariConfig,
-    Config,
     EnvConfig,
     GymnasiumConfig,
     MinAtarConfig,
     SequenceConfig,
     SequentialConfig,
 )
+from nap_rl.conf.schema import Config
 from nap_rl.conf.seeds import seeds
 from nap_rl.envs import AtariEnvs, EmulatorError, Protocol, SequentialAtari, TaskStream, VectorEnv, Visit, atari
 from nap_rl.envs.atari import FRAME_SHAPE, STACK

@@ -11,8 +11,9 @@ from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
 from nap_rl.conf import environments
+from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.ranges import RANGES, numbers
-from nap_rl.conf.schema import VARIES, AtariConfig, Config, Device, SequentialConfig, leaves, to_dict
+from nap_rl.conf.schema import VARIES, Config, Device, leaves, to_dict
 from nap_rl.envs import Protocol, Resize, check_game
 from nap_rl.machine import pick_device
 

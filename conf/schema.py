@@ -9,13 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from nap_rl.conf import earlier_versions
-from nap_rl.envs.atari import Resize
+from nap_rl.conf.agent_schema import (
+    HEADS,
+    AgentConfig,
+    CategoricalHead,
+    ExpectedHead,
+    ImplicitQuantileHead,
+    QuantileHead,
+)
+from nap_rl.conf.env_schema import (
+    ENVS,
+    AtariConfig,
+    EnvConfig,
+    GymnasiumConfig,
+    MinAtarConfig,
+    SequenceConfig,
+    SequentialConfig,
+)
 
 
 class Device(Enum):
@@ -42,11 +58,6 @@ class Native(Enum):
     off = "off"
 
 
-class Order(Enum):
-    fixed = "fixed"
-    drawn = "drawn"
-
-
 class Norm(Enum):
     layer = "layer"
     rms = "rms"
@@ -69,187 +80,6 @@ class Affine(Enum):
 class Output(Enum):
     free = "free"
     project = "project"
-
-
-class AtSwitch(Enum):
-    keep = "keep"
-    reset = "reset"
-
-
-@dataclass
-class HeadConfig:
-    """What the network's outputs mean; one of those below."""
-
-
-@dataclass
-class ExpectedHead(HeadConfig):
-    pass
-
-
-@dataclass
-class CategoricalHead(HeadConfig):
-    atoms: int = MISSING
-    v_min: float = MISSING
-    v_max: float = MISSING
-
-
-@dataclass
-class QuantileHead(HeadConfig):
-    quantiles: int = MISSING
-    kappa: float = MISSING
-
-
-@dataclass
-class ImplicitQuantileHead(HeadConfig):
-    samples: int = MISSING
-    target_samples: int = MISSING
-    acting_samples: int = MISSING
-    cosines: int = MISSING
-    kappa: float = MISSING
-
-
-HEADS = (ExpectedHead, CategoricalHead, QuantileHead, ImplicitQuantileHead)
-
-
-@dataclass
-class MunchausenConfig:
-    """See `nap_rl.losses.Munchausen`."""
-
-    alpha: float | None = MISSING  # null: Q-learning, and nothing reads the other two
-    temperature: float = MISSING
-    clip: float = MISSING
-
-
-@dataclass
-class Anneal:
-    """A straight line over the whole run."""
-
-    start: float = MISSING
-    end: float = MISSING
-
-
-@dataclass
-class Epsilon:
-    """Uniformly random actions: a straight line from start to end over the first over_frames."""
-
-    start: float = MISSING
-    end: float = MISSING
-    over_frames: int = MISSING
-
-
-@dataclass
-class AgentConfig:
-    name: str = MISSING
-    nap: bool = MISSING
-    torso: str = MISSING  # a name of nap_rl/nn/spec.py, or the dotted path of a class of the user's
-    net_arch: List[int] = MISSING  # noqa: UP006  (widths of fully connected layers behind the torso)
-    hidden: int = MISSING
-    head: HeadConfig = MISSING
-    double: bool = MISSING
-    dueling: bool = MISSING
-    noisy_sigma0: float | None = MISSING  # null: no noisy layers
-    n_steps: int = MISSING
-    discount: float = MISSING
-    reward_clip: float | None = MISSING  # null: raw rewards
-    batch_size: int = MISSING
-    update_every_steps: float = MISSING
-    target_every_updates: int = MISSING
-    min_replay_steps: int = MISSING
-    max_grad_norm: float | None = MISSING  # null: no clipping
-    learning_rate: float = MISSING
-    adam_eps: float = MISSING
-    epsilon: Epsilon = field(default_factory=Epsilon)
-    priority_exponent: float = MISSING  # 0: uniform replay
-    uniform_probability: float = MISSING
-    importance_exponent: Anneal = field(default_factory=Anneal)
-    munchausen: MunchausenConfig = field(default_factory=MunchausenConfig)
-    init_from: str | None = MISSING  # a run's folder, a checkpoint or an SB3 zip: begin with its weights
-
-
-@dataclass
-class ProtocolConfig:
-    name: str = MISSING
-    sticky_actions: float = MISSING
-    noop_max: int = MISSING
-    full_action_set: bool = MISSING
-    life_loss_ends_value: bool = MISSING
-    max_episode_frames: int = MISSING
-    fire_on_reset: bool = MISSING
-    resize: Resize = MISSING
-
-
-@dataclass
-class EnvConfig:
-    """One of those below."""
-
-    name: str = MISSING
-    num_envs: int = MISSING
-
-
-@dataclass
-class AtariConfig(EnvConfig):
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    game: str = MISSING
-
-
-@dataclass
-class GymnasiumConfig(EnvConfig):
-    id: str = MISSING
-    kwargs: Any = MISSING  # {name: value} of its constructor, or null
-    module: str | None = MISSING
-    wrappers: List[str] = MISSING  # noqa: UP006
-    stack: int = MISSING
-    channels_first: bool = MISSING
-    max_episode_steps: int = MISSING
-
-
-@dataclass
-class MinAtarConfig(EnvConfig):
-    game: str = MISSING
-    sticky_actions: float = MISSING
-    difficulty_ramping: bool = MISSING
-    max_episode_steps: int = MISSING
-
-
-@dataclass
-class OnSwitch:
-    """What happens to the agent when the game changes; it is never told of the change itself."""
-
-    replay: AtSwitch = MISSING
-    optimizer: AtSwitch = MISSING
-    schedule: str = MISSING  # continue | restart
-    target: AtSwitch = MISSING
-    exploration: str = MISSING  # continue | restart
-    network: AtSwitch = MISSING
-
-
-@dataclass
-class SequentialConfig(EnvConfig):
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    games: List[str] = MISSING  # noqa: UP006
-    frames_per_game: int = MISSING
-    cycles: int = MISSING
-    on_switch: OnSwitch = field(default_factory=OnSwitch)
-
-
-@dataclass
-class SequenceConfig(EnvConfig):
-    tasks: List[Any] = MISSING  # noqa: UP006  (ids of gymnasium, or {id, name, kwargs, frames})
-    module: str | None = MISSING
-    wrappers: List[str] = MISSING  # noqa: UP006
-    stack: int = MISSING
-    channels_first: bool = MISSING
-    max_episode_steps: int = MISSING
-    redraw: List[str] = MISSING  # noqa: UP006
-    offset_std: float = MISSING
-    frames_per_task: int = MISSING
-    visits: int | None = MISSING
-    cycles: int = MISSING
-    order: Order = MISSING
-    on_switch: OnSwitch = field(default_factory=OnSwitch)
-
-
-ENVS = (AtariConfig, SequentialConfig, GymnasiumConfig, MinAtarConfig, SequenceConfig)
 
 
 @dataclass

@@ -16,9 +16,10 @@ from nap_rl import cli
 from nap_rl.agents import Trainer
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
+from nap_rl.conf.env_schema import AtSwitch, SequenceConfig
 from nap_rl.conf.environments import Observations
 from nap_rl.conf.networks import build_network
-from nap_rl.conf.schema import AtSwitch, Config
+from nap_rl.conf.schema import Config
 from nap_rl.conf.seeds import seeds
 from nap_rl.logging import Progress, RunLog
 
@@ -55,7 +56,7 @@ def base() -> Config:
 
 def trainer(folder: Path, visits: int = 2, **on_switch: Any) -> Trainer:
     config = deepcopy(base())
-    assert isinstance(config.env, schema.SequenceConfig) and config.frames is not None
+    assert isinstance(config.env, SequenceConfig) and config.frames is not None
     config.env.visits, config.frames = visits, visits * VISIT
     for name, value in on_switch.items():
         setattr(config.env.on_switch, name, value)

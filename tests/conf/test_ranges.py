@@ -12,7 +12,9 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from nap_rl import cli
 from nap_rl.conf import check, evaluation, schema
+from nap_rl.conf.agent_schema import HEADS
 from nap_rl.conf.check import to_config
+from nap_rl.conf.env_schema import ENVS
 from nap_rl.conf.ranges import RANGES, Range, numbers, range_of
 from nap_rl.conf.schema import Config
 from nap_rl.studies import job
@@ -52,8 +54,8 @@ def numeric_keys(kind: type[Any], path: str = "") -> set[str]:
 def test_the_table_has_every_number_of_the_types_and_no_other() -> None:
     kinds = {
         "": Config,
-        "env.": schema.ENVS,
-        "agent.head.": schema.HEADS,
+        "env.": ENVS,
+        "agent.head.": HEADS,
         "schedule.": (schema.ConstantSchedule, schema.LinearSchedule, schema.CosineSchedule),
     }
     keys = set()
