@@ -236,12 +236,12 @@ def _projector(
     config: Config, network: QNetwork, optimizer: torch.optim.Optimizer, example: torch.Tensor
 ) -> Projector | None:
     nap = config.nap
-    if not (config.agent.nap and nap.project):
+    if not config.agent.nap or not (nap.project or nap.affine is Affine.regularize):
         return None
     return Projector(
         network,
         optimizer,
-        every=nap.every,
+        every=nap.every if nap.project else None,
         affine=cast(project.Affine, "free" if nap.affine is Affine.omit else nap.affine.name),
         output=cast(Literal["free", "project"], nap.output.name),
         regularize_coefficient=nap.regularize_coefficient,

@@ -18,7 +18,7 @@ from nap_rl.conf.env_schema import AtariConfig, OnSwitch, SequenceConfig, Sequen
 from nap_rl.conf.environments import ATARI, Observations
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.ranges import check_ranges
-from nap_rl.conf.schema import Config, CosineSchedule, Norm
+from nap_rl.conf.schema import Affine, Config, CosineSchedule, Norm
 from nap_rl.envs import Resize, check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP, import_cv2
 from nap_rl.machine import available_memory, free_space, pick_device
@@ -204,6 +204,8 @@ def _check_nap(config: Config, node: DictConfig) -> None:
         raise ValueError(
             "agent.nap=true with nap.normalize=false and nap.project=false does nothing: use agent.nap=false"
         )
+    if config.agent.nap and not config.nap.project and config.nap.affine is Affine.project:
+        raise ValueError("nap.affine=project with nap.project=false: use nap.affine=regularize, free or omit")
 
 
 def _check_plasticity(config: Config) -> None:

@@ -49,7 +49,8 @@ class Projector:
         module: as `normalize` left it, whose marks say what is scale-invariant, or any module with an
             `example_input`. DistributedDataParallel and torch.compile may be around it.
         optimizer: any torch optimiser.
-        every: updates (steps of the optimiser) from one projection to the next.
+        every: updates (steps of the optimiser) from one projection to the next. None never projects, so that
+            `affine="regularize"` acts alone: the control of every claim about projection.
         affine: what happens to gain and offset (gamma, beta) of the norms that the optimiser owns.
             "project": (gamma, beta) <- sqrt(d) (gamma, beta) / ||(gamma, beta)||, d the number of gains of
             the norm: gamma = 1, beta = 0 stays as it is. Right where f(c x) = c f(x), as for ReLU.
@@ -74,7 +75,7 @@ class Projector:
         module: nn.Module,
         optimizer: Optimizer,
         *,
-        every: int = 1,
+        every: int | None = 1,
         affine: Affine = "project",
         output: Literal["free", "project"] = "free",
         scope: Literal["tensor", "unit"] = "tensor",
@@ -87,8 +88,10 @@ class Projector:
         check_choice("output", output, "free", "project")
         check_choice("scope", scope, "tensor", "unit")
         check_choice("unnormalized", unnormalized, "error", "project")
-        if every < 1:
+        if every is not None and every < 1:
             raise ValueError(f"every={every} must be a number of updates of 1 or more.")
+        if every is None and affine != "regularize":
+            raise ValueError(f"every=None with affine={affine!r} does nothing: use affine='regularize'.")
         self.module = unwrap(module)
         self.optimizer = optimizer
         self.every = every
@@ -125,7 +128,10 @@ class Projector:
     @property
     def due(self) -> bool:
         """Whether the optimiser's next step is followed by a projection."""
-        return (self.updates + 1) % self.every == 0
+        return self._is_due(self.updates + 1)
+
+    def _is_due(self, updates: int) -> bool:
+        return self.every is not None and updates % self.every == 0
 
     def whole_groups(self) -> tuple[Group, ...]:
         """What a projection scales as whole tensors now; units with norms of their own are left out.
@@ -139,6 +145,8 @@ class Projector:
 
     def _choose_weights(self) -> dict[str, Weights]:
         chosen: dict[str, Weights] = {}
+        if self.every is None:
+            return chosen
         for name, tensors in self._owned(weight_groups(self.module, free=self.free)).items():
             role = self._roles.get(name)
             if role is None:
@@ -223,7 +231,7 @@ class Projector:
         self._update_active()
         if self.affine == "regularize":
             self._regularize()
-        if self.updates % self.every == 0:
+        if self._is_due(self.updates):
             self.project()
 
     def project(self) -> None:

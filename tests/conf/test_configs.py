@@ -245,6 +245,11 @@ BAD = [
 ]
 
 
+def test_gains_are_not_projected_where_no_weight_is() -> None:
+    with pytest.raises(ValueError, match=r"nap\.affine=project with nap\.project=false: use nap\.affine=regularize"):
+        checked(*SMALL, "agent.nap=true", "nap=norm_only", "nap.affine=project")
+
+
 @pytest.mark.parametrize(("override", "sentence"), BAD, ids=[override for override, _ in BAD])
 def test_bad_input_is_one_sentence(override: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -191,6 +191,30 @@ def test_every_counts_updates_of_the_optimizer(small: Small, push: Push) -> None
     assert projector.updates == 7
 
 
+def test_without_projection_the_pull_on_gains_acts_alone(small: Small, push: Push) -> None:
+    module, _ = small()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    projector = Projector(module, optimizer, every=None, affine="regularize", regularize_coefficient=0.5)
+    before = copy.deepcopy(module)
+    push(optimizer)
+    for name, old in before.named_parameters():
+        now = module.get_parameter(name)
+        stepped = old - 0.1 * now.grad
+        is_gain = isinstance(module.get_submodule(name.rpartition(".")[0]), nn.LayerNorm) and name.endswith("weight")
+        is_offset = isinstance(module.get_submodule(name.rpartition(".")[0]), nn.LayerNorm) and name.endswith("bias")
+        expected = stepped - 0.05 * (stepped - 1) if is_gain else 0.95 * stepped if is_offset else stepped
+        torch.testing.assert_close(now.detach(), expected.detach())
+    projector.project()  # nothing, also by hand
+    assert projector.state_dict() == {"updates": 1, "norms": {}}
+
+
+def test_without_projection_and_pull_a_projector_is_refused(small: Small) -> None:
+    module, _ = small()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="every=None with affine='free' does nothing"):
+        Projector(module, optimizer, every=None, affine="free")
+
+
 def test_gradient_accumulation_projects_once_an_update(small: Small) -> None:
     module, x = small()
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
