@@ -3,6 +3,7 @@
 python report.py table runs
 python report.py norms RUN_A RUN_B --label LayerNorm --label NaP --out docs/norms.png
 python report.py returns RUN ... --window 100 --out docs/returns.png
+python report.py visits runs/permuted_catch --out docs/permuted_catch
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from nap_rl.report import figures
+from nap_rl.files import write_atomic
+from nap_rl.report import figures, visits, visits_figure, visits_table
 from nap_rl.report.table import runs_table
+from nap_rl.report.visits import SCORES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "table":
             print(runs_table(arguments.folder))
+        elif arguments.command == "visits":
+            print(_visits(arguments))
         elif arguments.command == "norms":
             print(figures.norms(arguments.runs, _labels(arguments), arguments.out))
         else:
@@ -43,8 +49,45 @@ def _parser() -> argparse.ArgumentParser:
         figure.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
         figure.add_argument("--label", action="append", help="a run's name in the figure; once for each run")
         figure.add_argument("--out", type=Path, required=True, help="the picture to write, such as docs/x.png")
+    of_visits = commands.add_parser("visits", help="scores by visit of sequences of tasks, by arm, with a table")
+    of_visits.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="runs' folders, or folders of them")
+    of_visits.add_argument("--label", action="append", help="an arm's name; once for each arm, in the table's order")
+    of_visits.add_argument("--score", choices=SCORES, default=SCORES[0], help="a visit's score in summary.json")
+    of_visits.add_argument(
+        "--chance", type=float, default=0.0, help="a random policy's score, subtracted before ratios"
+    )
+    of_visits.add_argument("--out", type=Path, help="folder to write into; without it, the first of RUNS")
     returns.add_argument("--window", type=int, default=100, help="episodes in the moving mean")
     return parser
+
+
+def _visits(arguments: argparse.Namespace) -> str:
+    """Writes visits.png, visits.csv, arms.csv and arms.md; returns the table."""
+    runs = [visits.read(folder, *_seed_and_settings(folder)) for folder in visits.find(arguments.runs)]
+    arms = visits.arms(runs, arguments.label)
+    rows = visits_table.rows(arms, arguments.score, arguments.chance)
+    out = arguments.out or arguments.runs[0]
+    written = {
+        "visits.csv": visits_table.visits_csv(arms, arguments.score, arguments.chance),
+        "arms.csv": visits_table.table_csv(rows),
+        "arms.md": visits_table.markdown(rows),
+    }
+    for name, content in written.items():
+        write_atomic(out / name, content)
+    visits_figure.draw(arms, out / "visits.png", arguments.score, arguments.chance)
+    return f"{visits_table.text(rows)}\n\nwritten to {out}: visits.png, {', '.join(written)}"
+
+
+def _seed_and_settings(run: Path) -> tuple[int, dict[str, Any]]:
+    """What the newest checkpoint of a run says of it."""
+    from nap_rl import checkpoint  # both import torch, which takes a second
+    from nap_rl.conf import evaluation, schema
+
+    meta = checkpoint.latest_meta(run / "checkpoints")
+    if meta is None:
+        raise ValueError(f"{run} has no sound checkpoint, where its settings stand.")
+    config = schema.from_dict(meta["config"])
+    return config.seed, evaluation.experiment(config)
 
 
 def _labels(arguments: argparse.Namespace) -> list[str]:

@@ -52,6 +52,11 @@ class VisitRecord:
         late = [score for score, end in zip(self.returns, self.ends, strict=True) if end > LATE * self.planned_frames]
         return sum(late) / len(late) if late else None
 
+    @property
+    def auc_return(self) -> float | None:
+        """Area under the curve of returns over frames, per frame: each episode counts as long as it lasted."""
+        return float(np.average(self.returns, weights=self.lengths)) if self.returns else None
+
 
 class Records:
     """Keeps a run's numbers and writes them to `log`.

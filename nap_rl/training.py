@@ -197,6 +197,7 @@ def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any
                 "episodes": len(record.returns),
                 "mean_return": record.mean_return,
                 "late_return": record.late_return,
+                "auc_return": record.auc_return,
             }
             for record in trainer.records.visits
         ],

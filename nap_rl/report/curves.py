@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,18 +31,19 @@ class Episodes:
         return Episodes(self.frames[rows], self.returns[rows], self.games[rows], self.cycles[rows])
 
 
-def read_metrics(run: Path) -> Columns:
-    """The columns of a run's metrics.csv, float64 [rows] each; an empty cell is NaN.
+def read_metrics(run: Path, only: Callable[[str], bool] = lambda name: True) -> Columns:
+    """The columns of a run's metrics.csv whose names `only` accepts, float64 [rows] each; an empty cell is NaN.
 
     Raises FileNotFoundError without the file and ValueError if it has no row or a cell that is no number.
     """
     path = Path(run) / "metrics.csv"
     names, rows = _read(path)
     try:
-        table = np.array([[float(cell or "nan") for cell in row] for row in rows], dtype=np.float64)
+        wanted = [i for i, name in enumerate(names) if only(name)]
+        table = np.array([[float(row[i] or "nan") for i in wanted] for row in rows], dtype=np.float64)
     except ValueError as error:
         raise ValueError(f"{path} holds something that is no number: {error}.") from error
-    return dict(zip(names, table.T, strict=True))
+    return dict(zip((names[i] for i in wanted), table.T, strict=True))
 
 
 def read_episodes(run: Path) -> Episodes:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nap_rl.files import write_atomic
 from nap_rl.report.curves import column, moving_return, read_episodes, read_metrics, relative_norms
+from nap_rl.report.drawing import COLOURS, DASHES, FAINT, INK, new_figure, save
 from nap_rl.report.sequence import Stay, Switch, plan, stays, switches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-
-WIDTH_INCHES = 8.0
-DOTS_PER_INCH = 200
-INK = "#222222"
-FAINT = "#9a9a9a"
-# Okabe and Ito's colours, which readers with colour-blindness tell apart, without the pale yellow.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
 
 
 def norms(runs: Sequence[Path], labels: Sequence[str], out: Path) -> Path:
@@ -39,7 +29,7 @@ def norms(runs: Sequence[Path], labels: Sequence[str], out: Path) -> Path:
     curves = [relative_norms(table, run) for table, run in zip(tables, runs, strict=True)]
     layers = list(dict.fromkeys(layer for curve in curves for layer in curve))
     rows = -(-len(runs) // 2)
-    figure = _figure(height=0.9 + 2.6 * rows + 0.2 * -(-len(layers) // 4))
+    figure = new_figure(height=0.9 + 2.6 * rows + 0.2 * -(-len(layers) // 4))
     grid = figure.subplots(rows, min(len(runs), 2), sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(runs) :]:
         axes.remove()
@@ -74,7 +64,7 @@ def norms(runs: Sequence[Path], labels: Sequence[str], out: Path) -> Path:
         frameon=False,
         fontsize=9,
     )
-    return _save(figure, out)
+    return save(figure, out)
 
 
 def returns(runs: Sequence[Path], labels: Sequence[str], out: Path, *, window: int = 100) -> Path:
@@ -90,7 +80,7 @@ def returns(runs: Sequence[Path], labels: Sequence[str], out: Path, *, window: i
     handles: dict[str, Line2D] = {}
     again = any(stay.after is not None for visits in played for stay in visits)
     rows = -(-len(games) // 2)
-    figure = _figure(height=4.4 if rows == 1 else 1.0 + 2.8 * rows)
+    figure = new_figure(height=4.4 if rows == 1 else 1.0 + 2.8 * rows)
     grid = figure.subplots(rows, min(len(games), 2), squeeze=False)
     for axes in grid.flat[len(games) :]:
         axes.remove()
@@ -111,13 +101,7 @@ def returns(runs: Sequence[Path], labels: Sequence[str], out: Path, *, window: i
     for axes in grid[:, 0]:
         axes.set_ylabel(f"episode return, mean of the last {window}")
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return _save(figure, out)
-
-
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure  # no pyplot: it would look for a display
-
-    return Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+    return save(figure, out)
 
 
 def _frames_axis(axes: Axes, label: str = "emulator frames") -> None:
@@ -161,12 +145,3 @@ def _name_switches(axes: Axes, visits: Sequence[Stay]) -> None:
     axes.text(
         0.01, 0.99, "\n".join(dict.fromkeys(lines)), color="#6b6b6b", fontsize=8, va="top", transform=axes.transAxes
     )
-
-
-def _save(figure: Figure, out: Path) -> Path:
-    """Writes the picture in the format that the suffix of `out` names, PNG without one. The same figure gives the
-    same bytes."""
-    picture = io.BytesIO()
-    kind = Path(out).suffix.removeprefix(".").lower() or "png"
-    figure.savefig(picture, format=kind, metadata={"Software": None} if kind == "png" else None)
-    return write_atomic(out, picture.getvalue())

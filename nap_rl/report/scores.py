@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from nap_rl.report.arms import group_by_settings, identity, label
 from nap_rl.report.statistics import Estimate, aggregate, estimate, iqm
-
-MOST_SHOWN = 4  # settings that differ, named in one heading
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def cautions(checkpoints: Sequence[Checkpoint]) -> list[str]:
                 f"{each.run} is unfinished: its checkpoint is of {each.frames:,} of {each.of_frames:,} frames"
             )
     same = Counter(
-        (f"seed {each.seed} of {', '.join(each.games)}", _identity(each.settings))
+        (f"seed {each.seed} of {', '.join(each.games)}", identity(each.settings))
         for each in checkpoints
         if each.seed is not None
     )
@@ -105,18 +104,9 @@ def group(scores: Sequence[Score], *, mix: bool) -> list[tuple[dict[str, Any], l
     """Scores of equal settings together, each group with those of its settings in which the groups differ."""
     if mix:
         return [({}, list(scores))]
-    groups: dict[tuple[str, ...], list[Score]] = {}
-    for score in scores:
-        groups.setdefault(_identity(score.checkpoint.settings), []).append(score)
-    settings = [members[0].checkpoint.settings for members in groups.values()]
-    keys = list(dict.fromkeys(key for each in settings for key in each))
-    differing = [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
     return [
-        (
-            {key: members[0].checkpoint.settings[key] for key in differing if key in members[0].checkpoint.settings},
-            members,
-        )
-        for members in groups.values()
+        (different, [scores[i] for i in members])
+        for different, members in group_by_settings([score.checkpoint.settings for score in scores])
     ]
 
 
@@ -209,18 +199,13 @@ def _count(number: int, noun: str) -> str:
 
 def _heading(total: Mapping[str, Any]) -> str:
     """ "3 runs of 1 game, seeds 0 1 2, at 1,000,000 frames, agent.nap=true": what an aggregate is of."""
-    shown = [
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in total["settings"].items()
-    ]
-    if len(shown) > MOST_SHOWN:
-        shown = [*shown[:MOST_SHOWN], f"and {len(shown) - MOST_SHOWN} more"]
     parts = [f"{_count(total['checkpoints'], 'run')} of {_count(total['games'], 'game')}"]
     if total["seeds"]:
         parts.append(f"seed{'' if len(total['seeds']) == 1 else 's'} {' '.join(map(str, total['seeds']))}")
     if total["frames"]:
         oldest_and_newest = dict.fromkeys((min(total["frames"]), max(total["frames"])))
         parts.append(f"at {' to '.join(f'{frames:,}' for frames in oldest_and_newest)} frames")
-    return ", ".join([*parts, *shown])
+    return ", ".join(filter(None, [*parts, label(total["settings"])]))
 
 
 def _by_game(scores: Sequence[Score]) -> dict[str, list[float]]:
@@ -234,8 +219,3 @@ def _by_game(scores: Sequence[Score]) -> dict[str, list[float]]:
 def _known_of(scores: Sequence[Score], name: str) -> list[int]:
     """The different values of one attribute of the checkpoints, in order."""
     return sorted({getattr(score.checkpoint, name) for score in scores} - {None})
-
-
-def _identity(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Equal for equal settings, and hashable."""
-    return tuple(f"{key}={settings[key]!r}" for key in sorted(settings))

@@ -50,6 +50,29 @@ def estimate(
     return Estimate(value, *map(float, _interval(statistic(drawn, axis=-1))))
 
 
+def ratio(scores: Sequence[float], others: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """IQM of `scores` over IQM of `others`, each resampled with replacement. No interval if one of them is single.
+
+    Raises ValueError if there is no score.
+    """
+    if not len(scores) or not len(others):
+        raise ValueError("a ratio needs a score on either side.")
+    above, below = np.asarray(scores, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    value = float(iqm(above) / iqm(below))
+    if min(above.size, below.size) == 1:
+        return Estimate(value, None, None)
+    rng = np.random.default_rng(seed)
+    drawn = [iqm(side[rng.integers(0, side.size, (resamples, side.size))]) for side in (above, below)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Estimate(value, *map(float, _interval(drawn[0] / drawn[1])))
+
+
+def iqm_interval(values: Floats, *, resamples: int = 1_000, seed: int = 0) -> tuple[Floats, Floats]:
+    """Interval of the IQM over runs: [runs, points] -> low [points], high [points]; the points share their draws."""
+    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    return _interval(np.stack([iqm(column[drawn]) for column in values.T], axis=1))
+
+
 class Aggregate(NamedTuple):
     """Statistics over games: mean and median of the games' means over their runs, IQM of all runs of all games."""
 

@@ -51,13 +51,13 @@ def make_run(folder: Path, growth: float, *, layers: int = 3, tasks: int = 2, ep
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures saved during a test."""
     found: list[Figure] = []
-    real = figures._save
+    real = figures.save
 
     def keep(figure: Figure, out: Path) -> Path:
         found.append(figure)
         return real(figure, out)
 
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr(figures, "save", keep)
     return found
 
 

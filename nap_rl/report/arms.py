@@ -1,0 +1,43 @@
+"""Groups of runs: those of equal settings, and what tells the groups apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MOST_SHOWN = 4  # settings that differ, named in one label
+Settings = Mapping[str, Any]
+"""By dotted key, without what one experiment may vary, such as the seed."""
+
+
+def group_by_settings(settings: Sequence[Settings]) -> list[tuple[dict[str, Any], list[int]]]:
+    """Places of equal settings together, each group with those of its settings in which the groups differ."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, each in enumerate(settings):
+        groups.setdefault(identity(each), []).append(i)
+    firsts = [settings[members[0]] for members in groups.values()]
+    keys = list(dict.fromkeys(key for each in firsts for key in each))
+    differing = [key for key in keys if len({repr(each.get(key)) for each in firsts}) > 1]
+    return [
+        ({key: first[key] for key in differing if key in first}, members)
+        for first, members in zip(firsts, groups.values(), strict=True)
+    ]
+
+
+def identity(settings: Settings) -> tuple[str, ...]:
+    """Equal for equal settings, and hashable."""
+    return tuple(f"{key}={settings[key]!r}" for key in sorted(settings))
+
+
+def label(different: Settings) -> str:
+    """ "agent.nap=true, nap.project=false": as one would type them, the first `MOST_SHOWN`."""
+    shown = [f"{key}={_typed(value)}" for key, value in different.items()]
+    if len(shown) > MOST_SHOWN:
+        shown = [*shown[:MOST_SHOWN], f"and {len(shown) - MOST_SHOWN} more"]
+    return ", ".join(shown)
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, float):
+        return format(value, ".6g")
+    return str(value).lower() if isinstance(value, bool) else str(value)

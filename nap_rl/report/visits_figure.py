@@ -1,0 +1,124 @@
+"""The arms of a sequence as a picture: scores by visit, first against second visits, norms and effective rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nap_rl.report.drawing import COLOURS, DASHES, FAINT, INK, new_figure, save
+from nap_rl.report.statistics import Floats, iqm
+from nap_rl.report.visits import Arm, by_cycle, reference
+from nap_rl.report.visits_table import curve, of_layers, share_of_fresh
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_NAMED = 24  # visits or tasks that are named on an axis
+WORDS = {
+    "late_return": "return late in the visit",
+    "mean_return": "mean return of the visit",
+    "auc_return": "area under the visit's curve",
+}
+
+
+def draw(arms: Sequence[Arm], out: Path, score: str, chance: float = 0.0) -> Path:
+    """Panels below each other, one line an arm; bands are 95 % bootstrap intervals of the IQM over seeds.
+
+    Score by visit; share of the fresh arm, if there is one; tasks by cycle, if there are several; norms; rates. Long
+    sequences are drawn as means over neighbouring visits, at most 100 points. Returns `out`.
+    """
+    fresh = any(arm.fresh for arm in arms)
+    again = any(len(set(arm.runs[0].cycles)) > 1 for arm in arms)
+    panels = 3 + fresh + again
+    figure = new_figure(height=0.8 + 2.2 * panels)
+    axes = iter(figure.subplots(panels, 1))
+    _scores(next(axes), arms, score)
+    if fresh:
+        _shares(next(axes), arms, score, chance)
+    if again:
+        _cycles(next(axes), arms, score)
+    _layers(next(axes), next(axes), arms)
+    handles = [figure.axes[0].lines[i] for i in range(len(arms))]
+    figure.legend(handles, [arm.label for arm in arms], loc="outside lower center", ncols=1, frameon=False, fontsize=8)
+    return save(figure, out)
+
+
+def _scores(axes: Axes, arms: Sequence[Arm], score: str) -> None:
+    for i, arm in enumerate(arms):
+        pooled, at = _neighbours(arm.scores(score))
+        middle, low, high = curve(pooled)
+        axes.plot(at, middle, **_look(i, at.size))
+        if len(arm.runs) > 1:
+            axes.fill_between(at, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.18, lw=0)
+    _style(axes, WORDS[score])
+    longest = max(arms, key=lambda arm: arm.visits)
+    if 1 < longest.visits <= MOST_NAMED:
+        for visit, task in enumerate(longest.tasks):
+            axes.axvline(visit - 0.5, color=FAINT, lw=0.5, ls=(0, (2, 2)), zorder=1)
+            axes.text(visit, 1.01, task, rotation=60, fontsize=7, color="#6b6b6b", transform=axes.get_xaxis_transform())
+
+
+def _shares(axes: Axes, arms: Sequence[Arm], score: str, chance: float) -> None:
+    for i, arm in enumerate(arms):
+        fresh = reference(arm, arms)
+        if fresh is not None:
+            shares, at = _neighbours(share_of_fresh(arm, fresh, score, chance)[None])
+            axes.plot(at, shares[0], **_look(i, at.size))
+    axes.axhline(1.0, color=INK, lw=0.8, ls=":")
+    _style(axes, "share of a fresh network's" + (f", above {chance:g}" if chance else ""))
+
+
+def _cycles(axes: Axes, arms: Sequence[Arm], score: str) -> None:
+    """Every task's visit in the first cycle (hollow) and in the later ones (filled), in the order of the first."""
+    order = list(dict.fromkeys(task for arm in arms for task in arm.runs[0].tasks))
+    for i, arm in enumerate(arms):
+        for cycle, by_task in by_cycle(arm, score).items():
+            at = np.array([order.index(task) for task in by_task]) + 0.12 * (i - (len(arms) - 1) / 2)
+            colour = COLOURS[i % len(COLOURS)]
+            face = "none" if cycle == 0 else colour
+            axes.plot(at, [iqm(of) for of in by_task.values()], "o^sD"[cycle % 4], mec=colour, mfc=face, ms=4, lw=0)
+    _style(axes, "first visit (hollow), later (filled)", "task")
+    if len(order) <= MOST_NAMED:
+        axes.set_xticks(range(len(order)), order, rotation=30, fontsize=7, ha="right")
+
+
+def _layers(norms: Axes, rates: Axes, arms: Sequence[Arm]) -> None:
+    for i, arm in enumerate(arms):
+        for axes, values in zip((norms, rates), of_layers(arm), strict=True):
+            pooled, at = _neighbours(values[None])
+            axes.plot(at, pooled[0], **_look(i, at.size))
+    _style(norms, "norm of all layers / its first")
+    _style(rates, "effective learning rate")
+    rates.set_yscale("log")
+
+
+def _neighbours(values: Floats, most: int = 100) -> tuple[Floats, Floats]:
+    """[runs, V] -> means over neighbouring visits [runs, P], and where they stand [P]; P <= `most`."""
+    groups = np.array_split(np.arange(values.shape[1]), min(most, values.shape[1]))
+    pooled = []
+    for group in groups:
+        known = np.isfinite(values[:, group])
+        with np.errstate(invalid="ignore"):
+            pooled.append(np.where(known, values[:, group], 0.0).sum(axis=1) / known.sum(axis=1))
+    return np.stack(pooled, axis=1), np.array([group.mean() for group in groups])
+
+
+def _look(i: int, points: int) -> dict[str, Any]:
+    marker = "." if points <= MOST_NAMED else ""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "ls": DASHES[i // len(COLOURS) % len(DASHES)],
+        "lw": 1.6,
+        "marker": marker,
+    }
+
+
+def _style(axes: Axes, what: str, x: str = "visit") -> None:
+    axes.set_ylabel(what, fontsize=8)
+    axes.set_xlabel(x, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6", lw=0.8)
+    axes.set_axisbelow(True)
