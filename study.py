@@ -43,7 +43,7 @@ def many(arguments: list[str]) -> int:
     if len(folder) != 1:
         raise ValueError(f"study.py -m needs {SWEEP_FOLDER}=FOLDER once, so that it can go on there.")
     overrides = [a for a in arguments if not a.startswith(f"{SWEEP_FOLDER}=")]
-    return min(sweep.run(overrides, Path(folder[0])), 1)
+    return sweep.run(overrides, Path(folder[0]))
 
 
 def report(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ Commands beside this one:
     train.py      train, resume, sweep
     evaluate.py   score runs, checkpoints and Stable-Baselines3 zips over whole episodes
     report.py     figures and tables from the CSV files of runs
+    sweep.py      many runs, several at a time
     study.py      the supervised studies of the paper
     bootstrap.py  from a bare Python: install everything, then train or test
 
@@ -99,10 +100,10 @@ def sweep(arguments: cli.Arguments) -> int:
     """Check all runs of a sweep, then train them one after the other."""
     from nap_rl.conf.check import check_run
     from nap_rl.conf.resume import Resume
-    from nap_rl.sweep import local, trials
+    from nap_rl.sweep import serial, trials
+    from nap_rl.sweep.commands import TRAIN
 
-    found = trials.plan(arguments, CONFIG_NAME, check=lambda node: check_run(node, Resume()))
-    return local.run(found, [sys.executable, sys.argv[0]])
+    return serial.run(trials.plan(arguments, CONFIG_NAME, check=lambda node: check_run(node, Resume())), TRAIN)
 
 
 if __name__ == "__main__":

@@ -173,6 +173,11 @@ def check(env: EnvConfig, seed: int) -> tuple[Observations, int]:
     return shape
 
 
+def shown(env: EnvConfig, seed: int) -> Observations:
+    """What the environments show; Atari's are known, others are opened once."""
+    return ATARI if isinstance(env, (AtariConfig, SequentialConfig)) else check(env, seed)[0]
+
+
 def _shape_of(env: EnvConfig, task: Task) -> tuple[Observations, int]:
     envs = _open_task(env, {task.name: task}, task.name, 1, 0)
     try:

@@ -81,6 +81,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def gpu_ids() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return [name.strip() for name in chosen.split(",")][:count] if chosen else [str(i) for i in range(count)]
+
+
 def free_device_memory(device: torch.device) -> int:
     """Bytes of a GPU's memory that a replay can take: those that are free, less `LEARNER_BYTES`."""
     import torch

@@ -45,7 +45,7 @@ def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]
         overrides: what was typed, for the record.
         runs: of this machine, among which the cores are shared.
     """
-    if resume.is_finished(config):
+    if resume.is_finished(config) and (folder / "summary.json").exists():
         say(f"{folder} is finished: {resume.meta['frames']:,} frames are played. frames= with more goes on.")
         return 0
     machine.keep_freed_memory()

@@ -1,1 +1,1 @@
-"""Many runs from one command: which ones (trials), and how they run on this machine (local)."""
+"""Many runs from one command: which ones (trials), each brought to its end (attempts), on this machine (local)."""

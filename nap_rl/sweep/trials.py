@@ -7,29 +7,19 @@ sweep folder/
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nap_rl import cli
 from nap_rl.cli import sentences
+from nap_rl.sweep.grammar import Combination, expand
 
 SUBDIR = "hydra.sweep.subdir"
 MOST_LETTERS = 200  # of a folder's name; file systems take 255
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One choice of all values: the settings, and those of them that differ between the runs."""
-
-    overrides: tuple[str, ...]
-    differing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -39,61 +29,68 @@ class Trial:
     Attributes:
         arguments: of its command, but for the folder.
         differing: the settings that tell it from the others.
+        arm: what it is compared by: the differing settings without the seed.
+        seed: of the run, None where its command has no such setting.
+        resumes: whether its checkpoints hold all that it needs to go on.
     """
 
     arguments: tuple[str, ...]
     differing: tuple[str, ...]
     folder: Path
+    arm: str = ""
+    seed: int | None = None
+    resumes: bool = True
 
 
-def expand(overrides: Sequence[str]) -> Iterator[Combination]:
-    """Every combination of Hydra's sweep syntax: `seed=0,1`, `seed=range(3)`, `agent=dqn,rainbow`.
-
-    Raises:
-        ValueError: an override that Hydra's grammar does not read.
-    """
-    choices: list[list[str]] = []
-    differs: list[bool] = []
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            raise ValueError(sentences.unreadable(text)) from None
-        several, key = override.is_sweep_override(), override.get_key_element()
-        if override.is_delete():
-            choices.append([text])
-        elif several:
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([f"{key}={override.get_value_element_as_str()}"])
-        differs.append(several)
-    for chosen in itertools.product(*choices):
-        yield Combination(chosen, tuple(itertools.compress(chosen, differs)))
-
-
-def plan(arguments: cli.Arguments, config_name: str, check: Callable[[DictConfig], object]) -> list[Trial]:
+def plan(
+    arguments: cli.Arguments,
+    config_name: str,
+    check: Callable[[DictConfig], object],
+    *,
+    module: str = cli.CONF,
+    folder: Path | None = None,
+    combinations: Sequence[Combination] | None = None,
+) -> list[Trial]:
     """All runs of a sweep, each composed and checked.
+
+    Args:
+        check: raises ValueError or OSError for a configuration that cannot run.
+        module: the package that holds the YAML files.
+        folder: of the sweep; None: hydra.sweep.dir, where no run may lie yet.
+        combinations: of settings; None: those that `arguments` stand for.
 
     Raises:
         ValueError, OSError: one of them cannot run; says which, and why.
     """
-    combinations = list(expand(arguments.overrides))
-    flags = tuple(f"--config-dir={folder}" for folder in arguments.config_dirs)
-    names = folder_names([combination.differing for combination in combinations])
+    chosen = list(expand(arguments.overrides)) if combinations is None else list(combinations)
+    flags = tuple(f"--config-dir={directory}" for directory in arguments.config_dirs)
+    names = folder_names([combination.differing for combination in chosen])
     trials: list[Trial] = []
-    parent: Path | None = None
-    for number, (combination, name) in enumerate(zip(combinations, names, strict=True)):
+    parent = folder
+    for number, (combination, name) in enumerate(zip(chosen, names, strict=True)):
         try:
-            node = cli.compose(config_name, combination.overrides, config_dirs=arguments.config_dirs)
+            node = cli.compose(config_name, combination.overrides, module=module, config_dirs=arguments.config_dirs)
             check(node)
             parent = parent or Path(node.hydra.sweep.dir)  # it holds the time
-            folder = parent / (_chosen_name(node, number) if _names_folders(combination) else name)
-            cli.check_folder(folder)
+            place = parent / (_chosen_name(node, number) if _names_folders(combination) else name)
+            cli.check_folder(place, new=folder is None)
         except (ValueError, OSError) as error:
-            which = f"run {number + 1} of {len(combinations)} ({' '.join(combination.differing)}): "
-            raise ValueError(f"{which if len(combinations) > 1 else ''}{error}") from None
-        trials.append(Trial((*flags, *combination.overrides), combination.differing, folder))
+            which = f"run {number + 1} of {len(chosen)} ({' '.join(combination.differing)}): "
+            raise ValueError(f"{which if len(chosen) > 1 else ''}{error}") from None
+        trials.append(_trial((*flags, *combination.overrides), combination.differing, place, node))
     return trials
+
+
+def _trial(arguments: tuple[str, ...], differing: tuple[str, ...], folder: Path, node: DictConfig) -> Trial:
+    seed, replay = OmegaConf.select(node, "seed"), OmegaConf.select(node, "checkpoint.replay")
+    return Trial(
+        arguments,
+        differing,
+        folder,
+        arm=" ".join(override for override in differing if sentences.key_of(override) != "seed"),
+        seed=seed if isinstance(seed, int) else None,
+        resumes=replay is not False,
+    )
 
 
 def folder_names(differing: Sequence[Sequence[str]]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,12 +64,10 @@ def test_a_slip_is_one_sentence_and_exit_code_2(
     assert said.startswith("study.py: ") and "\n" not in said
 
 
-@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow  # each study is a process, which imports torch
 def test_a_second_sweep_runs_only_what_is_missing(
-    processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not processes:  # starting one imports torch
-        monkeypatch.setattr(sweep, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(1))
     arguments = ["-m", "nap=true,false", "seed=0", f"hydra.sweep.dir={tmp_path}", *TINY]
     assert study_py(monkeypatch, *arguments, "jobs=2") == 0
     folders = sorted(path.parent for path in tmp_path.glob(f"*/{SUMMARY}"))

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from nap_rl import cli
 from nap_rl.conf import schema
 from nap_rl.conf.check import to_config
-from nap_rl.sweep import trials
+from nap_rl.sweep import grammar, trials
 
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000"]
 
@@ -22,7 +22,7 @@ def _types() -> None:
 
 
 def test_expand_reads_hydras_sweep_syntax_in_order() -> None:
-    found = list(trials.expand(["method=none,redo", "seed=range(2)", "nap=true"]))
+    found = list(grammar.expand(["method=none,redo", "seed=range(2)", "nap=true"]))
     assert [combination.overrides for combination in found] == [
         ("method=none", "seed=0", "nap=True"),
         ("method=none", "seed=1", "nap=True"),
@@ -30,6 +30,37 @@ def test_expand_reads_hydras_sweep_syntax_in_order() -> None:
         ("method=redo", "seed=1", "nap=True"),
     ]
     assert [combination.differing for combination in found][1] == ("method=none", "seed=1")
+
+
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("seed=0..3", "0 1 2 3"),
+        ("seed=-1..1,7", "-1 0 1 7"),
+        ("seed=range(0,6,2)", "0 2 4"),
+        ("agent.nap=true,false", "True False"),
+        ("schedule.start=choice(1e-3,1e-4)", "0.001 0.0001"),
+        ("agent.init_from='runs/a..b/0..3'", "'runs/a..b/0..3'"),
+        ("env.games=[pong,breakout]", "[pong,breakout]"),
+    ],
+)
+def test_spans_ranges_and_choices_are_values(typed: str, values: str) -> None:
+    assert [override.partition("=")[2] for override in grammar.values_of(typed).overrides] == values.split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("seed=4..0", "seed=4..0 has no value: 4..0 ends before it begins"),
+        ("seed=range(3,3)", "seed=range(3,3) has no value: a sweep over it is empty"),
+        ("seed=0..10000000", "seed=0..10000000 has more than 1,000,000 values"),
+        ("agent.learning_rate=interval(0,1)", "agent.learning_rate=interval(0,1) is a range of numbers"),
+    ],
+)
+def test_a_grid_without_an_end_or_a_beginning_is_refused(typed: str, sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        grammar.values_of(typed)
+    assert str(error.value).startswith(sentence) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +94,7 @@ def test_every_run_is_composed_and_gets_its_folder(tmp_path: Path) -> None:
         "seed=1,nap=true",
         "seed=1,nap=false",
     ]
+    assert (found[1].arm, found[1].seed) == ("agent.nap=False", 0)
     assert found[1].differing == ("seed=0", "agent.nap=False") and "replay.capacity=2000" in found[1].arguments
 
 

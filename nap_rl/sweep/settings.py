@@ -1,0 +1,104 @@
+"""How a sweep runs: the settings `sweep.*`, and what else `sweep.py` takes beside the settings of a run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nap_rl.cli import key_of
+
+PREFIX = "sweep."
+RESUME, NAMED, ADDRESS = "resume", "sweep", "ray.address"
+
+
+@dataclass
+class SweepSettings:
+    """
+    Attributes:
+        dir: the sweep's folder; None: a new one below runs/sweeps/.
+        parallel: runs at a time on this machine; None: as many as its cores, GPUs and memory take.
+        cpus_per_run: cores for each run, which computes with as many threads.
+        gpus_per_run: 0.25 lets four runs share a GPU; None: one each where there are GPUs.
+    """
+
+    dir: str | None = None
+    parallel: int | None = None
+    cpus_per_run: int = 1
+    gpus_per_run: float | None = None
+
+
+class Asked(NamedTuple):
+    """What was typed, sorted: the sweep's settings, the runs' settings, and the three words of `sweep.py` itself."""
+
+    settings: SweepSettings
+    overrides: tuple[str, ...]
+    given: Mapping[str, Any] = field(default_factory=dict)  # the sweep's settings that were typed
+    resume: Path | None = None
+    named: str | None = None
+    address: str | None = None
+
+
+def sort(typed: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Asked:
+    """Tell the sweep's settings from those of its runs.
+
+    Args:
+        defaults: settings that what is typed overrides.
+
+    Raises:
+        ValueError: a setting of the sweep that does not exist, or a value that it cannot have.
+    """
+    given: dict[str, Any] = {}
+    words: dict[str, str] = {}
+    overrides = []
+    for text in typed:
+        key, value = key_of(text), text.partition("=")[2]
+        if key in (RESUME, NAMED, ADDRESS):
+            words[key] = value.strip("'\"")
+        elif key.startswith(PREFIX):
+            given[_known(key)] = value
+        else:
+            overrides.append(text)
+    settings = _typed({**(defaults or {}), **given})
+    _check(settings)
+    plain = {key: value for key, value in asdict(settings).items() if key in given}
+    resume = Path(words[RESUME]) if RESUME in words else None
+    return Asked(settings, tuple(overrides), plain, resume, words.get(NAMED), words.get(ADDRESS))
+
+
+def _known(key: str) -> str:
+    names = [each.name for each in fields(SweepSettings)]
+    name = key.removeprefix(PREFIX)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        meant = f"did you mean '{PREFIX}{near[0]}'?" if near else f"there are {', '.join(PREFIX + n for n in names)}"
+        raise ValueError(f"there is no key '{key}': {meant}")
+    return name
+
+
+def _typed(values: Mapping[str, Any]) -> SweepSettings:
+    node = OmegaConf.structured(SweepSettings)
+    for name, value in values.items():
+        try:
+            node[name] = None if value in ("null", "auto", "") else value
+        except OmegaConfBaseException:
+            kind = next(str(each.type) for each in fields(SweepSettings) if each.name == name)
+            expected = {"int": "a whole number", "float": "a number"}.get(kind.split(" ")[0], "a word")
+            raise ValueError(f"{PREFIX}{name}={value} is not {expected}") from None
+    settings: SweepSettings = OmegaConf.to_object(node)  # type: ignore[assignment]
+    return settings
+
+
+def _check(settings: SweepSettings) -> None:
+    for name in ("parallel", "cpus_per_run"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{PREFIX}{name}={value}, expected 1 or more")
+    gpus = settings.gpus_per_run
+    if gpus is not None and not (gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
+        raise ValueError(f"{PREFIX}gpus_per_run={gpus}, expected a share of one GPU, such as 0.25, or whole GPUs")

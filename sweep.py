@@ -1,0 +1,173 @@
+"""Many runs from one command, several at a time, that survive kills: python sweep.py COMMAND key=value,value ...
+
+    python sweep.py train experiment=permuted_catch agent.nap=true,false seed=0..4     ten trainings
+    python sweep.py study study=random_labels method=none,redo seed=0..2               six studies
+    python sweep.py evaluate RUN RUN env.game=pong,breakout                            four evaluations
+    python sweep.py resume=runs/sweeps/20260101-120000-ab12                            go on after a stop or a crash
+
+COMMAND is train, study or evaluate, with its own settings. Several values of a setting, as Hydra writes them, are a
+run each: 0,1,2 or 0..4 or range(0,10,2) or choice(a,b). All combinations are checked before the first run begins.
+
+Settings of the sweep:
+    sweep.dir=FOLDER        the sweep's folder; without it a new one below runs/sweeps/
+    sweep.parallel=N        runs at a time; without it as many as cores, GPUs and memory take
+    sweep.cpus_per_run=1    cores for each run, which computes with as many threads
+    sweep.gpus_per_run=0.25 four runs share a GPU; without it a run has one for itself, where there are GPUs
+
+Results: FOLDER/sweep.json lists the runs {folder, overrides, seed, status, starts, reason}; each run has a folder
+named by what differs. A run that dies goes on from its newest checkpoint, at most 5 times without a new one. A run
+that diverges or is refused is a line in the table and stops no other.
+
+Exit codes: 0; 2, bad input: one sentence, nothing was started; 128 + signal after SIGINT or SIGTERM, which stop all
+runs with their checkpoints; else the highest code of a run.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from nap_rl import cli, machine, threads
+from nap_rl.process import sole_owner
+from nap_rl.sweep import local, record, settings, table
+from nap_rl.sweep.attempts import Surroundings
+from nap_rl.sweep.commands import COMMANDS, Command
+from nap_rl.sweep.record import Record
+
+
+def main() -> None:
+    """The console entry point."""
+    cli.tolerate_any_terminal()
+    try:
+        with cli.refusing_bad_input():
+            code = command(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = cli.INTERRUPTED
+    cli.flush_output()
+    sys.exit(code)
+
+
+def command(typed: list[str]) -> int:
+    """Do what was typed; returns the exit code."""
+    from nap_rl.conf import schema
+
+    arguments = cli.parse(typed)
+    if arguments.help or not typed:
+        print(__doc__)
+        return 0 if typed else cli.USAGE_ERROR
+    schema.register()
+    cli.register_resolvers()
+    name, rest = _command_named(arguments.overrides)
+    asked = settings.sort(rest)
+    if asked.resume is not None:
+        return go_on(asked, name)
+    if name is None:
+        raise ValueError(f"name a command first, one of {', '.join(COMMANDS)}: sweep.py train seed=0..4")
+    return begin(COMMANDS[name], asked, arguments)
+
+
+def begin(command: Command, asked: settings.Asked, arguments: cli.Arguments) -> int:
+    """Plan and check all runs, then bring them to their ends."""
+    from nap_rl.conf.sweeps import Planner
+
+    folder = Path(asked.settings.dir or f"runs/sweeps/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}")
+    planner = Planner(command, folder)
+    trials = planner.plan(cli.Arguments(asked.overrides, arguments.config_dirs))
+    before = record.check_same(folder, command, trials)
+    for trial in trials:
+        cli.check_folder(trial.folder, new=not (folder / record.NAME).exists())
+    needs = {"bytes_per_run": planner.bytes_per_run, "on_gpu": planner.on_gpu}
+    sweep = Record(folder, command, trials, {"typed": dict(asked.given), "needs": needs})
+    sweep.outcomes.update(before)
+    return run(sweep, asked)
+
+
+def go_on(asked: settings.Asked, name: str | None) -> int:
+    """Bring the sweep in a folder to its end."""
+    assert asked.resume is not None
+    sweep = record.read(asked.resume)
+    if name not in (None, sweep.command.name):
+        raise ValueError(f"{asked.resume} holds a sweep of {sweep.command.name}.py, not of {name}.py")
+    if asked.overrides:
+        raise ValueError(f"resume={asked.resume} goes on with the sweep's own runs: leave out {asked.overrides[0]}")
+    given = {**sweep.settings["typed"], **asked.given}
+    sweep.settings["typed"] = given
+    return run(sweep, settings.sort([], {key: value for key, value in given.items() if key != "dir"}))
+
+
+def run(sweep: Record, asked: settings.Asked) -> int:
+    """Run what is unfinished, and sum up."""
+    needs = sweep.settings["needs"]
+    places = share_out(asked.settings, needs["bytes_per_run"], on_gpu=needs["on_gpu"])
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    with sole_owner(sweep.folder):
+        todo = sweep.unfinished()
+        done = len(sweep.trials) - len(todo)
+        at_once = f"{min(len(places), max(len(todo), 1))} at a time, {places[0].threads} thread(s) each"
+        print(f"{len(sweep.trials)} runs, {done} done already, {at_once} -> {sweep.folder}", flush=True)
+        sweep.write(now=True)
+        with local.Signals() as signals:
+            local.run(sweep, todo, places, table.Lines(sweep, beginnings=False), signals)
+    print(f"\n{table.runs(sweep)}\n\nwritten to {sweep.folder / record.NAME}", flush=True)
+    return local.exit_code(sweep, signals)
+
+
+def share_out(asked: settings.SweepSettings, bytes_per_run: int, *, on_gpu: bool) -> list[Surroundings]:
+    """A place for each run at a time: its threads, and its GPU.
+
+    Raises:
+        ValueError: more cores, GPUs or memory are asked for than there are.
+    """
+    cores, cpus = threads.usable_cores(), asked.cpus_per_run
+    if cpus > cores:
+        raise ValueError(f"sweep.cpus_per_run={cpus}, but this machine has {cores} cores for us")
+    gpus = machine.gpu_ids() if on_gpu or asked.gpus_per_run else []
+    gpus_per_run = (1.0 if gpus else 0.0) if asked.gpus_per_run is None else asked.gpus_per_run
+    if gpus_per_run > len(gpus):
+        raise ValueError(f"sweep.gpus_per_run={gpus_per_run:g}, but this machine has {len(gpus)} GPUs")
+    memory = machine.available_memory()
+    fit = max(cores // cpus, 1)
+    if gpus_per_run:
+        fit = min(fit, _runs_on(len(gpus), gpus_per_run))
+    if memory is not None:
+        fit = min(fit, max(memory // bytes_per_run, 1))
+    parallel = fit if asked.parallel is None else asked.parallel
+    if memory is not None and parallel * bytes_per_run > memory:
+        raise ValueError(
+            f"sweep.parallel={parallel} runs take {parallel * bytes_per_run / 1e9:.1f} GB of memory and "
+            f"{memory / 1e9:.1f} GB are free: sweep.parallel={max(memory // bytes_per_run, 1)} would fit"
+        )
+    if gpus_per_run and parallel > _runs_on(len(gpus), gpus_per_run):
+        raise ValueError(f"sweep.parallel={parallel} runs with {gpus_per_run:g} GPUs each do not fit {len(gpus)} GPUs")
+    return [Surroundings(cpus, _visible(gpus, gpus_per_run, number)) for number in range(parallel)]
+
+
+def _runs_on(gpus: int, per_run: float) -> int:
+    return gpus * math.floor(1 / per_run + 1e-9) if per_run <= 1 else gpus // int(per_run)
+
+
+def _visible(gpus: Sequence[str], per_run: float, number: int) -> dict[str, str]:
+    """The variable that shows a run its GPUs, neighbours on other ones as far as there are."""
+    if not per_run:
+        return {}
+    count = max(int(per_run), 1)
+    first = number * count % len(gpus)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + count])}
+
+
+def _command_named(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The command, and everything else that was typed."""
+    if not overrides or "=" in overrides[0]:
+        return None, list(overrides)
+    name, *rest = overrides
+    if name not in COMMANDS:
+        raise ValueError(f"there is no command '{name}': expected one of {', '.join(COMMANDS)}")
+    return name, rest
+
+
+if __name__ == "__main__":
+    main()
