@@ -10,9 +10,12 @@ run each: 0,1,2 or 0..4 or range(0,10,2) or choice(a,b). All combinations are ch
 
 Settings of the sweep:
     sweep.dir=FOLDER        the sweep's folder; without it a new one below runs/sweeps/
+    sweep.engine=ray|local  Ray Tune (pip install 'nap-rl[ray]'), or plain processes; without it Ray where it is there
     sweep.parallel=N        runs at a time; without it as many as cores, GPUs and memory take
     sweep.cpus_per_run=1    cores for each run, which computes with as many threads
     sweep.gpus_per_run=0.25 four runs share a GPU; without it a run has one for itself, where there are GPUs
+
+    ray.address=HOST:PORT   join a Ray cluster; without it Ray runs on this machine alone, and ends with the sweep
 
 Results: FOLDER/sweep.json lists the runs {folder, overrides, seed, status, starts, reason}; each run has a folder
 named by what differs. A run that dies goes on from its newest checkpoint, at most 5 times without a new one. A run
@@ -37,6 +40,7 @@ from nap_rl.sweep import local, record, settings, table
 from nap_rl.sweep.attempts import Surroundings
 from nap_rl.sweep.commands import COMMANDS, Command
 from nap_rl.sweep.record import Record
+from nap_rl.sweep.trials import Trial
 
 
 def main() -> None:
@@ -102,18 +106,70 @@ def go_on(asked: settings.Asked, name: str | None) -> int:
 def run(sweep: Record, asked: settings.Asked) -> int:
     """Run what is unfinished, and sum up."""
     needs = sweep.settings["needs"]
-    places = share_out(asked.settings, needs["bytes_per_run"], on_gpu=needs["on_gpu"])
+    with_ray = uses_ray(asked)
+    places = [] if asked.address else share_out(asked.settings, needs["bytes_per_run"], on_gpu=needs["on_gpu"])
     sweep.folder.mkdir(parents=True, exist_ok=True)
     with sole_owner(sweep.folder):
         todo = sweep.unfinished()
         done = len(sweep.trials) - len(todo)
-        at_once = f"{min(len(places), max(len(todo), 1))} at a time, {places[0].threads} thread(s) each"
-        print(f"{len(sweep.trials)} runs, {done} done already, {at_once} -> {sweep.folder}", flush=True)
+        where = asked.address or f"{min(len(places), max(len(todo), 1))} at a time"
+        print(f"{len(sweep.trials)} runs, {done} done already, {where} -> {sweep.folder}", flush=True)
         sweep.write(now=True)
+        watcher = table.Lines(sweep, beginnings=False)
         with local.Signals() as signals:
-            local.run(sweep, todo, places, table.Lines(sweep, beginnings=False), signals)
+            if with_ray and todo:
+                run_with_ray(sweep, todo, asked, len(places) or asked.settings.parallel, watcher, signals)
+            else:
+                local.run(sweep, todo, places, watcher, signals)
     print(f"\n{table.runs(sweep)}\n\nwritten to {sweep.folder / record.NAME}", flush=True)
     return local.exit_code(sweep, signals)
+
+
+def uses_ray(asked: settings.Asked) -> bool:
+    """Whether Ray runs the sweep.
+
+    Raises:
+        ValueError: it is asked for and not installed.
+    """
+    from nap_rl.sweep import ray_tune
+
+    wanted = asked.settings.engine == "ray" or asked.address is not None
+    if asked.address is not None and asked.settings.engine == "local":
+        raise ValueError(f"ray.address={asked.address} needs Ray: leave out sweep.engine=local")
+    if ray_tune.is_installed():
+        return wanted or asked.settings.engine is None
+    if wanted:
+        what = f"ray.address={asked.address}" if asked.address else "sweep.engine=ray"
+        raise ValueError(f"{what} needs Ray, which is not installed: pip install 'nap-rl[ray]'")
+    return False
+
+
+def run_with_ray(
+    sweep: Record,
+    todo: Sequence[Trial],
+    asked: settings.Asked,
+    parallel: int | None,
+    watcher: local.Watcher,
+    signals: local.Signals,
+) -> None:
+    """Run on a Ray of this machine's own, or on the cluster at ray.address.
+
+    Raises:
+        ValueError: no cluster answers, or none of its machines can take a run.
+    """
+    from nap_rl.sweep import ray_tune
+
+    own = asked.address is None
+    gpus = len(machine.gpu_ids()) if own and sweep.settings["needs"]["on_gpu"] else 0
+    with ray_tune.cluster(asked.address, threads.usable_cores(), gpus) as there:
+        cpus, asked_gpus = asked.settings.cpus_per_run, asked.settings.gpus_per_run
+        gpus_per_run = float("GPU" in there) if asked_gpus is None else asked_gpus
+        if cpus > there.get("CPU", 0):
+            raise ValueError(f"sweep.cpus_per_run={cpus}, but the cluster has {there.get('CPU', 0):g} cores")
+        if gpus_per_run > there.get("GPU", 0):
+            raise ValueError(f"sweep.gpus_per_run={gpus_per_run:g}, but the cluster has {there.get('GPU', 0):g} GPUs")
+        takes = ray_tune.Resources(cpus, gpus_per_run, parallel)
+        ray_tune.run(sweep, todo, takes, watcher, signals)
 
 
 def share_out(asked: settings.SweepSettings, bytes_per_run: int, *, on_gpu: bool) -> list[Surroundings]:

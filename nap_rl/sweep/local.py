@@ -32,8 +32,14 @@ class Signals:
         self.received: list[int] = []
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+        self._before = {number: signal.getsignal(number) for number in STOPPING}
+        self.install()
         return self
+
+    def install(self) -> None:
+        """Take the signals, again if a library has taken them meanwhile."""
+        for number in STOPPING:
+            signal.signal(number, self._note)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nap_rl.cli import key_of
 
 PREFIX = "sweep."
+ENGINES = ("ray", "local")
 RESUME, NAMED, ADDRESS = "resume", "sweep", "ray.address"
 
 
@@ -22,12 +23,14 @@ class SweepSettings:
     """
     Attributes:
         dir: the sweep's folder; None: a new one below runs/sweeps/.
-        parallel: runs at a time on this machine; None: as many as its cores, GPUs and memory take.
+        engine: ray | local; None: ray where it is installed.
+        parallel: runs at a time; None: as many as cores, GPUs and memory take.
         cpus_per_run: cores for each run, which computes with as many threads.
         gpus_per_run: 0.25 lets four runs share a GPU; None: one each where there are GPUs.
     """
 
     dir: str | None = None
+    engine: str | None = None
     parallel: int | None = None
     cpus_per_run: int = 1
     gpus_per_run: float | None = None
@@ -95,6 +98,8 @@ def _typed(values: Mapping[str, Any]) -> SweepSettings:
 
 
 def _check(settings: SweepSettings) -> None:
+    if settings.engine not in (None, *ENGINES):
+        raise ValueError(f"{PREFIX}engine={settings.engine}, expected auto or one of {', '.join(ENGINES)}")
     for name in ("parallel", "cpus_per_run"):
         value = getattr(settings, name)
         if value is not None and value < 1:
