@@ -154,7 +154,7 @@ def load_run(path: Path, settings: EvaluationConfig) -> Subject:
     protocol = evaluation.protocol_of(config, settings.env.protocol)
     if protocol is None and settings.video:
         raise ValueError(f"video=true films Atari games, but {path} plays {config.env.name}")
-    names = evaluation.tasks_of(config, settings.env.game)
+    names = evaluation.tasks_of(config, settings.env.game, settings.tasks, meta.get("frames", 0))
     source = scores.Checkpoint(
         run=folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent,
         path=folder,

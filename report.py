@@ -4,6 +4,7 @@ python report.py table runs
 python report.py norms RUN_A RUN_B --label LayerNorm --label NaP --out docs/norms.png
 python report.py returns RUN ... --window 100 --out docs/returns.png
 python report.py visits runs/permuted_catch --out docs/permuted_catch
+python report.py continual runs/sequential_minatar
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nap_rl.files import write_atomic
-from nap_rl.report import figures, visits, visits_figure, visits_table
+from nap_rl.report import continual_report, figures, visits, visits_figure, visits_table
 from nap_rl.report.table import runs_table
 from nap_rl.report.visits import SCORES
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(runs_table(arguments.folder))
         elif arguments.command == "visits":
             print(_visits(arguments))
+        elif arguments.command == "continual":
+            print(_continual(arguments))
         elif arguments.command == "norms":
             print(figures.norms(arguments.runs, _labels(arguments), arguments.out))
         else:
@@ -50,21 +53,36 @@ def _parser() -> argparse.ArgumentParser:
         figure.add_argument("--label", action="append", help="a run's name in the figure; once for each run")
         figure.add_argument("--out", type=Path, required=True, help="the picture to write, such as docs/x.png")
     of_visits = commands.add_parser("visits", help="scores by visit of sequences of tasks, by arm, with a table")
-    of_visits.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="runs' folders, or folders of them")
-    of_visits.add_argument("--label", action="append", help="an arm's name; once for each arm, in the table's order")
+    continual = commands.add_parser("continual", help="forgetting and forward transfer, of runs with eval.tasks=all")
+    for of_arms in (of_visits, continual):
+        of_arms.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="runs' folders, or folders of them")
+        of_arms.add_argument("--label", action="append", help="an arm's name; once for each arm, in the table's order")
+        of_arms.add_argument("--out", type=Path, help="folder to write into; without it, the first of RUNS")
     of_visits.add_argument("--score", choices=SCORES, default=SCORES[0], help="a visit's score in summary.json")
     of_visits.add_argument(
         "--chance", type=float, default=0.0, help="a random policy's score, subtracted before ratios"
     )
-    of_visits.add_argument("--out", type=Path, help="folder to write into; without it, the first of RUNS")
     returns.add_argument("--window", type=int, default=100, help="episodes in the moving mean")
     return parser
 
 
+def _arms(arguments: argparse.Namespace) -> list[visits.Arm]:
+    runs = [visits.read(folder, *_seed_and_settings(folder)) for folder in visits.find(arguments.runs)]
+    return visits.arms(runs, arguments.label)
+
+
+def _continual(arguments: argparse.Namespace) -> str:
+    """Writes continual.png and continual.csv; returns the table."""
+    measured = continual_report.measure(_arms(arguments))
+    out = arguments.out or arguments.runs[0]
+    write_atomic(out / "continual.csv", continual_report.long_csv(measured))
+    continual_report.draw(measured, out / "continual.png")
+    return f"{continual_report.text(measured)}\n\nwritten to {out}: continual.png, continual.csv"
+
+
 def _visits(arguments: argparse.Namespace) -> str:
     """Writes visits.png, visits.csv, arms.csv and arms.md; returns the table."""
-    runs = [visits.read(folder, *_seed_and_settings(folder)) for folder in visits.find(arguments.runs)]
-    arms = visits.arms(runs, arguments.label)
+    arms = _arms(arguments)
     rows = visits_table.rows(arms, arguments.score, arguments.chance)
     out = arguments.out or arguments.runs[0]
     written = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 
 from nap_rl.agents.frame_stack import FrameStack
-from nap_rl.envs.step import Actions, VectorEnv
+from nap_rl.envs.step import Actions, VectorEnv, Visit
 from nap_rl.nn import QNetwork
 
 Stacks = npt.NDArray[Any]
 """[N, C, *observation_shape], oldest observation first."""
+EvaluatedTasks = str  # "current", "seen" or "all"
 
 
 class Policy(Protocol):
@@ -123,6 +124,17 @@ def play_episodes(policy: Policy, envs: VectorEnv, episodes: int) -> list[Played
     return [episode for of_env in played for episode in of_env]
 
 
+def evaluated_tasks(tasks: EvaluatedTasks, visits: Sequence[Visit], now: Visit) -> list[str]:
+    """What is played in an evaluation during the visit `now`: its task first, then others in the order of the plan.
+
+    "current" is its task alone, "seen" the tasks of all visits up to it, "all" those of the whole plan.
+    """
+    if tasks == "current":
+        return [now.task]
+    known = [visit.task for visit in visits if tasks == "all" or visit.number <= now.number]
+    return list(dict.fromkeys([now.task, *known]))
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Scores a network during training and leaves the training as it was.
@@ -135,6 +147,7 @@ class Evaluator:
         episodes: whole episodes of an evaluation, `num_envs` at a time.
         open_envs: (task, number of environments, seed) -> the environments, where each episode has its own seed.
         epsilon, noisy: share of uniformly random actions; whether noisy layers act under noise.
+        tasks: see `evaluated_tasks`.
     """
 
     every: int
@@ -144,6 +157,7 @@ class Evaluator:
     epsilon: float
     noisy: bool
     seed: int
+    tasks: EvaluatedTasks = "current"
 
     def is_due(self, before: int, now: int) -> bool:
         """Whether a multiple of `every` lies in (before, now], in frames."""

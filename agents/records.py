@@ -162,15 +162,15 @@ class Records:
             )
             self._updates.clear()
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """Write an evaluation of the network in the task that is played."""
-        task = self.visit.task
+    def evaluated(self, evaluation: Evaluation, task: str) -> None:
+        """Write an evaluation of the network in `task`, which need not be the one that is played."""
         self.log.evaluation(
             frames=self.collector.frames,
             game=task,
             cycle=self.visit.cycle,
             episodes=[(episode.seed, episode.score, episode.frames) for episode in evaluation.played],
             frame_skip=self.collector.env.frame_skip,
+            current=task == self.visit.task,
             scalars={f"eval/{task}/{name}": value for name, value in evaluation.extra_scores.items()},
         )
 

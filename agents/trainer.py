@@ -18,7 +18,7 @@ import torch
 
 from nap_rl.agents.collector import Collector
 from nap_rl.agents.divergence import Diverged
-from nap_rl.agents.evaluation import Evaluator
+from nap_rl.agents.evaluation import Evaluator, evaluated_tasks
 from nap_rl.agents.records import Records
 from nap_rl.agents.trainer_config import TrainerConfig
 from nap_rl.agents.value_agent import ValueAgent
@@ -158,17 +158,17 @@ class Trainer:
             self.clock = replace(self.clock, schedule_from_frame=max(self.frames, learning_from_frame))
 
     def _evaluate_if_due(self) -> None:
-        """Score the network in the task that was just played."""
+        """Score the network in the task that was just played, and in what else `eval.tasks` names."""
         before = self.frames - self.env.num_envs * self.env.frame_skip
         if self.evaluator is None or not self.evaluator.is_due(before, self.frames):
             return
-        task = self.records.visit.task
-        evaluation = self.evaluator(self.agent.network, task, self.frames)
-        self.records.evaluated(evaluation)
-        self.display.note(
-            f"evaluation: {task} at {self.frames:,} frames, {len(evaluation.played)} episodes, "
-            f"mean return {evaluation.mean_return:.2f}"
-        )
+        for task in evaluated_tasks(self.evaluator.tasks, self.env.visits, self.records.visit):
+            evaluation = self.evaluator(self.agent.network, task, self.frames)
+            self.records.evaluated(evaluation, task)
+            self.display.note(
+                f"evaluation: {task} at {self.frames:,} frames, {len(evaluation.played)} episodes, "
+                f"mean return {evaluation.mean_return:.2f}"
+            )
 
     # Schedules
 

@@ -170,6 +170,7 @@ def build_evaluator(config: Config, env: TaskStream) -> Evaluator | None:
         epsilon=settings.epsilon,
         noisy=settings.noisy,
         seed=seeds(config.seed).evaluation,
+        tasks=settings.tasks.name,
     )
 
 

@@ -15,6 +15,7 @@ ADDED: dict[str, Any] = {
 }
 ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
     "agent": {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, "net_arch": []},
+    "eval": {"tasks": "current"},
     "replay": {"device": "auto"},
     "logger": {"diagnostics_every_updates": None},
 }

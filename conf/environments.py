@@ -19,7 +19,17 @@ from nap_rl.conf.env_schema import (
 )
 from nap_rl.conf.schema import Config
 from nap_rl.conf.seeds import seeds
-from nap_rl.envs import AtariEnvs, EmulatorError, Protocol, SequentialAtari, TaskStream, VectorEnv, Visit, atari
+from nap_rl.envs import (
+    AtariEnvs,
+    EmulatorError,
+    Protocol,
+    SequentialAtari,
+    TaskStream,
+    VectorEnv,
+    Visit,
+    atari,
+    sequential,
+)
 from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.envs.registry import MINATAR_ID
 from nap_rl.envs.sequence import TaskSequence, plan
@@ -83,11 +93,18 @@ def build_env(config: Config) -> TaskStream:
     if isinstance(env, (AtariConfig, SequentialConfig)):
         return _atari(config, seed)
     by_name = {task.name: task for task in tasks(env, seed)}
-    assert config.frames is not None
-    visits = [Visit(0, next(iter(by_name)), 0, 0, config.frames)]
+    return TaskSequence(planned(config), partial(_open_visit, env, by_name, seed))
+
+
+def planned(config: Config) -> list[Visit]:
+    """The visits of a run; a single task has one."""
+    env = config.env
+    if isinstance(env, SequentialConfig):
+        return sequential.visits(env.games, env.frames_per_game, env.cycles)
     if isinstance(env, SequenceConfig):
-        visits = plan(list(by_name), lengths(env), env.cycles, env.order.name, seed)
-    return TaskSequence(visits, partial(_open_visit, env, by_name, seed))
+        return plan(task_names(config), lengths(env), env.cycles, env.order.name, seeds(config.seed).env)
+    assert config.frames is not None
+    return [Visit(0, task_names(config)[0], 0, 0, config.frames)]
 
 
 def open_envs(config: Config) -> OpenEnvs:

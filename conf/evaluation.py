@@ -10,10 +10,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
+from nap_rl.agents.evaluation import evaluated_tasks
 from nap_rl.conf import environments
 from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.ranges import RANGES, numbers
-from nap_rl.conf.schema import VARIES, Config, Device, leaves, to_dict
+from nap_rl.conf.schema import VARIES, Config, Device, EvalTasks, leaves, to_dict
 from nap_rl.envs import Protocol, Resize, check_game
 from nap_rl.machine import pick_device
 
@@ -43,6 +44,7 @@ class EvaluationEnv:
 @dataclass
 class EvaluationConfig:
     episodes: int = MISSING  # of each game of each run
+    tasks: EvalTasks = MISSING
     num_envs: int = MISSING
     seed: int = MISSING
     epsilon: float = MISSING
@@ -93,10 +95,16 @@ def atari_protocol(env: AtariConfig | SequentialConfig | None, overrides: Protoc
     return replace(protocol, **{name: value for name, value in changed.items() if value is not None})
 
 
-def tasks_of(run: Config, asked: str | None) -> list[str]:
-    """What a run is scored in: `asked`, or every task that it was trained on. ValueError: it has no such task."""
+def tasks_of(run: Config, asked: str | None, tasks: EvalTasks = EvalTasks.all, frames: int = 0) -> list[str]:
+    """What a run is scored in: `asked`, or its tasks that `tasks` names `frames` after its beginning.
+
+    ValueError: it has no such task.
+    """
     if asked is None:
-        return environments.task_names(run)
+        visits = environments.planned(run)
+        now = next((visit for visit in visits if frames <= visit.end), visits[-1])
+        chosen = evaluated_tasks(tasks.name, visits, now)
+        return [name for name in environments.task_names(run) if name in chosen]
     if isinstance(run.env, (AtariConfig, SequentialConfig)):
         return [check_game(asked)]
     names = environments.task_names(run)

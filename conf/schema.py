@@ -40,6 +40,12 @@ class Device(Enum):
     cuda = "cuda"
 
 
+class EvalTasks(Enum):
+    current = "current"
+    seen = "seen"
+    all = "all"
+
+
 class Precision(Enum):
     auto = "auto"
     fp32 = "fp32"
@@ -197,6 +203,7 @@ class EvalConfig:
     """Evaluation during training; see `agents/evaluation.py`."""
 
     every: int | None = MISSING  # frames; null: none
+    tasks: EvalTasks = MISSING
     episodes: int = MISSING
     num_envs: int = MISSING
     epsilon: float = MISSING

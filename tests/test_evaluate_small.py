@@ -20,6 +20,9 @@ TRAIN = [
     "compile=off",
     "device=cpu",
     "logger.tensorboard=false",
+    "eval.every=60",
+    "eval.tasks=all",
+    "eval.episodes=2",
 ]
 
 
@@ -44,11 +47,32 @@ def test_every_task_of_a_sequence_is_scored_under_its_name(run: Path, tmp_path: 
     assert len(json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]) == 2
 
 
+def test_all_tasks_are_evaluated_during_training_and_the_report_reads_them(run: Path) -> None:
+    rows = list(csv.DictReader((run / "evaluations.csv").open()))
+    assert [(row["frames"], row["game"]) for row in rows[::2]] == [
+        ("60", "catch-0"),
+        ("60", "catch-1"),
+        ("120", "catch-1"),
+        ("120", "catch-0"),
+    ]
+    done = command("report.py", "continual", str(run))
+    assert done.returncode == 0 and "forgetting" in done.stdout, done.stderr
+    assert (run / "continual.png").is_file() and (run / "continual.csv").is_file()
+
+
+def test_the_task_at_hand_alone_is_scored_where_that_is_asked_for(run: Path, tmp_path: Path) -> None:
+    done = command("evaluate.py", str(run), "episodes=1", "tasks=current", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]
+    assert [result["game"] for result in results] == ["catch-1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["env.game=pong"], "env.game=pong is no task of the run: did you mean 'catch-"),
         (["env.protocol.noop_max=3"], "env.protocol is of Atari games, but the run plays permuted_catch"),
+        (["tasks=every"], "tasks=every"),
         (["video=true"], "video=true films Atari games"),
     ],
 )

@@ -125,15 +125,18 @@ class RunLog:
         episodes: Sequence[tuple[int, float, int]],
         frame_skip: int,
         scalars: Mapping[str, float],
+        current: bool = True,
     ) -> None:
         """Write one evaluation: a row an episode in evaluations.csv, and its means to TensorBoard.
 
         Args:
             frames: the run's clock.
-            game, cycle: task and cycle of the visit.
+            game: the task that was played for it.
+            cycle: of the visit.
             episodes: (seed, unclipped return, length in frames) of each episode.
             frame_skip: frames to an agent step.
             scalars: more for TensorBoard.
+            current: whether it is the visit's task; only then it is eval/mean_reward too.
         """
         rows = [] if self._evaluations.size else [row(EVALUATION_COLUMNS)]
         for number, (seed, score, length) in enumerate(episodes):
@@ -143,11 +146,9 @@ class RunLog:
             return
         mean = sum(each for _, each, _ in episodes) / len(episodes)
         mean_steps = sum(each for *_, each in episodes) / len(episodes) / frame_skip
-        values: dict[str, float] = {
-            "eval/mean_reward": mean,
-            "eval/mean_ep_length": mean_steps,
-            f"eval/{game}/mean_return": mean,
-        }
+        values: dict[str, float] = {f"eval/{game}/mean_return": mean}
+        if current:
+            values |= {"eval/mean_reward": mean, "eval/mean_ep_length": mean_steps}
         with self._kept_if_it_fails("TensorBoard's events"):
             self._events.scalars(int(frames), {**values, **scalars})
 

@@ -37,7 +37,7 @@ def read_metrics(run: Path, only: Callable[[str], bool] = lambda name: True) -> 
     Raises FileNotFoundError without the file and ValueError if it has no row or a cell that is no number.
     """
     path = Path(run) / "metrics.csv"
-    names, rows = _read(path)
+    names, rows = read_rows(path)
     try:
         wanted = [i for i, name in enumerate(names) if only(name)]
         table = np.array([[float(row[i] or "nan") for i in wanted] for row in rows], dtype=np.float64)
@@ -52,7 +52,7 @@ def read_episodes(run: Path) -> Episodes:
     Raises FileNotFoundError without the file and ValueError if it has no row or lacks a column.
     """
     path = Path(run) / "episodes.csv"
-    names, rows = _read(path)
+    names, rows = read_rows(path)
     columns = dict(zip(names, zip(*rows, strict=True), strict=True))
     missing = {"frames", "return", "game"} - set(names)
     if missing:
@@ -109,7 +109,7 @@ def relative_norms(columns: Columns, run: Path) -> Columns:
     return relative
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a CSV file. A last row that a killed run left torn is dropped."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}: name the folder of a run.")

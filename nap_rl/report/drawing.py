@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nap_rl.files import write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH_INCHES = 8.0
@@ -25,6 +26,15 @@ def new_figure(height: float) -> Figure:
     from matplotlib.figure import Figure  # no pyplot: it would look for a display
 
     return Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+
+
+def style(axes: Axes, what: str, x: str = "visit") -> None:
+    """Labels both axes, and takes away what no reader needs."""
+    axes.set_ylabel(what, fontsize=8)
+    axes.set_xlabel(x, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6", lw=0.8)
+    axes.set_axisbelow(True)
 
 
 def save(figure: Figure, out: Path) -> Path:

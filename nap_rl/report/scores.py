@@ -12,6 +12,7 @@ import numpy as np
 
 from nap_rl.report.arms import group_by_settings, identity, label
 from nap_rl.report.statistics import Estimate, aggregate, estimate, iqm
+from nap_rl.report.text import aligned, shown
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,7 @@ def tables(summary: Mapping[str, Any]) -> str:
         "IQM [95 %]",
         "human-normalised",
     )
-    rows = [header, *(_row(result) for result in summary["results"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = ["  ".join([*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
+    lines = aligned([header, *(_row(result) for result in summary["results"])], left=2, rule=False)
     for total in summary["aggregates"]:
         lines.append(f"\nhuman-normalised, {_heading(total)}:")
         lines += [f"  {name:<7}{interval(value, '.3f')}" for name, value in total["human_normalized"].items()]
@@ -166,11 +165,7 @@ def tables(summary: Mapping[str, Any]) -> str:
 
 def interval(value: Mapping[str, float | None], spec: str) -> str:
     """ "1.20 [1.00, 1.40]", or the number alone if it has no interval."""
-    estimated = Estimate(**value)  # type: ignore[arg-type]
-    text = format(estimated.value, spec)
-    if estimated.low is None or estimated.high is None:
-        return text
-    return f"{text} [{estimated.low:{spec}}, {estimated.high:{spec}}]"
+    return shown(Estimate(**value), spec)  # type: ignore[arg-type]
 
 
 def _row(result: Mapping[str, Any]) -> tuple[str, ...]:

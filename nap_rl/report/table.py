@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nap_rl.report.curves import moving_return, read_episodes, read_metrics
+from nap_rl.report.text import aligned
 
 HEADERS = ("run", "status", "frames", "fps", "last return", "norm drift")
 WINDOW = 100  # episodes in the last return
@@ -31,13 +32,10 @@ def runs_table(folder: Path) -> str:
     summaries = {run: _summary(run / "summary.json") for run in runs}
     studies = [run for run, summary in summaries.items() if "study" in (summary.get("config") or {})]
     rows = [HEADERS, *(_row(run, summaries[run], folder) for run in runs if run not in studies)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADERS))]
-    lines = ["  ".join([*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    lines = lines if len(rows) > 1 else []
+    lines = aligned(rows, left=2) if len(rows) > 1 else []
     if studies:
         lines.append(f"left out: {len(studies)} of studies, which `python study.py report FOLDER` shows")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(lines)
 
 
 def _summary(path: Path) -> dict[str, Any]:

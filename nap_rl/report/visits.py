@@ -33,6 +33,7 @@ class Run:
 
     Attributes:
         settings: by dotted key, without what the runs of an arm may differ in.
+        frames: length of each visit.
         scores: a name of `SCORES` -> [V].
         norm: [V] norm of all layers over its first logged value, mean over the visit's rows.
         effective_lr: [V] geometric mean over layers, mean over the visit's rows.
@@ -43,6 +44,7 @@ class Run:
     settings: Mapping[str, Any]
     tasks: tuple[str, ...]
     cycles: tuple[int, ...]
+    frames: tuple[int, ...]
     scores: Mapping[str, Floats]
     norm: Floats
     effective_lr: Floats
@@ -109,6 +111,7 @@ def read(folder: Path, seed: int, settings: Mapping[str, Any]) -> Run:
         settings=settings,
         tasks=tuple(visit.get("task", visit.get("game")) for visit in visits),
         cycles=tuple(visit["cycle"] for visit in visits),
+        frames=tuple(visit["frames"] for visit in visits),
         scores={name: np.array([visit.get(name) for visit in visits], dtype=np.float64) for name in SCORES},
         norm=norm,
         effective_lr=effective_lr,

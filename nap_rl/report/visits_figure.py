@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nap_rl.report.drawing import COLOURS, DASHES, FAINT, INK, new_figure, save
+from nap_rl.report.drawing import COLOURS, DASHES, FAINT, INK, new_figure, save, style
 from nap_rl.report.statistics import Floats, iqm
 from nap_rl.report.visits import Arm, by_cycle, reference
 from nap_rl.report.visits_table import curve, of_layers, share_of_fresh
@@ -53,7 +53,7 @@ def _scores(axes: Axes, arms: Sequence[Arm], score: str) -> None:
         axes.plot(at, middle, **_look(i, at.size))
         if len(arm.runs) > 1:
             axes.fill_between(at, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.18, lw=0)
-    _style(axes, WORDS[score])
+    style(axes, WORDS[score])
     longest = max(arms, key=lambda arm: arm.visits)
     if 1 < longest.visits <= MOST_NAMED:
         for visit, task in enumerate(longest.tasks):
@@ -68,7 +68,7 @@ def _shares(axes: Axes, arms: Sequence[Arm], score: str, chance: float) -> None:
             shares, at = _neighbours(share_of_fresh(arm, fresh, score, chance)[None])
             axes.plot(at, shares[0], **_look(i, at.size))
     axes.axhline(1.0, color=INK, lw=0.8, ls=":")
-    _style(axes, "share of a fresh network's" + (f", above {chance:g}" if chance else ""))
+    style(axes, "share of a fresh network's" + (f", above {chance:g}" if chance else ""))
 
 
 def _cycles(axes: Axes, arms: Sequence[Arm], score: str) -> None:
@@ -80,7 +80,7 @@ def _cycles(axes: Axes, arms: Sequence[Arm], score: str) -> None:
             colour = COLOURS[i % len(COLOURS)]
             face = "none" if cycle == 0 else colour
             axes.plot(at, [iqm(of) for of in by_task.values()], "o^sD"[cycle % 4], mec=colour, mfc=face, ms=4, lw=0)
-    _style(axes, "first visit (hollow), later (filled)", "task")
+    style(axes, "first visit (hollow), later (filled)", "task")
     if len(order) <= MOST_NAMED:
         axes.set_xticks(range(len(order)), order, rotation=30, fontsize=7, ha="right")
 
@@ -90,8 +90,8 @@ def _layers(norms: Axes, rates: Axes, arms: Sequence[Arm]) -> None:
         for axes, values in zip((norms, rates), of_layers(arm), strict=True):
             pooled, at = _neighbours(values[None])
             axes.plot(at, pooled[0], **_look(i, at.size))
-    _style(norms, "norm of all layers / its first")
-    _style(rates, "effective learning rate")
+    style(norms, "norm of all layers / its first")
+    style(rates, "effective learning rate")
     rates.set_yscale("log")
 
 
@@ -114,11 +114,3 @@ def _look(i: int, points: int) -> dict[str, Any]:
         "lw": 1.6,
         "marker": marker,
     }
-
-
-def _style(axes: Axes, what: str, x: str = "visit") -> None:
-    axes.set_ylabel(what, fontsize=8)
-    axes.set_xlabel(x, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", lw=0.8)
-    axes.set_axisbelow(True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from nap_rl.report.statistics import Estimate, Floats, iqm, iqm_interval
+from nap_rl.report.text import aligned, shown, to_csv
 from nap_rl.report.visits import Arm, by_cycle, over_seeds, ratio_over_seeds, reference, tenth
 
 VISIT_COLUMNS = ("arm", "visit", "task", "cycle", "seeds", "iqm", "low", "high", "ratio", "norm", "effective_lr")
@@ -75,7 +74,7 @@ def _same_visits(fresh: Arm, arm: Arm, name: str, n: int) -> Floats:
 def cells(row: Row) -> tuple[str, ...]:
     """The row as text."""
     estimates = (row.early, row.late, *row.cycles, row.ratio, row.plasticity)
-    return (row.arm, str(row.seeds), str(row.visits), *map(_text, estimates))
+    return (row.arm, str(row.seeds), str(row.visits), *map(shown, estimates))
 
 
 def header(found: Sequence[Row]) -> tuple[str, ...]:
@@ -86,11 +85,7 @@ def header(found: Sequence[Row]) -> tuple[str, ...]:
 
 def text(found: Sequence[Row]) -> str:
     """For a terminal."""
-    lines = [header(found), *map(cells, found)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    shown = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-    shown.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(shown)
+    return "\n".join(aligned([header(found), *map(cells, found)], left=1))
 
 
 def markdown(found: Sequence[Row]) -> str:
@@ -108,12 +103,14 @@ def table_csv(found: Sequence[Row]) -> str:
         estimates = (row.early, row.late, *row.cycles, row.ratio, row.plasticity)
         numbers = [number for estimate in estimates for number in (estimate or (None, None, None))]
         lines.append([row.arm, row.seeds, row.visits, *numbers, row.reference])
-    return _csv(["arm", "seeds", "visits", *columns, "reference"], lines)
+    return to_csv(["arm", "seeds", "visits", *columns, "reference"], lines)
 
 
 def visits_csv(arms: Sequence[Arm], score: str, chance: float = 0.0) -> str:
     """One row an arm and visit: IQM and interval over seeds, ratio to the fresh arm, means of norm and rate."""
-    return _csv(VISIT_COLUMNS, (line for arm in arms for line in _visit_rows(arm, reference(arm, arms), score, chance)))
+    return to_csv(
+        VISIT_COLUMNS, (line for arm in arms for line in _visit_rows(arm, reference(arm, arms), score, chance))
+    )
 
 
 def _visit_rows(arm: Arm, fresh: Arm | None, score: str, chance: float) -> Iterator[list[object]]:
@@ -157,20 +154,3 @@ def _known_mean(of_runs: Sequence[Floats]) -> Floats:
     with np.errstate(invalid="ignore"):
         means: Floats = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
     return means
-
-
-def _text(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "-"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-
-
-def _csv(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for line in lines:
-        writer.writerow(["" if cell is None or cell != cell else cell for cell in line])
-    return out.getvalue()

@@ -12,8 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nap_rl.agents import ValueAgent
-from nap_rl.agents.evaluation import EpsilonGreedy, Evaluator, NetworkPolicy, Played, play_episodes
-from nap_rl.envs import AtariEnvs, Episode, Protocol, Step
+from nap_rl.agents.evaluation import (
+    EpsilonGreedy,
+    Evaluator,
+    NetworkPolicy,
+    Played,
+    evaluated_tasks,
+    play_episodes,
+)
+from nap_rl.envs import AtariEnvs, Episode, Protocol, Step, Visit
 
 Make = Callable[..., ValueAgent]
 
@@ -138,3 +145,21 @@ def test_an_evaluation_is_due_once_for_each_multiple_passed(every: int, steps: l
         clock += step
         due += crossed
     assert due <= clock // every
+
+
+@pytest.mark.parametrize(
+    ("tasks", "number", "played"),
+    [
+        ("current", 1, ["b"]),
+        ("seen", 0, ["a"]),
+        ("seen", 1, ["b", "a"]),
+        ("seen", 3, ["a", "b", "c"]),
+        ("all", 0, ["a", "b", "c"]),
+        ("all", 2, ["c", "a", "b"]),
+    ],
+)
+def test_an_evaluation_plays_the_task_at_hand_first_and_each_other_that_is_asked_for_once(
+    tasks: str, number: int, played: list[str]
+) -> None:
+    visits = [Visit(i, "abc"[i % 3], i // 3, 10 * i, 10 * i + 10) for i in range(6)]
+    assert evaluated_tasks(tasks, visits, visits[number]) == played

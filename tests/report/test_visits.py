@@ -113,6 +113,7 @@ def arm_of(scores: Any, settings: dict[str, Any], name: str = "arm", tasks: int 
             settings=settings,
             tasks=tuple(f"t{i % tasks if tasks else i}" for i in range(n)),
             cycles=tuple(i // tasks if tasks else 0 for i in range(n)),
+            frames=(100,) * n,
             scores={key: row * (0.5 if key == "auc_return" else 1) for key in visits.SCORES},
             norm=np.ones(n),
             effective_lr=np.ones(n),
