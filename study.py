@@ -41,7 +41,7 @@ def many(arguments: list[str]) -> int:
     """`-m`: Hydra's grammar, our processes: its own launchers are slow for small jobs and cannot resume."""
     folder = [a.removeprefix(f"{SWEEP_FOLDER}=") for a in arguments if a.startswith(f"{SWEEP_FOLDER}=")]
     if len(folder) != 1:
-        raise ValueError(f"study.py -m needs {SWEEP_FOLDER}=FOLDER once, so that it can go on there.")
+        raise ValueError(f"-m needs {SWEEP_FOLDER}=FOLDER once, so that it can go on there.")
     overrides = [a for a in arguments if not a.startswith(f"{SWEEP_FOLDER}=")]
     return sweep.run(overrides, Path(folder[0]))
 
@@ -50,7 +50,7 @@ def report(arguments: list[str]) -> int:
     from nap_rl.studies import figures  # matplotlib takes a second
 
     if len(arguments) != 1:
-        raise ValueError("study.py report takes one folder, that of a sweep or of one study.")
+        raise ValueError("report takes one folder, that of a sweep or of one study.")
     print(figures.report(Path(arguments[0])))
     return 0
 

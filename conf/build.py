@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
@@ -20,12 +19,12 @@ from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, Observations, frame_skip, open_envs, visit_frames
 from nap_rl.conf.environments import build_env as build_env
 from nap_rl.conf.intervals import parse_every
+from nap_rl.conf.memory import replay_device
 from nap_rl.conf.networks import build_network, example_input, network_spec
 from nap_rl.conf.schema import Affine, Config, CosineSchedule, LinearSchedule
 from nap_rl.conf.seeds import seeds
 from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen
-from nap_rl.machine import free_device_memory
 from nap_rl.nap import Projector, project
 from nap_rl.nn import QNetwork
 from nap_rl.plasticity import Method, make_method, method_named
@@ -126,35 +125,6 @@ def build_renewal(config: Config, observations: Observations) -> Callable[[Value
         agent.method = _method(config, agent.network, agent.optimizer, example)
 
     return renew
-
-
-def frame_bytes(observations: Observations) -> int:
-    """Of one observation in the replay."""
-    return math.prod(observations.shape) * np.dtype(observations.dtype).itemsize
-
-
-def replay_device(config: Config, learner: torch.device, observations: Observations = ATARI) -> torch.device:
-    """Where the replay stands: beside the learner, or in the host's memory.
-
-    Raises:
-        ValueError: `replay.device=cuda`, and the learner is on the CPU or the GPU's memory does not hold it.
-    """
-    name, capacity = config.replay.device.name, config.replay.capacity
-    if learner.type == "cpu" and name == "cuda":
-        raise ValueError("replay.device=cuda, but the learner is on the CPU: use replay.device=auto")
-    if learner.type == "cpu" or name == "cpu":
-        return torch.device("cpu")
-    size = frame_bytes(observations)
-    needed, free = Replay.nbytes(capacity, size), free_device_memory(learner)
-    if needed <= free:
-        return learner
-    if name == "auto":
-        return torch.device("cpu")
-    raise ValueError(
-        f"replay.device=cuda with replay.capacity={capacity} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of "
-        f"the GPU's memory are free beside the learner: replay.capacity={free // Replay.nbytes(1, size)} would fit, or "
-        "use replay.device=cpu"
-    )
 
 
 def build_evaluator(config: Config, env: TaskStream) -> Evaluator | None:

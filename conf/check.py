@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nap_rl import threads
 from nap_rl.cli import check_folder
-from nap_rl.conf import environments
+from nap_rl.conf import environments, init_from
 from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig
 from nap_rl.conf.env_schema import AtariConfig, OnSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, Observations
@@ -21,12 +21,18 @@ from nap_rl.conf.ranges import check_ranges
 from nap_rl.conf.schema import Affine, Config, CosineSchedule, Norm
 from nap_rl.envs import Resize, check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP, import_cv2
-from nap_rl.machine import available_memory, free_space, pick_device
+from nap_rl.machine import free_space
+from nap_rl.plasticity import METHODS, method_named, options_of
+from nap_rl.plasticity.method import option
 from nap_rl.process import sole_owner
 
 if TYPE_CHECKING:
     from nap_rl.conf.resume import Resume
 
+TORSOS = ("nature", "data_efficient", "impala", "mlp", "minatar")
+ATARI_TORSOS = ("nature", "data_efficient", "impala", "mlp")  # fit Atari's frames: nothing to compute
+ANY_TORSOS = ("mlp",)
+MOST_LAYERS = 64
 COMPRESSION = 10  # frames shrink at least so far on disk; by 13 to 50 in the games tried
 
 
@@ -82,19 +88,23 @@ def to_config(config: DictConfig, *, begins: bool = True) -> Config:
     parse_every(plain.checkpoint.every)
     _check_logger(plain)
     threads.count(plain.threads, default=1)
+    _check_plasticity(plain)
+    _check_torso(plain.agent)
     _check_what_torch_reads(plain, observations, num_actions, begins)
     return plain
 
 
 def _check_what_torch_reads(config: Config, observations: Observations, num_actions: int, begins: bool) -> None:
-    from nap_rl.conf import init_from
-    from nap_rl.conf.networks import check_network
+    made_for_them = ATARI_TORSOS if observations == ATARI else ANY_TORSOS
+    if config.agent.torso not in made_for_them:
+        from nap_rl.conf.networks import check_network
 
-    _check_plasticity(config)
-    check_network(config, num_actions, observations)
+        check_network(config, num_actions, observations)
     if begins and config.agent.init_from is not None:
         init_from.check(config.agent.init_from, config)
-    _check_replay(config, observations)
+    from nap_rl.conf.memory import check_replay
+
+    check_replay(config, observations)
 
 
 def _check_groups(settings: Any, path: str = "") -> None:
@@ -208,13 +218,25 @@ def _check_nap(config: Config, node: DictConfig) -> None:
         raise ValueError("nap.affine=project with nap.project=false: use nap.affine=regularize, free or omit")
 
 
+def _check_torso(agent: AgentConfig) -> None:
+    if agent.torso not in TORSOS and "." not in agent.torso:
+        raise ValueError(f"agent.torso={agent.torso} is none of {', '.join(TORSOS)}, and no dotted path of a class")
+    if len(agent.net_arch) > MOST_LAYERS:
+        raise ValueError(f"agent.net_arch has {len(agent.net_arch)} layers, expected {MOST_LAYERS} or fewer")
+
+
 def _check_plasticity(config: Config) -> None:
     options = asdict(config.plasticity)
     name = options.pop("name")
+    if name not in METHODS:
+        method_named(name)
     if name == "none" and not options:
         return
-    from nap_rl.plasticity import check_options, method_named, options_of
-
+    for key, value in options.items():
+        try:
+            option(key, value)
+        except ValueError as error:
+            raise ValueError(f"plasticity.{error}") from None
     if set(options) != set(options_of(name)):
         raise ValueError(f"plasticity.name={name} has other options than {sorted(options)}: choose plasticity={name}")
     layer_norm = config.agent.nap and config.nap.normalize and config.nap.norm is Norm.layer
@@ -222,27 +244,6 @@ def _check_plasticity(config: Config) -> None:
         raise ValueError(f"plasticity={name} needs LayerNorm: add agent.nap=true and nap=norm_only or nap=full")
     if name == "crelu" and config.agent.torso == "impala":
         raise ValueError("plasticity=crelu doubles what a ReLU gives, which skip connections of agent.torso=impala add")
-    try:
-        check_options(name, options)
-    except ValueError as error:
-        raise ValueError(f"plasticity.{error}") from None
-
-
-def _check_replay(config: Config, observations: Observations) -> None:
-    from nap_rl.conf import build
-    from nap_rl.replay import Replay
-
-    capacity = config.replay.capacity
-    if build.replay_device(config, pick_device(config.device.name), observations).type != "cpu":
-        return
-    size = build.frame_bytes(observations)
-    needed, available = Replay.nbytes(capacity, size), available_memory()
-    if available is not None and needed > available:
-        fits = int(available * 0.9) // Replay.nbytes(1, size)
-        raise ValueError(
-            f"replay.capacity={capacity} needs {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: "
-            f"replay.capacity={fits} would fit"
-        )
 
 
 def _check_logger(config: Config) -> None:

@@ -75,7 +75,8 @@ def read_settings(overrides: list[str]) -> EvaluationConfig:
         bounds = RANGES[key if key in RANGES else f"eval.{key}"]
         if (expected := bounds.refusal(value)) is not None:
             raise ValueError(f"{key}={value}, {expected}")
-    pick_device(settings.device.name)
+    if settings.device is Device.cuda:
+        pick_device(settings.device.name)
     return settings
 
 

@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from nap_rl import checkpoint
-from nap_rl.agents import FrameStack, ValueAgent
 from nap_rl.conf import schema
-from nap_rl.conf.networks import network_spec
 from nap_rl.conf.schema import Config
 from nap_rl.envs import TaskStream
 from nap_rl.envs.atari import FRAME_SHAPE, STACK
-from nap_rl.nn import NetworkSpec, QNetwork
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a run's folder is checked before torch is imported
+    from torch import Tensor
+
+    from nap_rl.agents import ValueAgent
+    from nap_rl.nn import QNetwork
     from nap_rl.sb3.load import Model
 
 TORSO = "torso."
@@ -45,7 +44,7 @@ def check(source: str, config: Config) -> None:
     """
     with _naming(source):
         if _is_zip(source):
-            _check_torso_of_zip(_read_zip(source), network_spec(config))
+            _check_torso_of_zip(_read_zip(source), config)
         else:
             _check_torso_of_run(checkpoint.newest_of_run(Path(source)), config)
 
@@ -99,7 +98,7 @@ def transfer(weights: Mapping[str, Tensor], network: QNetwork) -> list[str]:
 
 
 def _check_torso_of_run(folder: Path, config: Config) -> None:
-    checkpoint.load_tensors(folder, "network")  # a damaged file is named now
+    checkpoint.verified_tensors(folder, "network")  # a damaged file is named now
     theirs = _torso_settings(schema.from_dict(checkpoint.read_meta(folder)["config"]))
     for name, ours in _torso_settings(config).items():
         if theirs[name] != ours:
@@ -111,16 +110,18 @@ def _check_torso_of_run(folder: Path, config: Config) -> None:
 
 def _torso_settings(config: Config) -> dict[str, Any]:
     """What certainly changes the names or the shapes of the torso's tensors; what only may is left to `transfer`."""
-    spec = network_spec(config)
+    norms = "plain" if config.nap.affine is schema.Affine.omit else "learnable"
     return {
-        "agent.torso": spec.torso,
-        "norms by agent.nap": "none" if spec.norm is None else "learnable" if spec.affine else "plain",
+        "agent.torso": config.agent.torso,
+        "norms by agent.nap": norms if config.agent.nap and config.nap.normalize else "none",
         "plasticity=crelu": config.plasticity.name == "crelu",
     }
 
 
-def _check_torso_of_zip(model: Model, spec: NetworkSpec) -> None:
-    ours = spec.shapes(FRAME_SHAPE, STACK, model.actions)
+def _check_torso_of_zip(model: Model, config: Config) -> None:
+    from nap_rl.conf.networks import network_spec
+
+    ours = network_spec(config).shapes(FRAME_SHAPE, STACK, model.actions)
     for name, tensor in model.network.items():
         shape = ours.get(name)
         if name.startswith(TORSO) and name.endswith(".weight") and shape != tensor.shape:
@@ -173,16 +174,20 @@ def _read_zip_once(source: str, size: int, changed: int) -> Model:
     return read_model(source)
 
 
-@torch.no_grad()
 def real_stacks(env: TaskStream, network: QNetwork) -> npt.NDArray[np.uint8]:
     """Observations [1000, stack, *frame] of `env`, acted in greedily but for every tenth action; closes it."""
+    import torch
+
+    from nap_rl.agents import FrameStack
+
     rng = np.random.default_rng(0)
     frames, first = env.reset(), np.ones(env.num_envs, dtype=bool)
     stack = FrameStack.of(env)
     seen: list[npt.NDArray[np.uint8]] = []
     while len(seen) * env.num_envs < OBSERVATIONS:
         seen.append(stack.push(frames, first).copy())
-        actions = network.q_values(torch.from_numpy(seen[-1])).argmax(dim=1).numpy()
+        with torch.no_grad():
+            actions = network.q_values(torch.from_numpy(seen[-1])).argmax(dim=1).numpy()
         random = rng.random(env.num_envs) < RANDOM_SHARE
         step = env.step(np.where(random, rng.integers(0, env.num_actions, env.num_envs), actions))
         frames, first = step.observations, step.ended

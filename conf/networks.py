@@ -13,8 +13,6 @@ from nap_rl.nap import normalize
 from nap_rl.nn import NetworkSpec, QNetwork
 from nap_rl.plasticity import method_named
 
-FIT_ATARI = ("nature", "data_efficient", "impala")  # made for its frames: nothing to compute
-
 
 def network_spec(config: Config) -> NetworkSpec:
     """What the configuration's network is made of."""
@@ -49,8 +47,6 @@ def check_network(config: Config, num_actions: int, observations: Observations) 
     """Raises ValueError unless the configuration's torso can look at such observations. A user's torso is run once."""
     try:
         spec = network_spec(config)
-        if observations == ATARI and spec.torso in FIT_ATARI:
-            return
         if "." in spec.torso:
             with torch.random.fork_rng(devices=[]):
                 spec.build(observations.shape, observations.stack, num_actions)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # a set is checked before torch is imported
+    from torch import Tensor
 
 CLASSES = 10
 CIFAR10 = "cifar10"
@@ -47,6 +49,15 @@ def load_images(name: str, root: Path | None, count: int, seed: int) -> Tensor:
         ValueError: the set is unknown, `count` is too large, or a file has the wrong size.
         FileNotFoundError: the message says which file to put where.
     """
+    import torch
+
+    images = pick_images(name, root, count, seed)
+    x = torch.from_numpy(images.astype(np.float32))
+    return (x - x.mean()) / x.std()
+
+
+def pick_images(name: str, root: Path | None, count: int, seed: int) -> NDArray[np.uint8]:
+    """Returns `count` images [count, C, H, W] of a set as they are stored; arguments and errors as `load_images`."""
     if name in SHIPPED:
         images = _shipped(name, root)
     elif name == CIFAR10:
@@ -56,8 +67,8 @@ def load_images(name: str, root: Path | None, count: int, seed: int) -> Tensor:
     if not 1 <= count <= len(images):
         raise ValueError(f"data.images must lie between 1 and {len(images)} for {name}; got {count}.")
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
-    x = torch.from_numpy(images[chosen].astype(np.float32))
-    return (x - x.mean()) / x.std()
+    picked: NDArray[np.uint8] = images[chosen]
+    return picked
 
 
 @cache  # a process may run many studies

@@ -47,6 +47,8 @@ class StudyConfig:
     jobs: int = 1  # processes of `study.py -m`
 
 
+TASKS, STEPS, SUMMARY = "tasks.csv", "steps.csv", "summary.json"  # files of a study's folder
+
 CHOICES = {
     "study": ("random_labels", "dead_units", "schedule_replay"),
     "model": ("mlp", "cnn", "resnet"),
@@ -90,6 +92,10 @@ def validate(config: StudyConfig) -> None:
         )
     if config.measure_every < 0:
         raise ValueError(f"measure_every must be 0 or more updates; got {config.measure_every}.")
+    if config.nap and config.norm == "none":
+        raise ValueError("nap=true needs a normalisation, norm=layer or norm=rms; got norm=none.")
+    if config.affine in ("project", "regularize") and not config.nap:
+        raise ValueError(f"affine={config.affine} is done by the projection, so it needs nap=true.")
     known = options_of(config.method)
     for key in config.options:
         if key not in known:
@@ -98,10 +104,6 @@ def validate(config: StudyConfig) -> None:
     needed = method_named(config.method).norm
     if needed and config.norm != needed:
         raise ValueError(f"method={config.method} needs norm={needed}; got norm={config.norm}.")
-    if config.nap and config.norm == "none":
-        raise ValueError("nap=true needs a normalisation, norm=layer or norm=rms; got norm=none.")
-    if config.affine in ("project", "regularize") and not config.nap:
-        raise ValueError(f"affine={config.affine} is done by the projection, so it needs nap=true.")
 
 
 def root_of(data: DataConfig) -> Path | None:

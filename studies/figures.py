@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nap_rl.files import write_atomic
 from nap_rl.report.statistics import mean_interval
-from nap_rl.studies.stream import STEPS, SUMMARY, TASKS
+from nap_rl.studies.config import STEPS, SUMMARY, TASKS
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2_000  # of each of some hundred points of a curve

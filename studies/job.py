@@ -8,15 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from nap_rl import cli
-from nap_rl.images import load_images
-from nap_rl.studies import replay, stream
-from nap_rl.studies.config import StudyConfig, root_of, validate
-from nap_rl.studies.stream import SUMMARY, TASKS
+from nap_rl.images import pick_images
+from nap_rl.studies.config import SUMMARY, TASKS, StudyConfig, root_of, validate
 
 CONFIG_NAME = "study"
 CONF = "nap_rl.conf.study"
@@ -44,7 +41,7 @@ def typed(config: DictConfig) -> StudyConfig:
 def check(config: DictConfig) -> StudyConfig:
     """`typed`, after a look at the images too. Raises ValueError or FileNotFoundError, each one sentence."""
     study = typed(config)
-    load_images(study.data.name, root_of(study.data), study.data.images, study.seed)
+    pick_images(study.data.name, root_of(study.data), study.data.images, study.seed)
     return study
 
 
@@ -67,6 +64,10 @@ def finished(folder: Path, config: StudyConfig) -> bool:
 
 def run(config: StudyConfig, folder: Path) -> None:
     """Runs the study to its end, from where `folder` has got to."""
+    import torch
+
+    from nap_rl.studies import replay, stream
+
     torch.set_num_threads(1)  # matrices this small only lose by sharing them out
     # The moments of a weight without gradient sink into denormal numbers, which cost many times a normal one.
     torch.set_flush_denormal(True)

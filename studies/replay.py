@@ -27,11 +27,9 @@ from torch.optim import Optimizer
 from nap_rl.checkpoint import Checkpoint
 from nap_rl.images import load_images
 from nap_rl.nap import weight_groups
-from nap_rl.studies.config import StudyConfig, root_of
+from nap_rl.studies.config import SUMMARY, TASKS, StudyConfig, root_of
 from nap_rl.studies.learner import Learner
 from nap_rl.studies.stream import (
-    SUMMARY,
-    TASKS,
     Row,
     load,
     save,

@@ -25,12 +25,10 @@ from nap_rl import checkpoint
 from nap_rl.diagnostics import activations, dead_fraction, jacobian_norm, jvp
 from nap_rl.files import write_atomic
 from nap_rl.images import CLASSES, load_images
-from nap_rl.studies.config import StudyConfig, root_of
+from nap_rl.studies.config import STEPS, SUMMARY, TASKS, StudyConfig, root_of
 from nap_rl.studies.learner import Learner, gains_and_offsets
 
 Row = dict[str, float]
-
-TASKS, STEPS, SUMMARY = "tasks.csv", "steps.csv", "summary.json"
 
 
 def run(config: StudyConfig, folder: Path) -> Row:

@@ -128,24 +128,6 @@ def test_a_folder_in_which_nothing_was_played_yet_is_taken_again(
     assert ended == code and len(started) == (code == 0)
 
 
-REFUSED = """
-import sys
-from nap_rl import train
-for argument in sys.argv[1:]:
-    try:
-        train.command([argument])
-    except SystemExit as end:
-        print(argument, end.code, *({"torch", "matplotlib"} & set(sys.modules)))
-"""
-
-
-def test_a_refused_command_does_not_import_torch() -> None:
-    typed = ["agent.nap=ture", "env.game=pnog", "agent.discount=2", "frames=soon", "resume=nowhere", "-x"]
-    done = subprocess.run([sys.executable, "-c", REFUSED, *typed], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [f"{argument} 2" for argument in typed], done.stderr
-    assert done.stderr.count("\n") == len(typed)
-
-
 def test_a_run_brings_no_compiler_and_no_plots_along() -> None:
     unwanted = ("torch._dynamo", "sympy", "matplotlib", "stable_baselines3")
     code = f"import sys, nap_rl.training; print([name for name in {unwanted} if name in sys.modules])"

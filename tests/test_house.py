@@ -29,7 +29,7 @@ FLOORS = (  # from the ground up; a file beside rooms, such as nap_rl/losses.py,
     {"native", "sb3", "sweep"},
     {"studies"},
     {"conf"},
-    {"training"},
+    {"scoring", "training"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FOLDERS_OUTSIDE = ("agents", "conf", "envs", "studies")  # nap_rl/<name> is a link to them

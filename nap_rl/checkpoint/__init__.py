@@ -12,6 +12,7 @@ from nap_rl.checkpoint.store import (
     read_meta,
     save,
     sha256_of,
+    verified_tensors,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "read_meta",
     "save",
     "sha256_of",
+    "verified_tensors",
 ]

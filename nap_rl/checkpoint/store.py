@@ -37,11 +37,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from nap_rl.checkpoint.manifest import (
     MANIFEST,
@@ -54,6 +50,9 @@ from nap_rl.checkpoint.manifest import (
     verify_file,
     write_file,
 )
+
+if TYPE_CHECKING:  # whether a run is there, and its counters, are read before torch is imported
+    from torch import Tensor
 
 HOST = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "host"
 PROCESS = secrets.token_hex(4)  # tells us from an earlier process of our number, as in a restarted container
@@ -161,12 +160,20 @@ def load_tensors(path: Path, key: str) -> dict[str, Tensor]:
 
     Raises CheckpointError if it is missing or altered.
     """
+    return _decode_tensors(verified_tensors(path, key))
+
+
+def verified_tensors(path: Path, key: str) -> Path:
+    """The file of a checkpoint that holds the tensors `key`, its bytes checked.
+
+    Raises CheckpointError if it is missing or altered.
+    """
     file = Path(path) / f"{key}.safetensors"
     files = read_manifest(Path(path) / MANIFEST)
     if file.name not in files:
         raise CheckpointError(f"{path} holds no {file.name}.")
     verify_file(file, files[file.name])
-    return _decode_tensors(file)
+    return file
 
 
 def latest(parent: Path) -> Path | None:
@@ -231,6 +238,8 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def sha256_of(tensors: Mapping[str, Tensor]) -> str:
     """Hexadecimal SHA-256 over names, dtypes, shapes and bytes of `tensors`, in the order of their names."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -246,6 +255,8 @@ def _check_keys(keys: Iterable[str]) -> None:
 
 
 def _decode_tensors(file: Path) -> dict[str, Tensor]:
+    import safetensors.torch
+
     try:
         group = safetensors.torch.load(file.read_bytes())
     except (ValueError, TypeError, safetensors.SafetensorError) as error:
@@ -254,10 +265,13 @@ def _decode_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _encode_tensors(key: str, group: Mapping[str, Tensor]) -> bytes:
+    import safetensors.torch
+    import torch
+
     storages = set()
     plain = {}
     for name, tensor in group.items():
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{key!r}: {name!r} is a {type(tensor).__name__}; only tensors belong here.")
         if tensor.layout != torch.strided or tensor.is_meta:
             raise TypeError(f"{key!r}: the tensor {name!r} is sparse or has no memory and cannot be stored.")

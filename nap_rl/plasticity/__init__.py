@@ -5,36 +5,31 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
-
-from nap_rl.plasticity.activations import CReLU, LeakyReLU
-from nap_rl.plasticity.continual_backprop import ContinualBackprop
-from nap_rl.plasticity.l2 import L2, LayerNormL2, WeightDecay
 from nap_rl.plasticity.method import Inputs, Method, option
-from nap_rl.plasticity.noisy_updates import NoisyUpdates
-from nap_rl.plasticity.redo import ReDo
-from nap_rl.plasticity.regenerative import Regenerative
-from nap_rl.plasticity.reset_head import ResetHead
-from nap_rl.plasticity.shrink_perturb import ShrinkPerturb
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 __all__ = ["METHODS", "Inputs", "Method", "check_options", "make_method", "method_named", "options_of"]
 
-METHODS: dict[str, type[Method]] = {
-    "none": Method,
-    "redo": ReDo,
-    "shrink_perturb": ShrinkPerturb,
-    "regenerative": Regenerative,
-    "l2": L2,
-    "weight_decay": WeightDecay,
-    "noisy_updates": NoisyUpdates,
-    "leaky_relu": LeakyReLU,
-    "crelu": CReLU,
-    "reset_head": ResetHead,
-    "continual_backprop": ContinualBackprop,
-    "layer_norm_l2": LayerNormL2,
+# Name -> module and class. A method is imported when it is asked for: to check a name takes no torch.
+METHODS: dict[str, str] = {
+    "none": "method.Method",
+    "redo": "redo.ReDo",
+    "shrink_perturb": "shrink_perturb.ShrinkPerturb",
+    "regenerative": "regenerative.Regenerative",
+    "l2": "l2.L2",
+    "weight_decay": "l2.WeightDecay",
+    "noisy_updates": "noisy_updates.NoisyUpdates",
+    "leaky_relu": "activations.LeakyReLU",
+    "crelu": "activations.CReLU",
+    "reset_head": "reset_head.ResetHead",
+    "continual_backprop": "continual_backprop.ContinualBackprop",
+    "layer_norm_l2": "l2.LayerNormL2",
 }
 
 
@@ -43,7 +38,9 @@ def method_named(name: str) -> type[Method]:
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
         raise ValueError(f"There is no plasticity method {name!r}; the nearest is {near!r} of {', '.join(METHODS)}.")
-    return METHODS[name]
+    module, _, kind = METHODS[name].partition(".")
+    method: type[Method] = getattr(import_module(f"{__name__}.{module}"), kind)
+    return method
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -78,6 +75,7 @@ def make_method(
     """
     options = dict(options or {})
     check_options(name, options)
-    if "example_input" in inspect.signature(METHODS[name]).parameters:
+    method = method_named(name)
+    if "example_input" in inspect.signature(method).parameters:
         options["example_input"] = example_input
-    return METHODS[name](network, optimizer, seed=seed, **options)
+    return method(network, optimizer, seed=seed, **options)

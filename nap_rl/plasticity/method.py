@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+if TYPE_CHECKING:  # options are checked before torch is imported
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
-Inputs = Callable[[], Tensor]
+Inputs: TypeAlias = "Callable[[], Tensor]"
 """Gives a batch of network inputs, [B, ...]; called only by a method that looks at activations."""
 
 
@@ -45,6 +45,8 @@ class Method:
     """States that `inputs` should give, for shares of dormant units (Sokar et al. 2023)."""
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, seed: int = 0) -> None:
+        import torch
+
         self.network = network
         self.optimizer = optimizer
         device = next(network.parameters()).device

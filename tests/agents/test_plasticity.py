@@ -18,7 +18,7 @@ from nap_rl.envs import Step, visits
 from nap_rl.logging import Progress, RunLog
 from nap_rl.nap import Projector
 from nap_rl.nn import QNetwork
-from nap_rl.plasticity import METHODS, Inputs, Method
+from nap_rl.plasticity import METHODS, Inputs, Method, method_named
 from nap_rl.schedules import Constant, Linear
 
 Make = Callable[..., ValueAgent]
@@ -159,7 +159,7 @@ def test_every_method_trains_beside_nap_and_leaves_the_norms_where_they_began(
 ) -> None:
     agent = make_agent(nap=True, sigma0=0.5, num_envs=4, method=name, options=OPTIONS.get(name))
     trainer, projector = trained(tmp_path / "a", agent)
-    assert type(agent.method) is METHODS[name] and agent.updates == 50
+    assert type(agent.method) is method_named(name) and agent.updates == 50
     assert trainer.records.max_norm_drift < 1e-5 and float(projector.max_relative_drift()) < 1e-5
     plain = make_agent(nap=True, sigma0=0.5, num_envs=4)
     trained(tmp_path / "b", plain)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nap_rl import cli
-from nap_rl.conf import build, check, networks, schema
+from nap_rl.conf import build, check, memory, networks, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.conf.seeds import seeds
@@ -77,7 +77,7 @@ def test_the_settings_of_a_run_from_before_later_ones_were_added_still_come_back
 
 
 def test_the_plain_command_is_a_200m_frame_rainbow_on_one_game(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "available_memory", lambda: None)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
     config = checked()
     assert config.frames == 200_000_000 and config.agent.name == "rainbow" and config.agent.nap is False
     assert config.replay.capacity == 1_000_000
@@ -226,7 +226,7 @@ BAD = [
         "agent.munchausen.alpha=0.9",
         "agent.munchausen.alpha mixes returns over actions, which a categorical head cannot",
     ),
-    ("agent.torso=resnet", "agent.torso=resnet: torso='resnet' is none of nature, data_efficient, impala"),
+    ("agent.torso=resnet", "agent.torso=resnet is none of nature, data_efficient, impala"),
     ("nap.norm=lyer", "nap.norm=lyer is none of"),
     ("agent.discount=1.5", "agent.discount=1.5, expected a number in [0, 1]"),
     ("agent.discount=nan", "agent.discount=nan, expected a number in [0, 1]"),
@@ -330,14 +330,14 @@ def test_nap_that_does_nothing_is_refused() -> None:
 
 
 def test_more_replay_than_memory_is_refused_with_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "available_memory", lambda: 2_000_000_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2_000_000_000)
     with pytest.raises(ValueError) as error:
         checked()
     sentence = str(error.value)
     assert sentence.startswith("replay.capacity=1000000 needs 7.1 GB of memory and 2.0 GB are free: replay.capacity=")
     fits = int(sentence.split("replay.capacity=")[2].split()[0])
     assert checked(f"replay.capacity={fits}").replay.capacity == fits
-    monkeypatch.setattr(check, "available_memory", lambda: None)  # where the system does not tell, nothing is refused
+    monkeypatch.setattr(memory, "available_memory", lambda: None)  # where the system does not tell, nothing is refused
     assert checked().replay.capacity == 1_000_000
 
 
@@ -345,22 +345,22 @@ def test_the_replay_stands_on_the_gpu_where_it_fits(monkeypatch: pytest.MonkeyPa
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     auto, on_gpu, on_cpu = (checked(*SMALL, f"replay.device={name}") for name in ("auto", "auto", "cpu"))
     on_gpu.replay.device = schema.Device.cuda  # which the check of a machine without a GPU refuses
-    assert build.replay_device(auto, cpu) == cpu
+    assert memory.replay_device(auto, cpu) == cpu
     needed = 2000 * (84 * 84 + 34)
     for free, beside_the_learner in ((needed, gpu), (needed - 1, cpu)):
-        monkeypatch.setattr(build, "free_device_memory", lambda device, free=free: free)
-        assert build.replay_device(auto, gpu) == beside_the_learner
-        assert build.replay_device(on_cpu, gpu) == cpu
+        monkeypatch.setattr(memory, "free_device_memory", lambda device, free=free: free)
+        assert memory.replay_device(auto, gpu) == beside_the_learner
+        assert memory.replay_device(on_cpu, gpu) == cpu
         if free == needed:
-            assert build.replay_device(on_gpu, gpu) == gpu
+            assert memory.replay_device(on_gpu, gpu) == gpu
     with pytest.raises(ValueError, match="replay.capacity=1999 would fit, or use replay.device=cpu"):
-        build.replay_device(on_gpu, gpu)
+        memory.replay_device(on_gpu, gpu)
 
 
 def test_a_replay_on_the_gpu_needs_no_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "available_memory", lambda: 1)
-    monkeypatch.setattr(build, "free_device_memory", lambda device: 1 << 40)
-    monkeypatch.setattr(check, "pick_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(memory, "available_memory", lambda: 1)
+    monkeypatch.setattr(memory, "free_device_memory", lambda device: 1 << 40)
+    monkeypatch.setattr(memory, "pick_device", lambda name: torch.device("cuda", 0))
     assert checked(*SMALL).replay.capacity == 2000
     with pytest.raises(ValueError, match="are free: replay.capacity="):
         checked(*SMALL, "replay.device=cpu")

@@ -34,7 +34,7 @@ def checked(*overrides: str) -> Config:
         (["env=gym", "env.kwargs={no_such: 1}"], "environment 'CartPole-v1' cannot be made:"),
         (["env=gym", "env.num_envs=0"], "env.num_envs=0, expected 1 or more"),
         (["env=gym", "agent.torso=nature"], "agent.torso=nature: frames of shape [4] are no images"),
-        (["env=catch", "agent.torso=vgg"], "agent.torso=vgg: torso='vgg' is none of nature"),
+        (["env=catch", "agent.torso=vgg"], "agent.torso=vgg is none of nature"),
         (["env=catch", "agent.torso=no_such.Torso"], "the module 'no_such' cannot be imported"),
         (["env=catch", "env.kwargs={rows: 1, columns: 5}"], "Catch has 1 rows"),
         (["env=sequence", "env.tasks=[]"], "env.tasks is empty"),

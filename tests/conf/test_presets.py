@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nap_rl import cli
-from nap_rl.conf import build, check, schema
+from nap_rl.conf import build, memory, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 
@@ -78,7 +78,7 @@ TABLE = {  # the canonical Rainbows, as the comparison of published values has t
 
 @pytest.mark.parametrize("experiment", TABLE)
 def test_a_preset_has_the_values_of_its_source(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "available_memory", lambda: None)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
     config = checked(f"experiment={experiment}")
     for name, value in TABLE[experiment].items():
         assert operator.attrgetter(name)(config) == value, name
@@ -87,7 +87,7 @@ def test_a_preset_has_the_values_of_its_source(experiment: str, monkeypatch: pyt
 def test_the_sequential_preset_warms_up_over_1000_updates_and_ends_each_visit_at_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(check, "available_memory", lambda: None)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
     settings = build.build_trainer_config(checked("experiment=nap_sequential"))
     update = 16 / 20_000_000  # of a visit
     rates = [settings.learning_rate(k * update) for k in (0, 500, 1_000, 1_250_000)]

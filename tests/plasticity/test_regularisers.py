@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam
 
 from nap_rl.nap import Projector, normalize
 from nap_rl.nn.torsos import ImpalaTorso
-from nap_rl.plasticity import METHODS, make_method, options_of
+from nap_rl.plasticity import METHODS, make_method, method_named, options_of
 from nap_rl.plasticity.activations import CReLU, LeakyReLU
 from nap_rl.plasticity.l2 import L2, LayerNormL2, WeightDecay
 from nap_rl.plasticity.noisy_updates import NoisyUpdates
@@ -37,7 +37,7 @@ def test_l2_gradient_is_twice_the_coefficient_times_the_weight_and_spares_biases
 
 def test_layer_norm_l2_says_that_it_needs_a_layer_norm() -> None:
     assert LayerNormL2.norm == "layer"
-    assert all(cls.norm is None for name, cls in METHODS.items() if name != "layer_norm_l2")
+    assert all(method_named(name).norm is None for name in METHODS if name != "layer_norm_l2")
 
 
 def test_weight_decay_multiplies_by_one_minus_rate_times_coefficient_per_group() -> None:
@@ -193,7 +193,7 @@ def test_crelu_widens_residual_blocks_whose_skips_are_not_activated() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 @pytest.mark.parametrize("nap", [False, True])
 def test_every_method_trains_and_ends_on_the_initial_norms_with_nap(name: str, nap: bool) -> None:
-    network = METHODS[name].prepare(mlp(), X)
+    network = method_named(name).prepare(mlp(), X)
     if nap:
         network = normalize(network, X)
     optimizer = Adam(network.parameters(), lr=1e-2)

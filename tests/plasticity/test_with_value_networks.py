@@ -10,7 +10,7 @@ from torch import nn
 
 from nap_rl.nap import Projector, normalize
 from nap_rl.nn import DataEfficientTorso, ExpectedValue, ImpalaTorso, QNetwork, Streams
-from nap_rl.plasticity import METHODS, make_method, options_of
+from nap_rl.plasticity import METHODS, make_method, method_named, options_of
 
 STACKS = torch.randint(256, (8, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -24,7 +24,7 @@ def value_network() -> nn.Module:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_drives_a_noisy_value_network_with_nap(name: str) -> None:
-    network = normalize(METHODS[name].prepare(value_network(), STACKS), STACKS)
+    network = normalize(method_named(name).prepare(value_network(), STACKS), STACKS)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     projector = Projector(network, optimizer)
     options = {"every": 2} if "every" in options_of(name) else {}

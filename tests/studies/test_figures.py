@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nap_rl.studies import figures, stream
-from nap_rl.studies.config import DataConfig, StudyConfig
+from nap_rl.studies import figures
+from nap_rl.studies.config import TASKS, DataConfig, StudyConfig
 from nap_rl.studies.job import run
 
 TINY = StudyConfig(data=DataConfig(name="digits", images=16), width=4, batch_size=4, tasks=20, steps_per_task=1)
@@ -32,7 +32,7 @@ def test_seeds_are_averaged_and_variants_are_not(tmp_path: Path) -> None:
         points = [p for p in csv.DictReader(file) if p["quantity"] == "online_accuracy"]
     assert len(points) == 2 * 20
     accuracies = [
-        [float(line.split(",")[1]) for line in (tmp_path / f"True{seed}" / stream.TASKS).read_text().splitlines()[1:]]
+        [float(line.split(",")[1]) for line in (tmp_path / f"True{seed}" / TASKS).read_text().splitlines()[1:]]
         for seed in (0, 1)
     ]
     drawn = [float(p["mean"]) for p in points if p["series"] == "NaP, layer norm"]

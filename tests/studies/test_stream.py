@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 
 from nap_rl.images import load_images
 from nap_rl.studies import stream
-from nap_rl.studies.config import DataConfig, StudyConfig, validate
+from nap_rl.studies.config import SUMMARY, DataConfig, StudyConfig, validate
 from nap_rl.studies.learner import Learner, gains_and_offsets
 
 TINY = StudyConfig(
@@ -64,7 +64,7 @@ def test_killed_between_checkpoints_goes_on_to_the_same_bytes(
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(stream, "learn_task", killed_in_task_five)
         stream.run(config, tmp_path / "cut")
-    assert not (tmp_path / "cut" / stream.SUMMARY).exists()
+    assert not (tmp_path / "cut" / SUMMARY).exists()
     torch.manual_seed(999)  # the global stream of a new process is another one
     stream.run(config, tmp_path / "cut")
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
@@ -168,9 +168,9 @@ def test_the_pull_on_scale_and_offset_is_the_configured_one() -> None:
 
 def test_the_number_of_processes_is_no_part_of_a_study(tmp_path: Path) -> None:
     stream.run(replace(TINY, tasks=2, jobs=4), tmp_path)
-    (tmp_path / stream.SUMMARY).unlink()
+    (tmp_path / SUMMARY).unlink()
     stream.run(replace(TINY, tasks=2, jobs=1), tmp_path)  # goes on from the other's checkpoint
-    assert (tmp_path / stream.SUMMARY).is_file()
+    assert (tmp_path / SUMMARY).is_file()
 
 
 def test_projected_weights_keep_their_norm_and_unprojected_grow(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from nap_rl import study
 from nap_rl.studies import sweep
-from nap_rl.studies.stream import SUMMARY, TASKS
+from nap_rl.studies.config import SUMMARY, TASKS
 
 TINY = ["data=digits", "data.images=16", "width=4", "batch_size=4", "tasks=2", "steps_per_task=2"]
 
