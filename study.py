@@ -60,13 +60,13 @@ def main() -> None:
     cli.register_resolvers()
     arguments = sys.argv[1:]
     sweep_wanted = not MULTIRUN.isdisjoint(arguments)
-    if not sweep_wanted and arguments[:1] != ["report"]:
-        cli.run(one, job.CONFIG_NAME, check, module=job.CONF, help=__doc__ or "")
-    with cli.refusing_bad_input():
-        try:
+    try:
+        if not sweep_wanted and arguments[:1] != ["report"]:
+            cli.run(one, job.CONFIG_NAME, check, module=job.CONF, help=__doc__ or "")
+        with cli.refusing_bad_input():
             sys.exit(many([a for a in arguments if a not in MULTIRUN]) if sweep_wanted else report(arguments[1:]))
-        except KeyboardInterrupt:
-            sys.exit(cli.INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(cli.INTERRUPTED)
 
 
 if __name__ == "__main__":

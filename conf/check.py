@@ -14,7 +14,7 @@ from nap_rl import threads
 from nap_rl.cli import check_folder
 from nap_rl.conf import environments, init_from
 from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig
-from nap_rl.conf.env_schema import AtariConfig, OnSwitch, SequenceConfig, SequentialConfig
+from nap_rl.conf.env_schema import AtariConfig, OnSwitch, ProtocolConfig, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, Observations
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.ranges import check_ranges
@@ -130,6 +130,7 @@ def _check_env(config: Config) -> tuple[Observations, int]:
 
 
 def _check_atari(env: AtariConfig | SequentialConfig) -> None:
+    _check_protocol(env.protocol)
     if env.protocol.resize is Resize.linear:
         import_cv2("env.protocol.resize=linear")
     if isinstance(env, AtariConfig):
@@ -137,6 +138,14 @@ def _check_atari(env: AtariConfig | SequentialConfig) -> None:
     else:
         check_games(env.games)
         _at_least("env.frames_per_game", env.frames_per_game, env.num_envs * FRAME_SKIP)
+
+
+def _check_protocol(protocol: ProtocolConfig) -> None:
+    if protocol.noop_max > protocol.max_episode_frames:
+        raise ValueError(
+            f"env.protocol.noop_max={protocol.noop_max}, expected {protocol.max_episode_frames} or less: "
+            "env.protocol.max_episode_frames ends an episode"
+        )
 
 
 def _check_on_switch(config: Config, on_switch: OnSwitch) -> None:
@@ -156,6 +165,7 @@ def _check_numbers(config: Config) -> None:
     assert config.frames is not None
     step = environments.frame_skip(env) * env.num_envs
     _at_least("frames", config.frames, step)
+    check_ranges(config)  # once more: a whole sequence may be longer than anybody plays
     whole = environments.sequence_frames(env)
     if whole is not None and config.frames > whole:
         length = "env.frames_per_game" if isinstance(env, SequentialConfig) else "env.frames_per_task"

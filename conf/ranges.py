@@ -58,6 +58,7 @@ UNITS = Range(1, MOST_UNITS)
 RANGES: dict[str, Range] = {
     "seed": Range(0, INT64),
     "frames": Range(-INT64, COUNT),  # at least one step of all environments, which check.py says
+    "agent.net_arch": UNITS,
     "agent.hidden": UNITS,
     "agent.head.atoms": Range(2, MOST_UNITS),
     "agent.head.v_min": Range(-FLOAT32, FLOAT32),
@@ -136,10 +137,12 @@ def range_of(key: str, value: float) -> Range:
 
 
 def numbers(settings: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """(key, value) of every number in nested dataclasses."""
+    """(key, value) of every number in nested dataclasses and their lists."""
     for field in fields(settings):
         value = getattr(settings, field.name)
         if is_dataclass(value):
             yield from numbers(value, f"{path}{field.name}.")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{path}{field.name}", value
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, (int, float)) and not isinstance(each, bool):
+                yield f"{path}{field.name}", each

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nap_rl.plasticity import method_named, options_of
+from nap_rl.plasticity.method import option
 
 
 @dataclass
@@ -57,6 +58,7 @@ CHOICES = {
     "optimizer": ("adam", "sgd", "momentum"),
 }
 MOST = 10**15  # exact in float64, far from the end of int64 and float32
+AT_MOST = {"width": 1 << 20, "depth": 1000, "batch_size": 1 << 20, "jobs": 4096, "seed": 2**63 - 1}
 AT_LEAST_ONE = (
     "width",
     "depth",
@@ -74,9 +76,11 @@ def validate(config: StudyConfig) -> None:
     for key, choices in CHOICES.items():
         if getattr(config, key) not in choices:
             raise ValueError(f"{key}={getattr(config, key)} is not one of {', '.join(choices)}.")
-    for key, value in asdict(config).items():
-        if isinstance(value, (int, float)) and not -MOST <= value <= MOST:  # NaN too
-            raise ValueError(f"{key} must be a number of at most {MOST:.0e}; got {value}.")
+    options = {f"options.{key}": value for key, value in config.options.items()}
+    for key, value in {**asdict(config), **options}.items():
+        most = AT_MOST.get(key, MOST)
+        if isinstance(value, (int, float)) and not -most <= value <= most:  # NaN too
+            raise ValueError(f"{key} must be a number of at most {most:.0e}; got {value}.")
     for key in AT_LEAST_ONE:
         if getattr(config, key) < 1:
             raise ValueError(f"{key} must be at least 1; got {getattr(config, key)}.")
@@ -97,10 +101,11 @@ def validate(config: StudyConfig) -> None:
     if config.affine in ("project", "regularize") and not config.nap:
         raise ValueError(f"affine={config.affine} is done by the projection, so it needs nap=true.")
     known = options_of(config.method)
-    for key in config.options:
+    for key, value in config.options.items():
         if key not in known:
             listed = ", ".join(known) or "none"
             raise ValueError(f"method={config.method} has no option {key!r}; it has: {listed}.")
+        option(key, value)
     needed = method_named(config.method).norm
     if needed and config.norm != needed:
         raise ValueError(f"method={config.method} needs norm={needed}; got norm={config.norm}.")
