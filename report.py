@@ -17,6 +17,7 @@ from typing import Any
 
 from nap_rl.files import write_atomic
 from nap_rl.report import continual_report, figures, visits, visits_figure, visits_table
+from nap_rl.report.curves import NoRowsError, read_episodes
 from nap_rl.report.table import runs_table
 from nap_rl.report.visits import SCORES
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.command == "norms":
             print(figures.norms(arguments.runs, _labels(arguments), arguments.out))
         else:
-            print(figures.returns(arguments.runs, _labels(arguments), arguments.out, window=arguments.window))
+            print(figures.returns(*_with_episodes(arguments), arguments.out, window=arguments.window))
     except (OSError, ValueError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2
@@ -106,6 +107,28 @@ def _seed_and_settings(run: Path) -> tuple[int, dict[str, Any]]:
         raise ValueError(f"{run} has no sound checkpoint, where its settings stand.")
     config = schema.from_dict(meta["config"])
     return config.seed, evaluation.experiment(config)
+
+
+def _with_episodes(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """Runs with a finished episode, and their labels; the others are named on standard error.
+
+    Raises:
+        ValueError: no run has one.
+    """
+    found: list[tuple[Path, str]] = []
+    empty: list[NoRowsError] = []
+    for run, label in zip(arguments.runs, _labels(arguments), strict=True):
+        try:
+            read_episodes(run)
+        except NoRowsError as error:
+            empty.append(error)
+        else:
+            found.append((run, label))
+    if not found:
+        raise empty[0]
+    for reason in empty:
+        print(f"report.py: left out: {reason}", file=sys.stderr)
+    return [run for run, _ in found], [label for _, label in found]
 
 
 def _labels(arguments: argparse.Namespace) -> list[str]:

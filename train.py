@@ -81,8 +81,7 @@ def command(typed: list[str]) -> int:
 
 def single_run(arguments: cli.Arguments) -> int:
     """Train, or go on training."""
-    from nap_rl.conf.check import check_run
-    from nap_rl.conf.resume import plan
+    from nap_rl.conf.resume import check_run, plan
 
     resume, node = plan(arguments)
     config = check_run(node, resume)
@@ -98,8 +97,7 @@ def single_run(arguments: cli.Arguments) -> int:
 
 def sweep(arguments: cli.Arguments) -> int:
     """Check all runs of a sweep, then train them one after the other."""
-    from nap_rl.conf.check import check_run
-    from nap_rl.conf.resume import Resume
+    from nap_rl.conf.resume import Resume, check_run
     from nap_rl.sweep import serial, trials
     from nap_rl.sweep.commands import TRAIN
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nap_rl import threads
-from nap_rl.cli import check_folder
 from nap_rl.conf import environments, init_from
 from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig
 from nap_rl.conf.env_schema import AtariConfig, OnSwitch, ProtocolConfig, SequenceConfig, SequentialConfig
@@ -24,35 +23,12 @@ from nap_rl.envs.atari import FRAME_SKIP, import_cv2
 from nap_rl.machine import free_space
 from nap_rl.plasticity import METHODS, method_named, options_of
 from nap_rl.plasticity.method import option
-from nap_rl.process import sole_owner
-
-if TYPE_CHECKING:
-    from nap_rl.conf.resume import Resume
 
 TORSOS = ("nature", "data_efficient", "impala", "mlp", "minatar")
 ATARI_TORSOS = ("nature", "data_efficient", "impala", "mlp")  # fit Atari's frames: nothing to compute
 ANY_TORSOS = ("mlp",)
 MOST_LAYERS = 64
 COMPRESSION = 10  # frames shrink at least so far on disk; by 13 to 50 in the games tried
-
-
-def check_run(node: DictConfig, resume: Resume) -> Config:
-    """The checked configuration of a run that can begin or go on in its folder.
-
-    Raises:
-        ValueError, OSError: it cannot; one sentence.
-    """
-    folder = Path(node.hydra.run.dir)
-    new = resume.folder is None
-    check_folder(folder, new=new)
-    config = to_config(node, begins=new)
-    resume.check(config)
-    if not resume.is_finished(config):
-        check_space(config, folder)
-    if resume.folder is not None:
-        with sole_owner(resume.folder):
-            pass
-    return config
 
 
 def to_config(config: DictConfig, *, begins: bool = True) -> Config:

@@ -27,10 +27,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nap_rl import cli
-from nap_rl.cli import Arguments, key_of
+from nap_rl.cli import Arguments, check_folder, key_of
 from nap_rl.conf import environments, schema
-from nap_rl.conf.check import to_config
+from nap_rl.conf.check import check_space, to_config
 from nap_rl.conf.schema import Config
+from nap_rl.process import sole_owner
 
 RUN_DIR = "hydra.run.dir"
 STORED = "stored"  # name of the stored settings, as a root of Hydra's
@@ -56,6 +57,25 @@ class Resume:
         """Whether there is nothing left to play."""
         assert config.frames is not None
         return self.folder is not None and self.meta["frames"] >= config.frames
+
+
+def check_run(node: DictConfig, resume: Resume) -> Config:
+    """The checked configuration of a run that can begin or go on in its folder.
+
+    Raises:
+        ValueError, OSError: it cannot; one sentence.
+    """
+    folder = Path(node.hydra.run.dir)
+    new = resume.folder is None
+    check_folder(folder, new=new)
+    config = to_config(node, begins=new)
+    resume.check(config)
+    if not resume.is_finished(config):
+        check_space(config, folder)
+    if resume.folder is not None:
+        with sole_owner(resume.folder):
+            pass
+    return config
 
 
 def plan(arguments: Arguments) -> tuple[Resume, DictConfig]:

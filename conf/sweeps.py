@@ -54,7 +54,7 @@ class Planner:
 
     def _check(self, node: DictConfig) -> None:
         from nap_rl.conf import check, environments
-        from nap_rl.conf.build import frame_bytes
+        from nap_rl.conf.memory import frame_bytes
         from nap_rl.replay import Replay
 
         config = check.to_config(node)

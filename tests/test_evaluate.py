@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,10 @@ SHORT = ["env.protocol.max_episode_frames=240", "num_envs=2", "device=cpu"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _types() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cli, "CONF", "nap_rl.conf")
-        schema.register()
-        evaluation.register()
-        cli.register_resolvers()
-        yield
+def _types() -> None:
+    schema.register()
+    evaluation.register()
+    cli.register_resolvers()
 
 
 def make_run(folder: Path, actions: int, *overrides: str, frames: int = 400) -> Path:

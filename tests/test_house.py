@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +87,39 @@ def test_no_room_imports_one_on_its_own_floor_or_above() -> None:
 )
 def test_imports_are_found_wherever_they_stand(source: str, rooms: set[str]) -> None:
     assert imported_rooms(source) == rooms
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    paths = {name_of(room, path): path for room, path in sources()}
+    graph = {name: imported_modules(path.read_text(encoding="utf-8"), paths) for name, path in paths.items()}
+
+    def reached(name: str) -> set[str]:
+        seen, left = set[str](), [name]
+        while left:
+            new = graph[left.pop()] - seen
+            seen |= new
+            left += new
+        return seen
+
+    assert [name for name in graph if name in reached(name)] == []
+
+
+def name_of(room: str, path: Path) -> str:
+    """Dotted name of a module: `nap_rl.nn.heads`, or that of the package for its __init__."""
+    parts = path.relative_to(ROOT if room in FOLDERS_OUTSIDE else ROOT / "nap_rl").with_suffix("").parts
+    return ".".join(("nap_rl", *parts)).removesuffix(".__init__")
+
+
+def imported_modules(source: str, known: Collection[str]) -> set[str]:
+    """Modules among `known` that a module imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & set(known)
 
 
 def test_native_code_is_named_in_its_own_room_and_where_agents_are_built() -> None:

@@ -18,6 +18,10 @@ Columns = dict[str, Floats]
 NORM_PREFIX = "nap/param_norm/"
 
 
+class NoRowsError(ValueError):
+    """A file of a run in which nothing has happened yet."""
+
+
 @dataclass(frozen=True)
 class Episodes:
     """The E rows of episodes.csv, in the order the episodes ended; `frames` is the run's clock by then."""
@@ -117,7 +121,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     whole = text[: text.rfind("\n") + 1]
     names, *rows = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
     if not rows:
-        raise ValueError(f"{path} has no row yet.")
+        raise NoRowsError(f"{path} has no row yet.")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(names):
             raise ValueError(f"{path}, line {number}: {len(row)} cells under {len(names)} columns.")

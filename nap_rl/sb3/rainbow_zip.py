@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nap_rl.agents import ValueAgent
+from nap_rl.nap import Projector
+from nap_rl.nn import NetworkSpec
 from nap_rl.sb3.archive import number
 from nap_rl.sb3.model import Model
-from nap_rl.sb3.observations import plain_space
+from nap_rl.sb3.observations import Observations, plain_space
 from nap_rl.sb3.settings import Settings
-
-if TYPE_CHECKING:
-    from nap_rl.sb3.algorithm import Rainbow
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_unlearnt")
 PROGRESS = ("_current_progress_remaining", "exploration_rate")
@@ -23,7 +23,31 @@ STORED = {"f": np.float64, "i": np.int64, "u": np.int64}  # kinds of numpy -> dt
 KEPT = ("float32", "float64", "uint8", "bool", "int32", "int64")
 
 
-def data(model: Rainbow) -> dict[str, Any]:
+class Algorithm(Protocol):
+    """What a zip keeps of an algorithm: names of SB3, beside what is ours."""
+
+    policy_name: str
+    nap: bool
+    spec: NetworkSpec
+    settings: Settings
+    observations: Observations
+    agent: ValueAgent
+    projector: Projector | None
+    observation_space: Any
+    action_space: Any
+    env: Any
+    n_envs: int
+    seed: int | None
+    verbose: int
+    ep_info_buffer: Any
+    ep_success_buffer: Any
+    _stats_window_size: int
+    _n_updates: int
+    _last_obs: Any
+    _last_episode_starts: Any
+
+
+def data(model: Algorithm) -> dict[str, Any]:
     """The fields of `data`: names of SB3 where SB3 has the thing, what is ours under "nap_rl"."""
     episodes = [{key: float(episode[key]) for key in ("r", "l", "t")} for episode in model.ep_info_buffer or ()]
     return {
@@ -33,7 +57,7 @@ def data(model: Rainbow) -> dict[str, Any]:
             "network": model.spec.plain(),
             "stack": model.observations.stack,
             "frame_shape": list(model.observations.frame_shape),
-            "actions": int(model.action_space.n),  # type: ignore[attr-defined]
+            "actions": int(model.action_space.n),
             "observations": plain_space(model.observations.space),
             "exploration": model.agent.exploration.bit_generator.state,
             "action_space": model.action_space.np_random.bit_generator.state,
@@ -47,7 +71,7 @@ def data(model: Rainbow) -> dict[str, Any]:
     }
 
 
-def variables(model: Rainbow) -> dict[str, Any]:
+def variables(model: Algorithm) -> dict[str, Any]:
     """Tensors beside the networks: the noise's generator, the running episodes, the projector's norms."""
     found: dict[str, Any] = {"noise": model.agent.generator.get_state()}
     if model._last_obs is not None:
@@ -73,7 +97,7 @@ def arguments(saved: Model) -> tuple[str, dict[str, Any]]:
     return said["policy"], {**found, "nap": said["nap"] is True, "policy_kwargs": saved.spec.plain()}
 
 
-def restore(model: Rainbow, saved: Model, force_reset: bool) -> None:
+def restore(model: Algorithm, saved: Model, force_reset: bool) -> None:
     """Counters, networks, optimiser, generators and projector of the zip; running episodes if not `force_reset`."""
     agent, hints, found = model.agent, saved.hints, saved.archive.variables
     for name in COUNTERS:

@@ -186,9 +186,7 @@ class TinyRuns:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Iterator[TinyRuns]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "CONF", "nap_rl.conf")
-        schema.register()
-        cli.register_resolvers()
-        yield TinyRuns()
+def tiny() -> TinyRuns:
+    schema.register()
+    cli.register_resolvers()
+    return TinyRuns()

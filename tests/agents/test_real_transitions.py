@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +29,9 @@ SETTINGS = [
 
 
 @pytest.fixture(autouse=True)
-def _types(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(cli, "CONF", "nap_rl.conf")
+def _types() -> None:
     schema.register()
     cli.register_resolvers()
-    yield
 
 
 class Seen(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from omegaconf import OmegaConf, open_dict, read_write
@@ -46,7 +46,7 @@ def numeric_keys(kind: type[Any], path: str = "") -> set[str]:
         hint = get_type_hints(kind)[field.name]
         if is_dataclass(hint):
             found |= numeric_keys(hint, f"{path}{field.name}.")  # type: ignore[arg-type]
-        elif get_origin(hint) is not list and {int, float} & {hint, *get_args(hint)}:
+        elif {int, float} & {hint, *get_args(hint)}:
             found.add(f"{path}{field.name}")
     return found
 
@@ -130,7 +130,33 @@ def test_numbers_of_an_evaluation_have_the_same_ranges(typed: str, sentence: str
     assert sentence in str(error.value)
 
 
-@pytest.mark.parametrize("typed", ["learning_rate=inf", "learning_rate=nan", "tasks=1e30", "seed=-1e30"])
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["agent.net_arch=[64,2000000]"], "agent.net_arch=2000000, expected 1048576 or less"),
+        (["agent.net_arch=[0]"], "agent.net_arch=0, expected 1 or more"),
+        ([f"agent.net_arch={[8] * 65}"], "agent.net_arch has 65 layers, expected 64 or fewer"),
+        (["env.protocol.noop_max=200000"], "noop_max=200000, expected 108000 or less: env.protocol.max_episode_frames"),
+        (
+            ["env=sequential_atari", "env.cycles=1000000", "env.frames_per_game=1000000000000"],
+            "frames=10000000000000000000, expected 1000000000000000 or less",
+        ),
+    ],
+)
+def test_numbers_that_together_are_too_large_are_said(typed: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        composed(*typed)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("learning_rate=inf", "learning_rate=nan", "tasks=1e30", "seed=-1e30", "width=2000000", "depth=1001"),
+        *("jobs=5000", "batch_size=2000000", "project_every=1e16", "steps_per_task=1e16", "save_every=1e16"),
+        *("measure_every=1e16", "regularize_coefficient=1e16", "affine_rate=1e16"),
+    ],
+)
 def test_numbers_of_a_study_are_bounded(typed: str) -> None:
     job.register_schema()
     with pytest.raises(ValueError, match=f"{typed.split('=')[0]} must be a number of at most"):

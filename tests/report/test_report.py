@@ -264,6 +264,18 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert not Path("x.png").exists()
 
 
+def test_a_run_without_a_finished_episode_is_left_out_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], drawn: list[Figure]
+) -> None:
+    for name in ("a", "new", "b"):
+        make_run(tmp_path / name, 0.1, episodes=0 if name == "new" else 30)
+    out = tmp_path / "r.png"
+    runs = [str(tmp_path / name) for name in ("a", "new", "b")]
+    assert main(["returns", *runs, "--label", "A", "--label", "N", "--label", "B", "--out", str(out)]) == 0
+    assert capsys.readouterr().err == f"report.py: left out: {tmp_path / 'new' / 'episodes.csv'} has no row yet.\n"
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["A", "B"]
+
+
 def test_the_command_runs_as_a_program_and_without_a_display(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 0.1)
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "MPLBACKEND")}
