@@ -10,7 +10,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
-from nap_rl.agents.evaluation import evaluated_tasks
 from nap_rl.conf import environments
 from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.ranges import RANGES, numbers
@@ -102,6 +101,8 @@ def tasks_of(run: Config, asked: str | None, tasks: EvalTasks = EvalTasks.all, f
     ValueError: it has no such task.
     """
     if asked is None:
+        from nap_rl.agents.evaluation import evaluated_tasks
+
         visits = environments.planned(run)
         now = next((visit for visit in visits if frames <= visit.end), visits[-1])
         chosen = evaluated_tasks(tasks.name, visits, now)

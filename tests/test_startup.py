@@ -14,7 +14,7 @@ SCRIPT = """
 import sys
 from importlib import import_module
 command, *typed = sys.argv[1:]
-main = import_module(f"nap_rl.{command}").main if command != "report" else import_module(command).main
+main = import_module(command if command in ("report", "sweep") else f"nap_rl.{command}").main
 for argument in typed:
     sys.argv = [f"{command}.py", *argument.split()]
     try:
@@ -50,6 +50,7 @@ REFUSED = {
         "-m seed=0,1",
         "-m seed=0,x hydra.sweep.dir=nowhere",
     ),
+    "sweep": ("trian seed=0,1", "train seed=0,1 agent.nap=ture", "resume=nowhere"),
     "report": ("table nowhere", "returns nowhere --out x.png", "norms tests --out x.png"),
 }
 
