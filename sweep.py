@@ -3,6 +3,7 @@
     python sweep.py train experiment=permuted_catch agent.nap=true,false seed=0..4     ten trainings
     python sweep.py study study=random_labels method=none,redo seed=0..2               six studies
     python sweep.py evaluate RUN RUN env.game=pong,breakout                            four evaluations
+    python sweep.py sweep=figure6 arm=fresh,NaP-omit seed=0..2                         a sweep of conf/sweep, or a file
     python sweep.py resume=runs/sweeps/20260101-120000-ab12                            go on after a stop or a crash
 
 COMMAND is train, study or evaluate, with its own settings. Several values of a setting, as Hydra writes them, are a
@@ -17,9 +18,12 @@ Settings of the sweep:
 
     ray.address=HOST:PORT   join a Ray cluster; without it Ray runs on this machine alone, and ends with the sweep
 
+Sweeps in conf/sweep: affine, atari57, figure4, figure6, frequency, norms, plasticity, schedules.
+
 Results: FOLDER/sweep.json lists the runs {folder, overrides, seed, status, starts, reason}; each run has a folder
-named by what differs. A run that dies goes on from its newest checkpoint, at most 5 times without a new one. A run
-that diverges or is refused is a line in the table and stops no other.
+named by what differs. At the end: arms.csv and arms.md, IQM with intervals over seeds by arm, and a picture. A run
+that dies goes on from its newest checkpoint, at most 5 times without a new one. A run that diverges or is refused is a
+line in the table and stops no other.
 
 Exit codes: 0; 2, bad input: one sentence, nothing was started; 128 + signal after SIGINT or SIGTERM, which stop all
 runs with their checkpoints; else the highest code of a run.
@@ -36,9 +40,10 @@ from pathlib import Path
 
 from nap_rl import cli, machine, threads
 from nap_rl.process import sole_owner
-from nap_rl.sweep import local, record, settings, table
+from nap_rl.sweep import local, named, record, settings, table
 from nap_rl.sweep.attempts import Surroundings
-from nap_rl.sweep.commands import COMMANDS, Command
+from nap_rl.sweep.commands import COMMANDS, STUDY, TRAIN, Command
+from nap_rl.sweep.grammar import Combination
 from nap_rl.sweep.record import Record
 from nap_rl.sweep.trials import Trial
 
@@ -69,18 +74,29 @@ def command(typed: list[str]) -> int:
     asked = settings.sort(rest)
     if asked.resume is not None:
         return go_on(asked, name)
+    if asked.named is not None:
+        found = named.read(asked.named, arguments.config_dirs)
+        if name not in (None, found.command):
+            raise ValueError(f"sweep={asked.named} is of {found.command}.py: leave out {name}")
+        asked = settings.sort(rest, found.sweep)
+        return begin(COMMANDS[found.command], asked, arguments, named.combinations(found, asked.overrides))
     if name is None:
         raise ValueError(f"name a command first, one of {', '.join(COMMANDS)}: sweep.py train seed=0..4")
     return begin(COMMANDS[name], asked, arguments)
 
 
-def begin(command: Command, asked: settings.Asked, arguments: cli.Arguments) -> int:
+def begin(
+    command: Command,
+    asked: settings.Asked,
+    arguments: cli.Arguments,
+    combinations: Sequence[Combination] | None = None,
+) -> int:
     """Plan and check all runs, then bring them to their ends."""
     from nap_rl.conf.sweeps import Planner
 
     folder = Path(asked.settings.dir or f"runs/sweeps/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}")
     planner = Planner(command, folder)
-    trials = planner.plan(cli.Arguments(asked.overrides, arguments.config_dirs))
+    trials = planner.plan(cli.Arguments(asked.overrides, arguments.config_dirs), combinations)
     before = record.check_same(folder, command, trials)
     for trial in trials:
         cli.check_folder(trial.folder, new=not (folder / record.NAME).exists())
@@ -121,8 +137,23 @@ def run(sweep: Record, asked: settings.Asked) -> int:
                 run_with_ray(sweep, todo, asked, len(places) or asked.settings.parallel, watcher, signals)
             else:
                 local.run(sweep, todo, places, watcher, signals)
-    print(f"\n{table.runs(sweep)}\n\nwritten to {sweep.folder / record.NAME}", flush=True)
+    print(f"\n{table.runs(sweep)}", flush=True)
+    sum_up(sweep)
     return local.exit_code(sweep, signals)
+
+
+def sum_up(sweep: Record) -> None:
+    """The table by arm and the picture, in the sweep's folder."""
+    written = None
+    if sweep.command is TRAIN:
+        from nap_rl.sweep import summary
+
+        written = summary.write(sweep)
+    elif sweep.command is STUDY and any(sweep.status(trial) == "finished" for trial in sweep.trials):
+        from nap_rl.studies import figures
+
+        written = figures.report(sweep.folder)
+    print(f"\n{written}" if written else f"\nwritten to {sweep.folder / record.NAME}", flush=True)
 
 
 def uses_ray(asked: settings.Asked) -> bool:

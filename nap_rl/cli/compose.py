@@ -22,8 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nap_rl.cli import sentences
 
 CONF = "nap_rl.conf"
-OTHER_ROOTS = ("study",)  # folders of it that hold another command's files
-OTHER_ROOTS = ("study",)  # folders of it that hold another command's files
+OTHER_ROOTS = ("study", "sweep")  # folders of it that hold another command's files
 # Hydra asserts where a value has taken the place of a section; ValueError: true or a number for a group's option.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError)
 _WHOLE_NUMBER = re.compile(r"Value '(-?[0-9.e+]+)' of type 'float' could not be .* to Integer.*full_key: (\S+)", re.S)
