@@ -35,7 +35,8 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nap_rl import cli, machine, threads
@@ -131,8 +132,7 @@ def run(sweep: Record, asked: settings.Asked) -> int:
         where = asked.address or f"{min(len(places), max(len(todo), 1))} at a time"
         print(f"{len(sweep.trials)} runs, {done} done already, {where} -> {sweep.folder}", flush=True)
         sweep.write(now=True)
-        watcher = table.Lines(sweep, beginnings=False)
-        with local.Signals() as signals:
+        with local.Signals() as signals, watching(sweep) as watcher:
             if with_ray and todo:
                 run_with_ray(sweep, todo, asked, len(places) or asked.settings.parallel, watcher, signals)
             else:
@@ -140,6 +140,18 @@ def run(sweep: Record, asked: settings.Asked) -> int:
     print(f"\n{table.runs(sweep)}", flush=True)
     sum_up(sweep)
     return local.exit_code(sweep, signals)
+
+
+@contextmanager
+def watching(sweep: Record) -> Iterator[local.Watcher]:
+    """A table that is drawn anew in a terminal, a line a run anywhere else."""
+    if not sys.stdout.isatty():
+        yield table.Lines(sweep, beginnings=False)
+        return
+    from nap_rl.sweep.live import LiveTable
+
+    with LiveTable(sweep) as lines:
+        yield lines
 
 
 def sum_up(sweep: Record) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nap_rl import cli
+from nap_rl.conf.schema import Config
 from nap_rl.sweep import trials
 from nap_rl.sweep.commands import EVALUATE, STUDY, TRAIN, Command
 from nap_rl.sweep.grammar import Combination, expand
@@ -52,7 +53,7 @@ class Planner:
         assert self.command is TRAIN
         return trials.plan(arguments, "config", self._check, folder=self.folder, combinations=combinations)
 
-    def _check(self, node: DictConfig) -> None:
+    def _check(self, node: DictConfig) -> Config:
         from nap_rl.conf import check, environments
         from nap_rl.conf.memory import frame_bytes
         from nap_rl.replay import Replay
@@ -65,6 +66,7 @@ class Planner:
         replay = Replay.nbytes(config.replay.capacity, self._frame_bytes[kind])
         self.bytes_per_run = max(self.bytes_per_run, replay + TRAINING_BYTES)
         self.on_gpu |= config.device.name != "cpu"
+        return config
 
     def _evaluations(self, typed: Sequence[str]) -> list[Trial]:
         from nap_rl.conf import evaluation

@@ -76,6 +76,7 @@ class Record:
             "arm": trial.arm,
             "seed": trial.seed,
             "resumes": trial.resumes,
+            "frames": trial.frames,
             "status": self.status(trial),
             "starts": commands.starts_of(trial.folder),
             "code": None if outcome is None else outcome.code,
@@ -105,6 +106,7 @@ def read(folder: Path) -> Record:
                 arm=row["arm"],
                 seed=row["seed"],
                 resumes=row["resumes"],
+                frames=row.get("frames"),
             )
             for row in rows
         ]

@@ -32,6 +32,7 @@ class Trial:
         arm: what it is compared by: the differing settings without the seed.
         seed: of the run, None where its command has no such setting.
         resumes: whether its checkpoints hold all that it needs to go on.
+        frames: its length, where that is known.
     """
 
     arguments: tuple[str, ...]
@@ -40,6 +41,7 @@ class Trial:
     arm: str = ""
     seed: int | None = None
     resumes: bool = True
+    frames: int | None = None
 
 
 def plan(
@@ -54,7 +56,7 @@ def plan(
     """All runs of a sweep, each composed and checked.
 
     Args:
-        check: raises ValueError or OSError for a configuration that cannot run.
+        check: raises ValueError or OSError for a configuration that cannot run; returns the checked one.
         module: the package that holds the YAML files.
         folder: of the sweep; None: hydra.sweep.dir, where no run may lie yet.
         combinations: of settings; None: those that `arguments` stand for.
@@ -70,18 +72,20 @@ def plan(
     for number, (combination, name) in enumerate(zip(chosen, names, strict=True)):
         try:
             node = cli.compose(config_name, combination.overrides, module=module, config_dirs=arguments.config_dirs)
-            check(node)
+            checked = check(node)
             parent = parent or Path(node.hydra.sweep.dir)  # it holds the time
             place = parent / (_chosen_name(node, number) if _names_folders(combination) else name)
             cli.check_folder(place, new=folder is None)
         except (ValueError, OSError) as error:
             which = f"run {number + 1} of {len(chosen)} ({' '.join(combination.differing)}): "
             raise ValueError(f"{which if len(chosen) > 1 else ''}{error}") from None
-        trials.append(_trial((*flags, *combination.overrides), combination.differing, place, node))
+        trials.append(_trial((*flags, *combination.overrides), combination.differing, place, node, checked))
     return trials
 
 
-def _trial(arguments: tuple[str, ...], differing: tuple[str, ...], folder: Path, node: DictConfig) -> Trial:
+def _trial(
+    arguments: tuple[str, ...], differing: tuple[str, ...], folder: Path, node: DictConfig, checked: object
+) -> Trial:
     seed, replay = OmegaConf.select(node, "seed"), OmegaConf.select(node, "checkpoint.replay")
     return Trial(
         arguments,
@@ -90,6 +94,7 @@ def _trial(arguments: tuple[str, ...], differing: tuple[str, ...], folder: Path,
         arm=" ".join(override for override in differing if sentences.key_of(override) != "seed"),
         seed=seed if isinstance(seed, int) else None,
         resumes=replay is not False,
+        frames=getattr(checked, "frames", None),
     )
 
 
