@@ -16,6 +16,9 @@ Settings of the sweep:
     sweep.cpus_per_run=1    cores for each run, which computes with as many threads
     sweep.gpus_per_run=0.25 four runs share a GPU; without it a run has one for itself, where there are GPUs
 
+    sweep.search=random     sweep.samples=20 draws instead of all combinations, each with every seed;
+                            tag(log,interval(1e-5,1e-2)) draws numbers
+    sweep.stop=asha         end the worse runs early, by sweep.metric=rollout/ep_rew_mean (with Ray)
     ray.address=HOST:PORT   join a Ray cluster; without it Ray runs on this machine alone, and ends with the sweep
 
 Sweeps in conf/sweep: affine, atari57, figure4, figure6, frequency, norms, plasticity, schedules.
@@ -35,18 +38,22 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nap_rl import cli, machine, threads
 from nap_rl.process import sole_owner
-from nap_rl.sweep import local, named, record, settings, table
+from nap_rl.sweep import grammar, local, named, record, settings, table
 from nap_rl.sweep.attempts import Surroundings
 from nap_rl.sweep.commands import COMMANDS, STUDY, TRAIN, Command
 from nap_rl.sweep.grammar import Combination
 from nap_rl.sweep.record import Record
 from nap_rl.sweep.trials import Trial
+
+if TYPE_CHECKING:
+    from nap_rl.sweep.ray_tune import Halving
 
 
 def main() -> None:
@@ -80,10 +87,22 @@ def command(typed: list[str]) -> int:
         if name not in (None, found.command):
             raise ValueError(f"sweep={asked.named} is of {found.command}.py: leave out {name}")
         asked = settings.sort(rest, found.sweep)
-        return begin(COMMANDS[found.command], asked, arguments, named.combinations(found, asked.overrides))
+        chosen = named.combinations(found, asked.overrides, _expand(asked.settings))
+        return begin(COMMANDS[found.command], asked, arguments, chosen)
     if name is None:
         raise ValueError(f"name a command first, one of {', '.join(COMMANDS)}: sweep.py train seed=0..4")
-    return begin(COMMANDS[name], asked, arguments)
+    if name == "evaluate":
+        return begin(COMMANDS[name], asked, arguments)
+    return begin(COMMANDS[name], asked, arguments, list(_expand(asked.settings)(asked.overrides)))
+
+
+def _expand(given: settings.SweepSettings) -> Callable[[Sequence[str]], Iterable[Combination]]:
+    """What makes runs of settings with several values: all combinations, or draws."""
+    if given.search == "grid":
+        return grammar.expand
+    from nap_rl.sweep import search
+
+    return lambda overrides: search.random(overrides, given.samples, given.search_seed)
 
 
 def begin(
@@ -179,6 +198,8 @@ def uses_ray(asked: settings.Asked) -> bool:
     wanted = asked.settings.engine == "ray" or asked.address is not None
     if asked.address is not None and asked.settings.engine == "local":
         raise ValueError(f"ray.address={asked.address} needs Ray: leave out sweep.engine=local")
+    if asked.settings.stop == "asha" and (asked.settings.engine == "local" or not ray_tune.is_installed()):
+        raise ValueError("sweep.stop=asha needs Ray: pip install 'nap-rl[ray]', and leave out sweep.engine=local")
     if ray_tune.is_installed():
         return wanted or asked.settings.engine is None
     if wanted:
@@ -212,7 +233,17 @@ def run_with_ray(
         if gpus_per_run > there.get("GPU", 0):
             raise ValueError(f"sweep.gpus_per_run={gpus_per_run:g}, but the cluster has {there.get('GPU', 0):g} GPUs")
         takes = ray_tune.Resources(cpus, gpus_per_run, parallel)
-        ray_tune.run(sweep, todo, takes, watcher, signals)
+        ray_tune.run(sweep, todo, takes, watcher, signals, halving(sweep, asked.settings))
+
+
+def halving(sweep: Record, given: settings.SweepSettings) -> Halving | None:
+    """What asha judges by, None where all runs go to their ends."""
+    from nap_rl.sweep.ray_tune import Halving
+
+    longest = max((trial.frames or 0 for trial in sweep.trials), default=0)
+    if given.stop == "none" or not longest:
+        return None
+    return Halving(given.metric, given.grace_frames or max(longest // 16, 1), longest)
 
 
 def share_out(asked: settings.SweepSettings, bytes_per_run: int, *, on_gpu: bool) -> list[Surroundings]:

@@ -14,7 +14,7 @@ A setting that is typed takes the place of the same one in the file.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -78,8 +78,10 @@ def _checked(name: str, text: str) -> NamedSweep:
     return found
 
 
-def combinations(sweep: NamedSweep, typed: Sequence[str]) -> list[Combination]:
-    """The runs of a named sweep, under what was typed.
+def combinations(
+    sweep: NamedSweep, typed: Sequence[str], expand: Callable[[Sequence[str]], Iterable[Combination]] = expand
+) -> list[Combination]:
+    """The runs of a named sweep, under what was typed; `expand` makes them of the settings of each arm.
 
     Raises:
         ValueError: an arm that it does not have, or a setting that cannot be read.

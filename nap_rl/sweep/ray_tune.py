@@ -7,6 +7,7 @@ see under one path: a new driver makes a new experiment of what is unfinished, a
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -19,6 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from nap_rl.report.curves import read_metrics
 from nap_rl.sweep import attempts
 from nap_rl.sweep.attempts import Outcome, Surroundings, TrialRun
 from nap_rl.sweep.child import GRACE
@@ -45,6 +49,20 @@ class Resources(NamedTuple):
     cpus: int
     gpus: float
     parallel: int | None
+
+
+class Halving(NamedTuple):
+    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934): the worse runs end early.
+
+    Attributes:
+        metric: a column of metrics.csv; more is better.
+        grace: frames that every run gets.
+        longest: frames of the longest run.
+    """
+
+    metric: str
+    grace: int
+    longest: int
 
 
 def is_installed() -> bool:
@@ -96,24 +114,38 @@ def cluster(address: str | None, cores: int, gpus: int) -> Iterator[Mapping[str,
             shutil.rmtree(place, ignore_errors=True)
 
 
-def run(record: Record, trials: Sequence[Trial], takes: Resources, watcher: Watcher, signals: Signals) -> None:
+def run(
+    record: Record,
+    trials: Sequence[Trial],
+    takes: Resources,
+    watcher: Watcher,
+    signals: Signals,
+    halving: Halving | None = None,
+) -> None:
     """Bring `trials` to their ends; the outcomes stand in `record`. To be called within `cluster`.
 
-    A signal stops all runs with their checkpoints, and no other begins.
+    A run that `halving` ends is "stopped": its checkpoints stay, and no driver goes on with it. A signal stops all runs
+    with their checkpoints, and no other begins.
     """
     from ray import tune
 
     state = record.folder.absolute() / STATE
     shutil.rmtree(state, ignore_errors=True)
-    notes = _notes(record, trials, watcher, signals)
+    notes = _notes(record, trials, watcher, signals, halving)
     trainable = tune.with_resources(
         tune.with_parameters(_trainable(), trials=[_absolute(trial) for trial in trials], command=record.command),
         {"CPU": takes.cpus, "GPU": takes.gpus} if takes.gpus else {"CPU": takes.cpus},
     )
     tuner = tune.Tuner(
         trainable,
-        param_space={"run": tune.grid_search(list(range(len(trials)))), "threads": takes.cpus},
-        tune_config=tune.TuneConfig(max_concurrent_trials=takes.parallel, reuse_actors=True),
+        param_space={
+            "run": tune.grid_search(list(range(len(trials)))),
+            "threads": takes.cpus,
+            "metric": None if halving is None else halving.metric,
+        },
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=takes.parallel, reuse_actors=halving is None, scheduler=_scheduler(halving)
+        ),
         run_config=tune.RunConfig(
             name="sweep",
             storage_path=str(state),
@@ -136,6 +168,16 @@ def run(record: Record, trials: Sequence[Trial], takes: Resources, watcher: Watc
     record.write(now=True)
 
 
+def _scheduler(halving: Halving | None) -> Any:
+    if halving is None:
+        return None
+    from ray.tune.schedulers import ASHAScheduler
+
+    return ASHAScheduler(
+        time_attr="frames", metric="metric", mode="max", grace_period=halving.grace, max_t=halving.longest + 1
+    )
+
+
 def _trainable() -> Any:
     """The class that Tune runs in an actor: a process that starts the run's process and looks after it."""
     from ray import tune
@@ -149,7 +191,9 @@ def _trainable() -> Any:
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.cleanup()
+            self.folder = self.trials[new_config["run"]].folder
             surroundings = Surroundings(threads=new_config["threads"])
+            self.metric = new_config["metric"]
             self.attempt = TrialRun(self.trials[new_config["run"]], self.command, surroundings)
             return True
 
@@ -159,9 +203,16 @@ def _trainable() -> Any:
             while time.monotonic() < until:
                 if (outcome := self.attempt.poll()) is not None:
                     self.attempt = None
-                    return {"outcome": tuple(outcome), "done": True}
+                    return {"outcome": tuple(outcome), "done": True, **self.score()}
                 time.sleep(POLL_SECONDS)
-            return {"outcome": None}
+            return {"outcome": None, **self.score()}
+
+        def score(self) -> dict[str, float]:
+            """How far the run is, and how good, for a scheduler that asks."""
+            if self.metric is None:
+                return {}
+            frames, value = last_value(self.folder, self.metric)
+            return {"frames": frames, "metric": value}
 
         def cleanup(self) -> None:
             """Stop the run with its checkpoint; should this process be killed meanwhile, the run ends by itself."""
@@ -182,7 +233,7 @@ def _trainable() -> Any:
     return Run
 
 
-def _notes(record: Record, trials: Sequence[Trial], watcher: Watcher, signals: Signals) -> Any:
+def _notes(record: Record, trials: Sequence[Trial], watcher: Watcher, signals: Signals, halving: Halving | None) -> Any:
     """What Tune tells, put into the record."""
     from ray import tune
 
@@ -211,6 +262,14 @@ def _notes(record: Record, trials: Sequence[Trial], watcher: Watcher, signals: S
             if outcome.code in attempts.STOPPED_CODES:
                 self.stopper.stopping = True  # somebody else stopped it
 
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            mine = self._run_of(trial)
+            if halving is not None and mine.folder in record.running and not self.stopper.stop_all():
+                reason = f"asha ended it at {last_value(mine.folder, halving.metric)[0]:,.0f} frames"
+                outcome = Outcome("stopped", 0, reason)
+                record.ends(mine, outcome)
+                watcher.ends(mine, outcome)
+
         @staticmethod
         def _run_of(trial: Any) -> Trial:
             number: int = trial.config["run"]
@@ -232,6 +291,16 @@ def _stopper(signals: Signals) -> Any:
             return self.stopping or bool(signals.received)
 
     return Stop()
+
+
+def last_value(folder: Path, column: str) -> tuple[float, float]:
+    """(frames, value) of the last row of metrics.csv in which the column has one; (0, -infinity) without one."""
+    try:
+        columns = read_metrics(folder)
+    except (OSError, ValueError):  # no row yet, or half of one
+        return 0.0, -math.inf
+    known = np.isfinite(columns.get(column, np.full(1, np.nan)))
+    return (float(columns["frames"][known][-1]), float(columns[column][known][-1])) if known.any() else (0.0, -math.inf)
 
 
 def _wait_for(record: Record, trials: Sequence[Trial]) -> None:

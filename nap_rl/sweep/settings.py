@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from nap_rl.cli import key_of
 
 PREFIX = "sweep."
 ENGINES = ("ray", "local")
+CHOICES = {"search": ("grid", "random"), "stop": ("none", "asha")}
 RESUME, NAMED, ADDRESS = "resume", "sweep", "ray.address"
 
 
@@ -26,6 +28,12 @@ class SweepSettings:
         engine: ray | local; None: ray where it is installed.
         parallel: runs at a time; None: as many as cores, GPUs and memory take.
         cpus_per_run: cores for each run, which computes with as many threads.
+        search: grid | random.
+        samples: draws of a random search; each runs with every seed.
+        search_seed: of the draws.
+        stop: none | asha, which ends the worse runs early; needs Ray.
+        metric: column of metrics.csv by which asha judges; more is better.
+        grace_frames: frames that asha gives each run; None: a sixteenth of the longest.
         gpus_per_run: 0.25 lets four runs share a GPU; None: one each where there are GPUs.
     """
 
@@ -34,6 +42,12 @@ class SweepSettings:
     parallel: int | None = None
     cpus_per_run: int = 1
     gpus_per_run: float | None = None
+    search: str = "grid"
+    samples: int = 20
+    search_seed: int = 0
+    stop: str = "none"
+    metric: str = "rollout/ep_rew_mean"
+    grace_frames: int | None = None
 
 
 class Asked(NamedTuple):
@@ -100,10 +114,25 @@ def _typed(values: Mapping[str, Any]) -> SweepSettings:
 def _check(settings: SweepSettings) -> None:
     if settings.engine not in (None, *ENGINES):
         raise ValueError(f"{PREFIX}engine={settings.engine}, expected auto or one of {', '.join(ENGINES)}")
-    for name in ("parallel", "cpus_per_run"):
+    for name, choices in CHOICES.items():
+        if getattr(settings, name) not in choices:
+            raise ValueError(f"{PREFIX}{name}={getattr(settings, name)}, expected one of {', '.join(choices)}")
+    if settings.search_seed < 0:
+        raise ValueError(f"{PREFIX}search_seed={settings.search_seed}, expected 0 or more")
+    for name in ("parallel", "cpus_per_run", "samples", "grace_frames"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise ValueError(f"{PREFIX}{name}={value}, expected 1 or more")
+    if settings.stop == "asha":
+        _check_metric(settings.metric)
     gpus = settings.gpus_per_run
     if gpus is not None and not (gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
         raise ValueError(f"{PREFIX}gpus_per_run={gpus}, expected a share of one GPU, such as 0.25, or whole GPUs")
+
+
+def _check_metric(name: str) -> None:
+    from nap_rl.logging.tags import METRICS
+
+    if not any(re.fullmatch(re.sub(r"<\w+>", ".+", tag), name) for tag in METRICS):
+        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"{PREFIX}metric={name} is no column of metrics.csv: did you mean {near}?")
