@@ -35,22 +35,36 @@ def _emulators_are_closed() -> Iterator[None]:
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="session")
-def train_here() -> Command:
-    """`python train.py ARGUMENTS` in this process, without its start-up: (exit code, stdout, stderr)."""
-    from nap_rl import train
+def _in_this_process(command: str, main: Callable[[list[str]], int | None]) -> Command:
+    """`python COMMAND ARGUMENTS` without the start-up of a process: (exit code, stdout, stderr)."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         out, err, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
+        code: object = 0
         try:
-            with redirect_stdout(out), redirect_stderr(err):
-                code = train.command(list(arguments))
+            with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+                patch.setattr(sys, "argv", [command, *arguments])
+                code = main(list(arguments))
         except SystemExit as end:
-            assert isinstance(end.code, int)
             code = end.code
         finally:  # what a run sets for its process
             torch.set_num_threads(threads)
             torch.set_flush_denormal(False)
+        assert isinstance(code, int)
         return code, out.getvalue(), err.getvalue()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def train_here() -> Command:
+    from nap_rl import train
+
+    return _in_this_process("train.py", train.command)
+
+
+@pytest.fixture(scope="session")
+def evaluate_here() -> Command:
+    from nap_rl import evaluate
+
+    return _in_this_process("evaluate.py", lambda arguments: evaluate.main())

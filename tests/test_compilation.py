@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -53,10 +54,27 @@ class Layered(nn.Module):
         return shifted
 
 
-@pytest.mark.skipif(shutil.which(compiler()) is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "eager",
+        pytest.param(
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(shutil.which(compiler()) is None, reason="needs a C++ compiler"),
+            ],
+        ),
+    ],
+)
 @torch._dynamo.config.patch(suppress_errors=False)  # type: ignore[untyped-decorator]
-def test_two_objects_of_one_class_have_graphs_of_their_own_and_inputs_are_still_looked_at() -> None:
+def test_two_objects_of_one_class_have_graphs_of_their_own_and_inputs_are_still_looked_at(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of modules nothing is asked at a call, so a shared graph would give the first one's layer to the second."""
+    if backend == "eager":  # the graphs as they were traced, without C++ made of them
+        traced = partial(torch.compile, backend="eager", dynamic=False)
+        monkeypatch.setattr(torch, "compile", lambda function, **options: traced(function))
     first, second = Layered(nn.LeakyReLU(0.5)), Layered(nn.LeakyReLU(0.25))
     compiled = [compiled_method(each.shifted, on_cpu=True) for each in (first, second)]
     for _ in range(2):

@@ -23,7 +23,7 @@ from nap_rl.envs.human import human_normalized
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["agent.torso=data_efficient", "agent.hidden=8", "replay.capacity=2000", "agent.min_replay_steps=1000"]
-SHORT = ["env.protocol.max_episode_frames=240", "num_envs=2", "device=cpu"]
+SHORT = ["env.protocol.max_episode_frames=120", "num_envs=2", "device=cpu"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,7 +73,7 @@ def test_a_run_is_scored_in_its_own_game_with_files_and_a_film_that_plays(
     assert [float(row["return"]) for row in rows] == result["returns"] and len({row["seed"] for row in rows}) == 5
     assert result["mean"]["value"] == pytest.approx(sum(result["returns"]) / 5)
     assert result["human_normalized_mean"] == pytest.approx((result["mean"]["value"] - 1.7) / (30.5 - 1.7))
-    assert result["protocol"]["sticky_actions"] == 0.0 and result["protocol"]["max_episode_frames"] == 240
+    assert result["protocol"]["sticky_actions"] == 0.0 and result["protocol"]["max_episode_frames"] == 120
     film = cv2.VideoCapture(result["video"])
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == int(rows[0]["length_frames"]) / 4 and film.read()[0]
     printed = capsys.readouterr().out

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+Command = Callable[..., tuple[int, str, str]]
 TRAIN = [
     "experiment=permuted_catch",
     "env.visits=2",
@@ -26,21 +25,17 @@ TRAIN = [
 ]
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, train_here: Command) -> Path:
     folder = tmp_path_factory.mktemp("catch") / "run"
-    done = command("train.py", *TRAIN, f"hydra.run.dir={folder}")
-    assert done.returncode == 0, done.stderr
+    code, _, err = train_here(*TRAIN, f"hydra.run.dir={folder}")
+    assert code == 0, err
     return folder
 
 
-def test_every_task_of_a_sequence_is_scored_under_its_name(run: Path, tmp_path: Path) -> None:
-    done = command("evaluate.py", str(run), "episodes=3", f"out={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
+def test_every_task_of_a_sequence_is_scored_under_its_name(run: Path, tmp_path: Path, evaluate_here: Command) -> None:
+    code, _, err = evaluate_here(str(run), "episodes=3", f"out={tmp_path / 'out'}")
+    assert code == 0, err
     rows = list(csv.DictReader((tmp_path / "out" / "episodes.csv").open()))
     assert [row["game"] for row in rows] == ["catch-0"] * 3 + ["catch-1"] * 3
     assert {row["return"] for row in rows} <= {"1.0", "-1.0"} and {row["length_frames"] for row in rows} == {"9"}
@@ -76,9 +71,11 @@ def test_the_task_at_hand_alone_is_scored_where_that_is_asked_for(run: Path, tmp
         (["video=true"], "video=true films Atari games"),
     ],
 )
-def test_what_such_a_run_does_not_have_is_one_sentence(run: Path, arguments: list[str], sentence: str) -> None:
-    done = command("evaluate.py", str(run), *arguments)
-    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+def test_what_such_a_run_does_not_have_is_one_sentence(
+    run: Path, arguments: list[str], sentence: str, evaluate_here: Command
+) -> None:
+    code, _, err = evaluate_here(str(run), *arguments)
+    assert code == 2 and sentence in err and len(err.splitlines()) == 1
 
 
 def test_summary_lists_task_cycle_frames_episodes_and_returns_of_each_visit(run: Path) -> None:

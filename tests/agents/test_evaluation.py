@@ -104,7 +104,7 @@ class Constant:
 
 def test_real_episodes_differ_from_each_other_and_repeat_with_their_seed() -> None:
     def played(seed: int) -> list[Played]:
-        envs = AtariEnvs("asterix", 2, Protocol(max_episode_frames=600), seed=seed)
+        envs = AtariEnvs("asterix", 2, Protocol(max_episode_frames=300), seed=seed)
         episodes = play_episodes(EpsilonGreedy(Constant(), 0.5, envs.num_actions, seed=seed), envs, 3)
         envs.close()
         return episodes

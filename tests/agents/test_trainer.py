@@ -74,10 +74,19 @@ CONFIG = TrainerConfig(
 
 
 class Run:
-    """A trainer with its environments; what each update was called with, and at which frame, is kept."""
+    """A trainer with its environments; what each update was called with, and at which frame, is kept.
+
+    Where only the clocks matter, `learns=False` leaves the gradient step out of the updates.
+    """
 
     def __init__(
-        self, folder: Path, agent: ValueAgent, config: TrainerConfig, plan: list[Visit] | None = None, length: int = 7
+        self,
+        folder: Path,
+        agent: ValueAgent,
+        config: TrainerConfig,
+        plan: list[Visit] | None = None,
+        length: int = 7,
+        learns: bool = True,
     ) -> None:
         num_envs = len(agent.replay.counts)
         plan = visits(["one"], config.frames, 1) if plan is None else plan
@@ -92,6 +101,8 @@ class Run:
             display=Progress(stream=io.StringIO()),
         )
         self.updates: list[dict[str, float]] = []
+        if not learns:
+            agent.gradient_step = lambda importance: (torch.zeros(()), torch.ones(()))  # type: ignore[method-assign]
         update = agent.update
 
         def recorded(importance: float) -> Update:
@@ -110,7 +121,8 @@ class Run:
 def test_updates_count_transitions_and_not_vector_steps(
     make_agent: Make, tmp_path: Path, num_envs: int, every: float
 ) -> None:
-    run = Run(tmp_path, make_agent(num_envs=num_envs), replace(CONFIG, update_every_steps=every, frames=960))
+    config = replace(CONFIG, update_every_steps=every, frames=960)
+    run = Run(tmp_path, make_agent(num_envs=num_envs), config, learns=False)
     run.trainer.run()
     assert run.trainer.agent_steps == 240 and run.trainer.frames == run.env.frames == 960
     assert len(run.env.steps) == 240 / num_envs
@@ -164,7 +176,7 @@ TWO_GAMES = visits(["one", "two"], 1_000, 2)
 
 def test_the_schedule_goes_on_over_a_switch(make_agent: Make, tmp_path: Path) -> None:
     config = replace(CONFIG, frames=4_000, schedule_frames=4_000, learning_rate=Linear(1.0, 0.0))
-    run = Run(tmp_path, make_agent(learning_rate=0.5), config, TWO_GAMES)
+    run = Run(tmp_path, make_agent(learning_rate=0.5), config, TWO_GAMES, learns=False)
     run.trainer.run()
     assert len(run.updates) == 240
     for update in run.updates:
@@ -174,7 +186,7 @@ def test_the_schedule_goes_on_over_a_switch(make_agent: Make, tmp_path: Path) ->
 
 def test_the_schedule_restarts_at_every_switch_and_runs_over_each_visit(make_agent: Make, tmp_path: Path) -> None:
     config = replace(CONFIG, frames=4_000, learning_rate=Linear(1.0, 0.0), on_switch=OnSwitch(restart_schedule=True))
-    run = Run(tmp_path, make_agent(), config, TWO_GAMES)
+    run = Run(tmp_path, make_agent(), config, TWO_GAMES, learns=False)
     run.trainer.run()
     for update in run.updates:  # the update of the switching step itself still belongs to the visit before
         frames = (update["frames"] - 1) % 1_000 + 1
@@ -188,7 +200,8 @@ def test_a_schedule_that_restarts_with_a_cleared_replay_waits_for_the_first_upda
 ) -> None:
     on_switch = OnSwitch(restart_schedule=True, reset_replay=True)
     rate = Warmup(Constant(1.0), 0.0, share=0.5)
-    run = Run(tmp_path, make_agent(), replace(CONFIG, frames=4_000, learning_rate=rate, on_switch=on_switch), TWO_GAMES)
+    config = replace(CONFIG, frames=4_000, learning_rate=rate, on_switch=on_switch)
+    run = Run(tmp_path, make_agent(), config, TWO_GAMES, learns=False)
     run.trainer.run()
     for update in run.updates:
         frames = (update["frames"] - 1) % 1_000 + 1
@@ -199,7 +212,7 @@ def test_a_schedule_that_restarts_with_a_cleared_replay_waits_for_the_first_upda
 def test_the_importance_exponent_anneals_over_the_whole_run_and_not_over_each_visit(
     make_agent: Make, tmp_path: Path
 ) -> None:
-    run = Run(tmp_path, make_agent(), CONFIG, visits(["one", "two"], 1_000, 1))
+    run = Run(tmp_path, make_agent(), CONFIG, visits(["one", "two"], 1_000, 1), learns=False)
     run.trainer.run()
     for update in run.updates:
         assert update["importance"] == pytest.approx(0.4 + 0.6 * update["frames"] / 2_000)
@@ -209,7 +222,7 @@ def test_the_importance_exponent_anneals_over_the_whole_run_and_not_over_each_vi
 def test_epsilon_falls_over_its_own_frames(make_agent: Make, tmp_path: Path) -> None:
     agent = make_agent()
     config = replace(CONFIG, epsilon=Linear(1.0, 0.1), epsilon_frames=1_000)
-    run, seen, act = Run(tmp_path, agent, config), [], agent.act
+    run, seen, act = Run(tmp_path, agent, config, learns=False), [], agent.act
     agent.act = lambda stacks, epsilon: seen.append(epsilon) or act(stacks, epsilon)  # type: ignore[assignment, func-returns-value]
     run.trainer.run()
     expected = [1.0 - 0.9 * min(4 * step / 1_000, 1.0) for step in range(500)]
@@ -283,7 +296,7 @@ def test_no_transition_crosses_a_switch(make_agent: Make, tmp_path: Path) -> Non
 
 def test_episodes_cut_by_a_switch_are_not_counted(make_agent: Make, tmp_path: Path) -> None:
     # 1,000 frames are 250 steps: 35 episodes of 7 and one cut after 5; the visit after it begins a new one.
-    run = Run(tmp_path, make_agent(), replace(CONFIG, frames=4_000), TWO_GAMES)
+    run = Run(tmp_path, make_agent(), replace(CONFIG, frames=4_000), TWO_GAMES, learns=False)
     run.trainer.run()
     records = [(r.task, r.cycle, r.frames, len(r.returns)) for r in run.trainer.records.visits]
     assert records == [("one", 0, 1_000, 35), ("two", 0, 1_000, 35), ("one", 1, 1_000, 35), ("two", 1, 1_000, 35)]
@@ -298,7 +311,8 @@ def test_episodes_cut_by_a_switch_are_not_counted(make_agent: Make, tmp_path: Pa
 def test_an_episode_that_ends_of_itself_at_the_switching_step_belongs_to_the_game_it_was_played_in(
     make_agent: Make, tmp_path: Path
 ) -> None:
-    run = Run(tmp_path, make_agent(), replace(CONFIG, frames=2_000), visits(["one", "two"], 1_000, 1), length=10)
+    plan = visits(["one", "two"], 1_000, 1)
+    run = Run(tmp_path, make_agent(), replace(CONFIG, frames=2_000), plan, length=10, learns=False)
     run.trainer.run()
     assert [(r.task, len(r.returns)) for r in run.trainer.records.visits] == [("one", 25), ("two", 25)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -284,6 +285,7 @@ GAMMA = 0.8
 REWARD, NEXT = [[0.1, 0.0], [0.5, 0.2]], [[0, 1], [0, 1]]  # [state][action]
 
 
+@functools.cache
 def chain_values() -> list[list[float]]:
     """Q* of the two-state chain, by iterating Bellman's optimality equation."""
     q = [[0.0, 0.0], [0.0, 0.0]]

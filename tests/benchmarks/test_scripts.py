@@ -89,7 +89,8 @@ def test_ours_updates_once_in_four_transitions_and_goes_on_where_it_was(tmp_path
 def test_on_a_gpu_training_is_measured_with_all_its_updates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Updates that are measured alone are not taken for the training's."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    run, trainer = end_to_end.ours(tmp_path, 64, *end_to_end.DQN_AS_SB3, "compile=off", "device=cpu")
+    small = ["agent.torso=data_efficient", "agent.batch_size=2", "compile=off", "device=cpu"]
+    run, trainer = end_to_end.ours(tmp_path, 64, *end_to_end.DQN_AS_SB3, *small)
     found: list[float] = []
 
     def steps(count: int) -> int:
@@ -98,7 +99,7 @@ def test_on_a_gpu_training_is_measured_with_all_its_updates(monkeypatch: pytest.
         found.append((trainer.agent.updates - before) / done)
         return done
 
-    gpu._speed(steps, gpu._repeated(trainer.agent.update), seconds=0.1, turns=2)
+    gpu._speed(steps, gpu._repeated(trainer.agent.update), seconds=0.05, turns=2)
     assert len(found) > 2 and set(found) == {1 / 4}
 
 

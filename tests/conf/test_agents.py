@@ -27,8 +27,18 @@ def checked(*overrides: str) -> Config:
     return to_config(cli.compose("config", list(overrides)))
 
 
-@pytest.mark.parametrize("dueling", [True, False])
-@pytest.mark.parametrize("agent", AGENTS)
+PLAIN = ("dqn", "iqn")  # of the agents, those that the quick suite also builds without dueling and noise
+COMPILED = (("rainbow", "bf16"), ("iqn", "fp32"))  # noisy and dueling over atoms; drawn quantiles
+
+
+@pytest.mark.parametrize(
+    ("agent", "dueling"),
+    [
+        pytest.param(agent, dueling, marks=[] if dueling or agent in PLAIN else pytest.mark.slow)
+        for agent in AGENTS
+        for dueling in (True, False)
+    ],
+)
 def test_every_agent_is_dueling_and_noisy_on_request_and_with_nap_scale_invariant_and_projected(
     agent: str, dueling: bool
 ) -> None:
@@ -77,8 +87,14 @@ def test_munchausen_is_an_option_of_every_agent_with_one_step_returns() -> None:
 
 
 @pytest.mark.skipif(shutil.which(compiler()) is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(
+    ("agent", "precision"),
+    [
+        pytest.param(agent, precision, marks=[] if (agent, precision) in COMPILED else pytest.mark.slow)
+        for agent in AGENTS
+        for precision in ("fp32", "bf16")
+    ],
+)
 def test_every_agent_learns_and_acts_compiled_as_whole_graphs(
     agent: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,8 +173,6 @@ BAD = [
     ("gamma=1", "there is no key 'gamma': did you mean 'agent.discount'?"),
     ("batch_size=1", "there is no key 'batch_size': did you mean 'agent.batch_size'?"),
     ("env=pong", "did you mean env=atari env.game=pong?"),
-    ("env.game=PongNoFrameskip-v4", "did you mean 'pong'?"),
-    ("env.game=ALE/Pong-v5", "did you mean 'pong'?"),
     ("env.game=Pong", "did you mean 'pong'?"),
     ("env.frames_per_game=8", "there is no key 'env.frames_per_game' here: env=sequential_atari has it"),
     ("agent.head.quantiles=8", "agent/head=quantile have it"),
@@ -419,7 +417,7 @@ def test_nan_is_no_number_also_where_nothing_reads_it(key: str) -> None:
 
 
 def test_random_overrides_give_a_config_or_a_sentence_and_nothing_else() -> None:
-    valid, refused = try_overrides(90, seed=0)
+    valid, refused = try_overrides(45, seed=0)
     assert valid > 5 and refused > 20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,16 @@ def configured(overrides: list[str]) -> Config:
     return to_config(cli.compose("config", overrides))
 
 
+@functools.cache
+def stored(*overrides: str) -> dict[str, Any]:
+    """The configuration as a checkpoint holds it."""
+    return schema.to_dict(configured(list(overrides)))
+
+
 def left_by_a_run(folder: Path, frames: int, overrides: list[str], **meta: Any) -> Path:
     """The folder of a run that got to `frames`, as far as `plan` reads it."""
     state = {
-        "config": schema.to_dict(configured(overrides)),
+        "config": stored(*overrides),
         "overrides": overrides,
         "frames": frames,
         "has_replay": True,

@@ -162,16 +162,15 @@ def test_every_valid_start_equals_the_oracle_and_no_other_can_be_drawn(history: 
     assert set(batch.slots.tolist()) <= set(expected)
     slots = torch.cat([valid, batch.slots])
     columns = replay.gather(valid), batch[:5]
-    s_tm1, a_tm1, r_t, discount_t, s_t = (torch.cat(pair) for pair in zip(*columns, strict=True))
-    for row, slot in enumerate(slots.tolist()):
-        e, t = expected[slot]
-        stack, action, total, product, bootstrap = oracles[e].transition(t, n, 0.99, 1.0)
-        assert s_tm1[row, :, 0].tolist() == stack
-        assert a_tm1[row] == action
-        assert float(r_t[row]) == pytest.approx(total, abs=1e-5)
-        assert float(discount_t[row]) == pytest.approx(product, abs=1e-6)
-        if product > 0.0:  # what a zero discount bootstraps from does not matter
-            assert s_t[row, :, 0].tolist() == bootstrap
+    s_tm1, a_tm1, r_t, discount_t, s_t = (torch.cat(pair).numpy() for pair in zip(*columns, strict=True))
+    rows = [oracles[e].transition(t, n, 0.99, 1.0) for e, t in map(expected.__getitem__, slots.tolist())]
+    stacks, actions, totals, products, bootstraps = map(np.array, zip(*rows, strict=True))
+    np.testing.assert_array_equal(s_tm1[:, :, 0], stacks)
+    np.testing.assert_array_equal(a_tm1, actions)
+    np.testing.assert_allclose(r_t, totals, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(discount_t, products, rtol=0, atol=1e-6)
+    goes_on = products > 0.0  # what a zero discount bootstraps from does not matter
+    np.testing.assert_array_equal(s_t[goes_on, :, 0], bootstraps[goes_on])
 
 
 def steps(replay: Replay, count: int, *, end: str | None = None, env: int = 0, start: int = 1) -> None:

@@ -98,7 +98,7 @@ def sb3_zip(request: pytest.FixtureRequest) -> tuple[Any, Path]:
     return algorithm, request.getfixturevalue(f"{request.param}_zip")
 
 
-SMALL = ["replay.capacity=1000", "agent.min_replay_steps=100", "device=cpu"]
+SMALL = ["replay.capacity=1000", "agent.min_replay_steps=100", "compile=off", "device=cpu"]
 
 
 def write_checkpoint(folder: Path, *overrides: str) -> tuple[ValueAgent, Projector | None]:
