@@ -10,24 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from nap_rl import cli
 from nap_rl.compilation import compiler
 from nap_rl.conf import build, check
-from nap_rl.conf.check import to_config
-from nap_rl.conf.schema import Config
 from nap_rl.losses import Munchausen
 from nap_rl.nap import scale_invariance
+from tests.conf.checked import SMALL, checked
 
 AGENTS = sorted(path.stem for path in (Path(check.__file__).parent / "agent").glob("*.yaml"))
 
-SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]
 
-
-def checked(*overrides: str) -> Config:
-    return to_config(cli.compose("config", list(overrides)))
-
-
-PLAIN = ("dqn", "iqn")  # of the agents, those that the quick suite also builds without dueling and noise
+# In the quick suite; the slow suite has every agent.
+PLAIN = ("dqn", "iqn")  # also without dueling and noise
 COMPILED = (("rainbow", "bf16"), ("iqn", "fp32"))  # noisy and dueling over atoms; drawn quantiles
 
 

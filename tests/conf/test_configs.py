@@ -12,18 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from nap_rl import cli
 from nap_rl.conf import build, check, memory, networks, schema
-from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.conf.seeds import seeds
+from tests.conf.checked import SMALL, checked
 
 CONF = Path(check.__file__).parent
-SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]  # fits any machine that runs the tests
-
-
-def checked(*overrides: str) -> Config:
-    return to_config(cli.compose("config", list(overrides)))
 
 
 def options(group: str) -> list[str]:

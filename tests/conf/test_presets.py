@@ -7,17 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from nap_rl import cli
 from nap_rl.conf import build, memory, schema
-from nap_rl.conf.check import to_config
-from nap_rl.conf.schema import Config
-
-SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]
-
-
-def checked(*overrides: str) -> Config:
-    return to_config(cli.compose("config", list(overrides)))
-
+from tests.conf.checked import SMALL, checked
 
 TABLE = {  # the canonical Rainbows, as the comparison of published values has them
     "hessel2018": {

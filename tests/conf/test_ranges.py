@@ -18,8 +18,8 @@ from nap_rl.conf.env_schema import ENVS
 from nap_rl.conf.ranges import RANGES, Range, numbers, range_of
 from nap_rl.conf.schema import Config
 from nap_rl.studies import job
+from tests.conf.checked import SMALL
 
-SMALL = ["replay.capacity=2000", "agent.min_replay_steps=1000", "compile=off"]
 CONF = Path(check.__file__).parent
 # Groups whose options have numbers of their own, each with what it needs.
 CHOICES = [
