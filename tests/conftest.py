@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
 import sys
@@ -10,6 +11,8 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra.plugins.config_source import ConfigResult
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +33,22 @@ def _emulators_are_closed() -> Iterator[None]:
     vectors = [each for each in gc.get_objects() if type(each) is sys.modules["ale_py.vector_env"].AtariVectorEnv]
     left = [each.num_envs for each in vectors if hasattr(each, "ale")]
     assert not left, f"vectors of {left} emulators were opened by a test and never closed"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _presets_are_parsed_once() -> Iterator[None]:
+    """Hydra parses 17 YAML files of `conf` in each composition, and a thousand tests compose."""
+    load, parsed = ImportlibResourcesConfigSource.load_config, {}
+
+    def load_config(source: ImportlibResourcesConfigSource, config_path: str) -> ConfigResult:
+        key = source.path, source.provider, config_path
+        if key not in parsed:
+            parsed[key] = load(source, config_path=config_path)
+        return copy.deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImportlibResourcesConfigSource, "load_config", load_config)
+        yield
 
 
 Command = Callable[..., tuple[int, str, str]]

@@ -29,13 +29,13 @@ def actions(envs: SequentialAtari) -> npt.NDArray[np.int64]:
 
 
 def test_the_switch_comes_with_the_first_step_that_reaches_the_end_and_ends_every_episode() -> None:
-    envs = SequentialAtari(["pong", "breakout"], 100, 2, 3, seed=0)  # 12 frames a step: switches at 108, 204, 300
+    envs = SequentialAtari(["pong", "breakout"], 100, 2, 2, seed=0)  # 8 frames a step: switches at 104, 200, 304
     envs.reset()
     switches = []
-    for k in range(1, 41):
+    for k in range(1, 51):
         before = envs.visit
         step = envs.step(actions(envs))
-        assert envs.frames == 12 * k
+        assert envs.frames == 8 * k
         if envs.visit is not before:
             switches.append((envs.frames, before.task, envs.visit.task, envs.visit.cycle))
             assert step.ended.all() and not step.terminated.any()
@@ -43,7 +43,7 @@ def test_the_switch_comes_with_the_first_step_that_reaches_the_end_and_ends_ever
         else:
             assert not step.ended.any()
     envs.close()
-    assert switches == [(108, "pong", "breakout", 0), (204, "breakout", "pong", 1), (300, "pong", "breakout", 1)]
+    assert switches == [(104, "pong", "breakout", 0), (200, "breakout", "pong", 1), (304, "pong", "breakout", 1)]
     assert envs.visit is envs.visits[-1]  # and the last game goes on
 
 
