@@ -71,7 +71,7 @@ def rainbow() -> Callable[..., ValueAgent]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_agent() -> Callable[..., ValueAgent]:
     def make(
         *,

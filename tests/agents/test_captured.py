@@ -158,7 +158,7 @@ def test_captured_updates_are_the_uncaptured_ones(make: Make) -> None:
     "overrides",
     [
         ["agent=dqn"],
-        ["agent=qr_dqn"],
+        pytest.param(["agent=qr_dqn"], marks=pytest.mark.slow),
         ["agent=iqn"],
         ["agent=munchausen"],
         ["agent=rainbow", "nap.affine=regularize"],

@@ -39,14 +39,21 @@ def assert_exact(tiny: Any, folder: Path, overrides: list[str], stops: list[int]
 
 STICKY = "env/protocol=machado2018"
 RESETS = [f"env.on_switch.{name}=reset" for name in ("replay", "optimizer", "target")]
+BACKPROP = ["plasticity=continual_backprop", "plasticity.rate=0.02", "plasticity.maturity=2"]
 CASES = {
+    "much at once": (
+        "atari",
+        [STICKY, "agent.nap=true", "logger.diagnostics_every_updates=9", *BACKPROP],
+        [400],
+    ),
+    "on a switching step": ("sequence", ["agent.nap=true"], [200]),
     "atari": ("atari", [], [400]),
     "in the warm-up, and between two updates": ("atari", [], [80, 408]),
     "sticky actions and NaP": ("atari", [STICKY, "agent.nap=true"], [400]),
     "dqn with epsilon": ("atari", ["agent=dqn", "agent.epsilon.over_frames=700"], [400]),
     "iqn": ("atari", ["agent=iqn"], [400]),
     "before and after a switch": ("sequence", [STICKY, "agent.nap=true"], [192, 208, 640]),
-    "on the switching step": ("sequence", ["agent.nap=true"], [200, 400]),
+    "on two switching steps": ("sequence", ["agent.nap=true"], [200, 400]),
     "everything reset at a switch": ("sequence", RESETS, [200, 320]),
     "evaluations": ("atari", ["eval.every=200", "eval.episodes=2"], [400]),
     "diagnostics": ("atari", ["agent.nap=true", "logger.diagnostics_every_updates=9"], [400]),
@@ -60,7 +67,7 @@ METHODS = {
     "redo": ["plasticity.every=4"],
     "shrink_perturb": ["plasticity.every=4"],
     "reset_head": ["plasticity.every=5"],
-    "continual_backprop": ["plasticity.rate=0.02", "plasticity.maturity=2"],
+    "continual_backprop": BACKPROP[1:],
     "layer_norm_l2": ["nap=norm_only"],
     **{name: [] for name in ("regenerative", "l2", "weight_decay", "noisy_updates", "leaky_relu", "crelu")},
 }
@@ -70,15 +77,14 @@ def slow_but(*quick: str) -> Callable[[str], object]:
     return lambda name: name if name in quick else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(
-    "case", [*map(slow_but("sticky actions and NaP", "on the switching step", "diagnostics"), CASES)]
-)
+@pytest.mark.parametrize("case", [*map(slow_but("much at once", "on a switching step"), CASES)])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tiny: Any, tmp_path: Path) -> None:
     base, overrides, stops = CASES[case]
     assert_exact(tiny, tmp_path, [*getattr(tiny, base), *overrides], stops)
 
 
-@pytest.mark.parametrize("method", [*map(slow_but("continual_backprop"), METHODS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_with_each_plasticity_method(method: str, tiny: Any, tmp_path: Path) -> None:
     overrides = [*tiny.atari, "agent.nap=true", f"plasticity={method}", *METHODS[method]]
     assert_exact(tiny, tmp_path, overrides, [400])

@@ -44,6 +44,8 @@ CASES = {
     "offset_cartpole": ["env=offset_cartpole", "env.visits=3", "env.order=drawn", *SEQUENCE],
 }
 FRAMES = 180
+STOPS = (30, 66, 94)  # in the first visit, on a switch, in the second visit
+EVERYWHERE = "permuted_catch"  # the case that the quick suite stops at all of them
 
 
 def assemble(config: Config, folder: Path, saved: checkpoint.Checkpoint | None = None) -> tuple[Trainer, Checkpointer]:
@@ -66,8 +68,14 @@ def assemble(config: Config, folder: Path, saved: checkpoint.Checkpoint | None =
     return trainer, Checkpointer(folder, trainer, log, display, CheckpointRhythm(), {})
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "stops"),
+    [
+        *((case, STOPS if case == EVERYWHERE else STOPS[1:2]) for case in CASES),
+        *(pytest.param(case, STOPS, marks=pytest.mark.slow) for case in CASES if case != EVERYWHERE),
+    ],
+)
+def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, stops: tuple[int, ...], tmp_path: Path) -> None:
     if case == "minatar":
         pytest.importorskip("minatar")
     schema.register()
@@ -75,7 +83,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tmp_path: Pa
     config = to_config(cli.compose("config", [*CASES[case], *TINY, f"frames={FRAMES}"]))
     whole, _ = assemble(config, tmp_path / "whole")
     whole.run()
-    for stop in (30, 66, 94):  # in the first visit, on a switch, in the second visit
+    for stop in stops:
         folder = tmp_path / str(stop)
         trainer, checkpointer = assemble(config, folder)
         trainer.run(lambda stop=stop, trainer=trainer: trainer.frames >= stop)  # type: ignore[misc]

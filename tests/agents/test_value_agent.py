@@ -314,10 +314,10 @@ def play_chain(replay: Replay, episodes: int) -> None:
 @pytest.mark.parametrize(
     ("head", "n_steps"),
     [
-        (ExpectedValue(), 1),
+        pytest.param(ExpectedValue(), 1, marks=pytest.mark.slow),
         (ExpectedValue(), 3),
         (Categorical(21, 0.0, 2.0), 3),
-        (Quantile(8), 3),
+        pytest.param(Quantile(8), 3, marks=pytest.mark.slow),
         (ImplicitQuantile(8, 8, 32), 3),
     ],
     ids=["expected-1", "expected-3", "categorical-3", "quantile-3", "implicit_quantile-3"],
@@ -351,7 +351,11 @@ def munchausen_values(alpha: float, temperature: float, clip: float) -> list[lis
     return q
 
 
-@pytest.mark.parametrize("head", [ExpectedValue(), ImplicitQuantile(8, 8, 32)], ids=lambda h: type(h).__name__)
+@pytest.mark.parametrize(
+    "head",
+    [pytest.param(ExpectedValue(), marks=pytest.mark.slow), ImplicitQuantile(8, 8, 32)],
+    ids=lambda h: type(h).__name__,
+)
 def test_munchausen_reaches_the_fixed_point_of_its_own_value_iteration(make_agent: Make, head: Head) -> None:
     munchausen = Munchausen(alpha=0.9, temperature=0.1, clip=-0.3)
     agent = make_agent(

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig, read_write
 
+from nap_rl import cli
 from nap_rl.conf import build, check, memory, networks, schema
+from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config
 from nap_rl.conf.seeds import seeds
 from tests.conf.checked import SMALL, checked
@@ -177,8 +180,6 @@ BAD = [
     ("seed=[", "seed=[ cannot be read as it is"),
     ("seed", "'seed' is no setting: write key=value"),
     ("x y=1", "'x y=1' is no setting: write key=value"),
-    ("threads=0", "threads=0, expected auto or a number from 1 to 1024"),
-    ("threads=many", "threads=many, expected auto or a number from 1 to 1024"),
     ("seeed=1", "there is no key 'seeed': did you mean 'seed'?"),
     ("+seeed=1", "there is no key 'seeed': did you mean 'seed'?"),
     ("agent.nap=ture", "agent.nap=ture is not true or false"),
@@ -190,8 +191,6 @@ BAD = [
     ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
     ("agent.learning_rate=???", "Missing mandatory value: agent.learning_rate"),
     ("seed=null", "seed=null, but it needs a value"),
-    ("frames=-5", "frames=-5, expected 32 or more"),
-    ("frames=31", "frames=31, expected 32 or more"),
     ("device=cuda", "device=cuda, but torch sees no CUDA GPU here"),
     ("device=gpu", "device=gpu is none of"),
     ("replay.device=cuda", "replay.device=cuda, but the learner is on the CPU"),
@@ -220,8 +219,16 @@ BAD = [
     ),
     ("agent.torso=resnet", "agent.torso=resnet is none of nature, data_efficient, impala"),
     ("nap.norm=lyer", "nap.norm=lyer is none of"),
-    ("agent.discount=1.5", "agent.discount=1.5, expected a number in [0, 1]"),
     ("agent.discount=nan", "agent.discount=nan, expected a number in [0, 1]"),
+]
+
+
+OUT_OF_RANGE = [
+    ("threads=0", "threads=0, expected auto or a number from 1 to 1024"),
+    ("threads=many", "threads=many, expected auto or a number from 1 to 1024"),
+    ("frames=-5", "frames=-5, expected 32 or more"),
+    ("frames=31", "frames=31, expected 32 or more"),
+    ("agent.discount=1.5", "agent.discount=1.5, expected a number in [0, 1]"),
     ("agent.batch_size=0", "agent.batch_size=0, expected 1 or more"),
     ("agent.update_every_steps=0", "agent.update_every_steps=0.0, expected a number above 0"),
     ("agent.learning_rate=-1", "agent.learning_rate=-1.0, expected a number above 0"),
@@ -247,6 +254,22 @@ def test_bad_input_is_one_sentence(override: str, sentence: str, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError) as error:
         checked(*SMALL, override)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    return cli.compose("config", SMALL)
+
+
+@pytest.mark.parametrize(("override", "sentence"), OUT_OF_RANGE, ids=[override for override, _ in OUT_OF_RANGE])
+def test_a_value_out_of_its_range_is_one_sentence(override: str, sentence: str, composed: DictConfig) -> None:
+    changed = composed.copy()
+    with read_write(changed):
+        changed.merge_with_dotlist([override])
+    with pytest.raises(ValueError) as error:
+        to_config(changed)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
