@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import report
+
 Command = Callable[..., tuple[int, str, str]]
 TRAIN = [
     "experiment=permuted_catch",
@@ -42,7 +44,9 @@ def test_every_task_of_a_sequence_is_scored_under_its_name(run: Path, tmp_path: 
     assert len(json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]) == 2
 
 
-def test_all_tasks_are_evaluated_during_training_and_the_report_reads_them(run: Path) -> None:
+def test_all_tasks_are_evaluated_during_training_and_the_report_reads_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = list(csv.DictReader((run / "evaluations.csv").open()))
     assert [(row["frames"], row["game"]) for row in rows[::2]] == [
         ("60", "catch-0"),
@@ -50,14 +54,15 @@ def test_all_tasks_are_evaluated_during_training_and_the_report_reads_them(run: 
         ("120", "catch-1"),
         ("120", "catch-0"),
     ]
-    done = command("report.py", "continual", str(run))
-    assert done.returncode == 0 and "forgetting" in done.stdout, done.stderr
+    assert report.main(["continual", str(run)]) == 0 and "forgetting" in capsys.readouterr().out
     assert (run / "continual.png").is_file() and (run / "continual.csv").is_file()
 
 
-def test_the_task_at_hand_alone_is_scored_where_that_is_asked_for(run: Path, tmp_path: Path) -> None:
-    done = command("evaluate.py", str(run), "episodes=1", "tasks=current", f"out={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
+def test_the_task_at_hand_alone_is_scored_where_that_is_asked_for(
+    run: Path, tmp_path: Path, evaluate_here: Command
+) -> None:
+    code, _, err = evaluate_here(str(run), "episodes=1", "tasks=current", f"out={tmp_path / 'out'}")
+    assert code == 0, err
     results = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]
     assert [result["game"] for result in results] == ["catch-1"]
 
