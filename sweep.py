@@ -18,6 +18,7 @@ Settings of the sweep:
 
     sweep.search=random     sweep.samples=20 draws instead of all combinations, each with every seed;
                             tag(log,interval(1e-5,1e-2)) draws numbers
+    sweep.search=optuna     the same, but later draws learn from the runs before them
     sweep.stop=asha         end the worse runs early, by sweep.metric=rollout/ep_rew_mean (with Ray)
     ray.address=HOST:PORT   join a Ray cluster; without it Ray runs on this machine alone, and ends with the sweep
 
@@ -34,7 +35,6 @@ runs with their checkpoints; else the highest code of a run.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 import uuid
@@ -45,8 +45,7 @@ from typing import TYPE_CHECKING
 
 from nap_rl import cli, machine, threads
 from nap_rl.process import sole_owner
-from nap_rl.sweep import grammar, local, named, record, settings, table
-from nap_rl.sweep.attempts import Surroundings
+from nap_rl.sweep import grammar, local, named, record, resources, settings, table
 from nap_rl.sweep.commands import COMMANDS, STUDY, TRAIN, Command
 from nap_rl.sweep.grammar import Combination
 from nap_rl.sweep.record import Record
@@ -54,6 +53,9 @@ from nap_rl.sweep.trials import Trial
 
 if TYPE_CHECKING:
     from nap_rl.sweep.ray_tune import Halving
+
+TRIES = 20
+"""For draws that were not drawn before; without one the search is at its end."""
 
 
 def main() -> None:
@@ -87,10 +89,14 @@ def command(typed: list[str]) -> int:
         if name not in (None, found.command):
             raise ValueError(f"sweep={asked.named} is of {found.command}.py: leave out {name}")
         asked = settings.sort(rest, found.sweep)
+        if asked.settings.search == "optuna":
+            raise ValueError(f"sweep.search=optuna compares single runs: leave out sweep={asked.named}")
         chosen = named.combinations(found, asked.overrides, _expand(asked.settings))
         return begin(COMMANDS[found.command], asked, arguments, chosen)
     if name is None:
         raise ValueError(f"name a command first, one of {', '.join(COMMANDS)}: sweep.py train seed=0..4")
+    if asked.settings.search == "optuna":
+        return begin_search(COMMANDS[name], asked, arguments)
     if name == "evaluate":
         return begin(COMMANDS[name], asked, arguments)
     return begin(COMMANDS[name], asked, arguments, list(_expand(asked.settings)(asked.overrides)))
@@ -114,7 +120,7 @@ def begin(
     """Plan and check all runs, then bring them to their ends."""
     from nap_rl.conf.sweeps import Planner
 
-    folder = Path(asked.settings.dir or f"runs/sweeps/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}")
+    folder = new_folder(asked)
     planner = Planner(command, folder)
     trials = planner.plan(cli.Arguments(asked.overrides, arguments.config_dirs), combinations)
     before = record.check_same(folder, command, trials)
@@ -136,14 +142,78 @@ def go_on(asked: settings.Asked, name: str | None) -> int:
         raise ValueError(f"resume={asked.resume} goes on with the sweep's own runs: leave out {asked.overrides[0]}")
     given = {**sweep.settings["typed"], **asked.given}
     sweep.settings["typed"] = given
-    return run(sweep, settings.sort([], {key: value for key, value in given.items() if key != "dir"}))
+    asked = asked._replace(settings=settings.sort([], given).settings)
+    if (searched := sweep.settings.get("search")) is not None:
+        arguments = cli.Arguments(tuple(searched["overrides"]), tuple(searched["config_dirs"]))
+        return run(sweep, asked, searching(sweep, asked, arguments))
+    return run(sweep, asked)
 
 
-def run(sweep: Record, asked: settings.Asked) -> int:
-    """Run what is unfinished, and sum up."""
+def begin_search(command: Command, asked: settings.Asked, arguments: cli.Arguments) -> int:
+    """Check the first draw, then draw and run by turns.
+
+    Raises:
+        ValueError: Optuna is not installed, or the command has no score.
+    """
+    from nap_rl.conf.sweeps import Planner
+    from nap_rl.sweep import optuna_search
+
+    if command is not TRAIN:
+        raise ValueError(f"sweep.search=optuna needs scores of trainings, not of {command.name}.py")
+    if not optuna_search.is_installed():
+        raise ValueError("sweep.search=optuna needs Optuna, which is not installed: pip install 'nap-rl[ray]'")
+    folder = new_folder(asked)
+    if (folder / record.NAME).exists():
+        raise ValueError(f"{folder} holds a sweep: name another folder, or go on with sweep.py resume={folder}")
+    planner = Planner(command, folder)
+    given = cli.Arguments(asked.overrides, arguments.config_dirs)
+    first = optuna_search.OptunaSearch(asked.overrides, asked.settings.search_seed).ask(1)
+    planner.plan(given, first)
+    needs = {"bytes_per_run": planner.bytes_per_run, "on_gpu": planner.on_gpu}
+    searched = {"overrides": list(asked.overrides), "config_dirs": list(arguments.config_dirs)}
+    sweep = Record(folder, command, [], {"typed": dict(asked.given), "needs": needs, "search": searched})
+    return run(sweep, asked, searching(sweep, asked, given))
+
+
+def searching(sweep: Record, asked: settings.Asked, arguments: cli.Arguments) -> Callable[[int], list[Trial]]:
+    """What plans the next draws, as many runs as go at a time, from the scores so far; [] at the end."""
+    from nap_rl.conf.sweeps import Planner
+    from nap_rl.sweep import summary
+    from nap_rl.sweep.optuna_search import OptunaSearch
+
+    def more(at_once: int) -> list[Trial]:
+        arms: dict[str, list[Trial]] = {}
+        for trial in sweep.trials:
+            arms.setdefault(trial.arm, []).append(trial)
+        search = OptunaSearch(arguments.overrides, asked.settings.search_seed + len(arms))
+        for trials in arms.values():
+            if (score := summary.score_of(sweep, trials)) is not None:
+                search.tell(trials[0].arguments, score)
+        left, known = asked.settings.samples - len(arms), {trial.folder for trial in sweep.trials}
+        draws = max(min(at_once // len(search.ask(1)), left), 1)
+        found: list[Trial] = []
+        for _ in range(TRIES if left > 0 else 0):
+            planned = Planner(sweep.command, sweep.folder).plan(arguments, search.ask(draws))
+            if found := [trial for trial in planned if trial.folder not in known]:
+                break
+        sweep.trials.extend(found)
+        return found
+
+    return more
+
+
+def new_folder(asked: settings.Asked) -> Path:
+    """The folder of a sweep that begins."""
+    return Path(asked.settings.dir or f"runs/sweeps/{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}")
+
+
+def run(sweep: Record, asked: settings.Asked, more: Callable[[int], list[Trial]] | None = None) -> int:
+    """Run what is unfinished, then what `more` plans, and sum up."""
     needs = sweep.settings["needs"]
     with_ray = uses_ray(asked)
-    places = [] if asked.address else share_out(asked.settings, needs["bytes_per_run"], on_gpu=needs["on_gpu"])
+    places = (
+        [] if asked.address else resources.share_out(asked.settings, needs["bytes_per_run"], on_gpu=needs["on_gpu"])
+    )
     sweep.folder.mkdir(parents=True, exist_ok=True)
     with sole_owner(sweep.folder):
         todo = sweep.unfinished()
@@ -152,10 +222,12 @@ def run(sweep: Record, asked: settings.Asked) -> int:
         print(f"{len(sweep.trials)} runs, {done} done already, {where} -> {sweep.folder}", flush=True)
         sweep.write(now=True)
         with local.Signals() as signals, watching(sweep) as watcher:
-            if with_ray and todo:
-                run_with_ray(sweep, todo, asked, len(places) or asked.settings.parallel, watcher, signals)
-            else:
-                local.run(sweep, todo, places, watcher, signals)
+            while todo or (more is not None and not signals.received and (todo := more(len(places) or 1))):
+                if with_ray:
+                    run_with_ray(sweep, todo, asked, len(places) or asked.settings.parallel, watcher, signals)
+                else:
+                    local.run(sweep, todo, places, watcher, signals)
+                todo = []
     print(f"\n{table.runs(sweep)}", flush=True)
     sum_up(sweep)
     return local.exit_code(sweep, signals)
@@ -244,49 +316,6 @@ def halving(sweep: Record, given: settings.SweepSettings) -> Halving | None:
     if given.stop == "none" or not longest:
         return None
     return Halving(given.metric, given.grace_frames or max(longest // 16, 1), longest)
-
-
-def share_out(asked: settings.SweepSettings, bytes_per_run: int, *, on_gpu: bool) -> list[Surroundings]:
-    """A place for each run at a time: its threads, and its GPU.
-
-    Raises:
-        ValueError: more cores, GPUs or memory are asked for than there are.
-    """
-    cores, cpus = threads.usable_cores(), asked.cpus_per_run
-    if cpus > cores:
-        raise ValueError(f"sweep.cpus_per_run={cpus}, but this machine has {cores} cores for us")
-    gpus = machine.gpu_ids() if on_gpu or asked.gpus_per_run else []
-    gpus_per_run = (1.0 if gpus else 0.0) if asked.gpus_per_run is None else asked.gpus_per_run
-    if gpus_per_run > len(gpus):
-        raise ValueError(f"sweep.gpus_per_run={gpus_per_run:g}, but this machine has {len(gpus)} GPUs")
-    memory = machine.available_memory()
-    fit = max(cores // cpus, 1)
-    if gpus_per_run:
-        fit = min(fit, _runs_on(len(gpus), gpus_per_run))
-    if memory is not None:
-        fit = min(fit, max(memory // bytes_per_run, 1))
-    parallel = fit if asked.parallel is None else asked.parallel
-    if memory is not None and parallel * bytes_per_run > memory:
-        raise ValueError(
-            f"sweep.parallel={parallel} runs take {parallel * bytes_per_run / 1e9:.1f} GB of memory and "
-            f"{memory / 1e9:.1f} GB are free: sweep.parallel={max(memory // bytes_per_run, 1)} would fit"
-        )
-    if gpus_per_run and parallel > _runs_on(len(gpus), gpus_per_run):
-        raise ValueError(f"sweep.parallel={parallel} runs with {gpus_per_run:g} GPUs each do not fit {len(gpus)} GPUs")
-    return [Surroundings(cpus, _visible(gpus, gpus_per_run, number)) for number in range(parallel)]
-
-
-def _runs_on(gpus: int, per_run: float) -> int:
-    return gpus * math.floor(1 / per_run + 1e-9) if per_run <= 1 else gpus // int(per_run)
-
-
-def _visible(gpus: Sequence[str], per_run: float, number: int) -> dict[str, str]:
-    """The variable that shows a run its GPUs, neighbours on other ones as far as there are."""
-    if not per_run:
-        return {}
-    count = max(int(per_run), 1)
-    first = number * count % len(gpus)
-    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[first : first + count])}
 
 
 def _command_named(overrides: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -32,12 +33,14 @@ def main() -> int:
     parser.add_argument("--actors", type=int, default=3, help="kills of Ray's actors, with --engine ray")
     parser.add_argument("--engine", choices=("ray", "local"), default="local")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peace", type=Path, help="the folder of an earlier call's uninterrupted sweep")
     given = parser.parse_args()
     folder = Path(mkdtemp(prefix="sweep-kills-"))
-    peace, war = folder / "peace", folder / "war"
+    peace, war = given.peace or folder / "peace", folder / "war"
     axes = [*TINY, f"seed=0..{given.runs // 2 - 1}", "agent.nap=true,false", f"sweep.engine={given.engine}"]
     began = time.monotonic()
-    subprocess.run([sys.executable, "sweep.py", "train", *axes, f"sweep.dir={peace}"], cwd=ROOT, check=True)
+    if given.peace is None:
+        subprocess.run([sys.executable, "sweep.py", "train", *axes, f"sweep.dir={peace}"], cwd=ROOT, check=True)
     quiet_seconds = time.monotonic() - began
     lost = fight(axes, war, given.kills, given.actors if given.engine == "ray" else 0, random.Random(given.seed))
     return report(peace, war, lost, quiet_seconds)
@@ -66,16 +69,16 @@ def fight(axes: list[str], war: Path, kills: int, actors: int, rng: random.Rando
             lost["driver"] += 1
             for pid, parent in zip(hit, parents, strict=True):
                 wait_for_death(parent)  # it would start a run that dies before it does
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
             driver = subprocess.Popen([sys.executable, "sweep.py", f"resume={war}"], cwd=ROOT)
         else:
             pid, folder = rng.choice(running)
             if not freeze(pid, folder):
                 continue
             if kind == "actors":
-                os.kill(parent_of(pid), signal.SIGKILL)
+                kill(parent_of(pid))
                 lost["runs that ended with the driver or an actor"] += 1
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
             lost[kind] += 1
         plan.pop(0)
     if driver.wait() != 0 or plan:
@@ -110,6 +113,12 @@ def children(driver: int, war: Path) -> Iterator[tuple[int, Path]]:
 
 def parent_of(pid: int) -> int:
     return int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+
+
+def kill(pid: int) -> None:
+    """Ray may have done it: it ends what a lost actor has started."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def wait_for_death(pid: int) -> None:

@@ -83,7 +83,8 @@ def cluster(address: str | None, cores: int, gpus: int) -> Iterator[Mapping[str,
     os.environ.update(ENVIRONMENT)
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # or it binds to the machine's outside address
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # or it writes one into the home folder
+        # Without one it writes one into the home folder. It keeps the first that a process has.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}

@@ -49,7 +49,7 @@ def random(overrides: Sequence[str], samples: int, seed: int) -> list[Combinatio
 
 def _axis(text: str) -> tuple[Draw, bool]:
     """How to draw an override, and whether there is more than one."""
-    interval = _interval(text)
+    interval = interval_of(text)
     if interval is not None:
         key, low, high, logarithmic = interval
         return lambda rng: f"{key}={_number(rng, low, high, logarithmic)}", True
@@ -57,7 +57,7 @@ def _axis(text: str) -> tuple[Draw, bool]:
     return lambda rng: axis.overrides[int(rng.integers(len(axis.overrides)))], axis.several
 
 
-def _interval(text: str) -> tuple[str, float, float, bool] | None:
+def interval_of(text: str) -> tuple[str, float, float, bool] | None:
     """(key, low, high, whether on a logarithmic scale) of `interval(low, high)`, None for another setting."""
     try:
         override = OverridesParser.create().parse_override(spans_written_out(text))

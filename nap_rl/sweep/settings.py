@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from nap_rl.cli import key_of
 
 PREFIX = "sweep."
 ENGINES = ("ray", "local")
-CHOICES = {"search": ("grid", "random"), "stop": ("none", "asha")}
+CHOICES = {"search": ("grid", "random", "optuna"), "stop": ("none", "asha")}
 RESUME, NAMED, ADDRESS = "resume", "sweep", "ray.address"
 
 
@@ -28,8 +28,8 @@ class SweepSettings:
         engine: ray | local; None: ray where it is installed.
         parallel: runs at a time; None: as many as cores, GPUs and memory take.
         cpus_per_run: cores for each run, which computes with as many threads.
-        search: grid | random.
-        samples: draws of a random search; each runs with every seed.
+        search: grid | random | optuna.
+        samples: draws of a search; each runs with every seed.
         search_seed: of the draws.
         stop: none | asha, which ends the worse runs early; needs Ray.
         metric: column of metrics.csv by which asha judges; more is better.
@@ -55,10 +55,10 @@ class Asked(NamedTuple):
 
     settings: SweepSettings
     overrides: tuple[str, ...]
-    given: Mapping[str, Any] = field(default_factory=dict)  # the sweep's settings that were typed
-    resume: Path | None = None
-    named: str | None = None
-    address: str | None = None
+    given: Mapping[str, Any]  # the sweep's settings that were typed
+    resume: Path | None
+    named: str | None
+    address: str | None
 
 
 def sort(typed: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Asked:
@@ -83,7 +83,7 @@ def sort(typed: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Ask
             overrides.append(text)
     settings = _typed({**(defaults or {}), **given})
     _check(settings)
-    plain = {key: value for key, value in asdict(settings).items() if key in given}
+    plain = {key: value for key, value in asdict(settings).items() if key in {**(defaults or {}), **given}}
     resume = Path(words[RESUME]) if RESUME in words else None
     return Asked(settings, tuple(overrides), plain, resume, words.get(NAMED), words.get(ADDRESS))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from nap_rl.files import write_atomic
 from nap_rl.report import figures, visits, visits_figure, visits_table
 from nap_rl.report.visits import SCORES, Arm
+from nap_rl.sweep import commands
 from nap_rl.sweep.record import Record
 from nap_rl.sweep.trials import Trial
 
@@ -49,6 +51,17 @@ def arms_of(record: Record) -> list[Arm]:
         if runs:
             arms.append(Arm(name.removeprefix("arm=") or "all runs", runs[0].settings, runs))
     return arms
+
+
+def score_of(record: Record, trials: Sequence[Trial]) -> float | None:
+    """The mean over finished runs of their mean score in the last tenth of their visits; None without a score."""
+    scores = []
+    for trial in trials:
+        if record.command.is_finished(trial.folder):
+            visited = commands.summary_of(trial.folder).get("visits") or []
+            late = [visit.get(SCORES[0]) for visit in visited[-visits.tenth(len(visited)) :]]
+            scores += [sum(late) / len(late)] if late and None not in late else []
+    return sum(scores) / len(scores) if scores else None
 
 
 def _settings(trial: Trial) -> dict[str, str]:

@@ -16,7 +16,6 @@ class Lines:
 
     def __init__(self, record: Record, *, beginnings: bool) -> None:
         self.record, self.beginnings = record, beginnings
-        self._places = {trial.folder: number for number, trial in enumerate(record.trials, 1)}
 
     def begins(self, trial: Trial) -> None:
         if self.beginnings:
@@ -30,7 +29,7 @@ class Lines:
         pass
 
     def _place(self, trial: Trial) -> str:
-        return f"[{self._places[trial.folder]}/{len(self._places)}]"
+        return f"[{self.record.trials.index(trial) + 1}/{len(self.record.trials)}]"
 
 
 def name_of(trial: Trial) -> str:

@@ -1,7 +1,7 @@
 """Stands for train.py: ends as code= asks. python fake_run.py code=CODE hydra.run.dir=FOLDER | resume=FOLDER
 
 0..255: writes summary.json and exits; wait: waits for a signal and exits with 128 + it; killed: kills itself once, and
-finishes when it is started again; doomed: kills itself each time; diverged: exits with 3 and a reason.
+finishes when it is started again; slow: takes 6 s; doomed: kills itself each time; diverged: exits with 3 and a reason.
 """
 
 import json
@@ -21,11 +21,14 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: sys.exit(128 + number))
 checkpoint.mkdir(parents=True, exist_ok=True)
 (checkpoint / "code").write_text(settings["code"])
-(folder / "begun").touch()
+(folder / "begun").write_text(os.environ.get("RAY_RAYLET_PID", ""))  # which node of Ray it is on
 print("at work", os.environ.get("OMP_NUM_THREADS"), flush=True)
 code = settings["code"]
 if code == "wait":
     time.sleep(60)
+if code == "slow":
+    time.sleep(6)
+    code = "0"
 if code == "doomed" or (code == "killed" and not began_before):
     signal.raise_signal(signal.SIGKILL)
 status = {"3": "diverged"}.get(code, "finished" if code in ("0", "killed") else "stopped")

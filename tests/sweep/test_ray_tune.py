@@ -31,16 +31,16 @@ folder, codes = pathlib.Path({folder!r}), {codes!r}
 command = Command("train", {program!r}, has_status=True, resume="resume")
 planned = [Trial((f"code={{c}}",), (f"seed={{i}}",), folder / f"seed={{i}}") for i, c in enumerate(codes)]
 sweep = record.Record(folder, command, planned, {{}})
-with local.Signals() as signals, ray_tune.cluster(None, 2, 0) as there:
+with local.Signals() as signals, ray_tune.cluster({address!r}, 2, 0) as there:
     lines = table.Lines(sweep, beginnings=False)
     ray_tune.run(sweep, sweep.unfinished(), ray_tune.Resources(1, 0.0, None), lines, signals)
 sys.exit(local.exit_code(sweep, signals))
 """
 
 
-def driver(folder: Path, *codes: str) -> subprocess.Popen[str]:
+def driver(folder: Path, *codes: str, address: str | None = None) -> subprocess.Popen[str]:
     values = {"root": str(HERE.parents[1]), "here": str(HERE), "program": str(HERE / "fake_run.py")}
-    script = textwrap.dedent(SWEEP).format(folder=str(folder / "sweep"), codes=codes, **values)
+    script = textwrap.dedent(SWEEP).format(folder=str(folder / "sweep"), codes=codes, address=address, **values)
     home = {**os.environ, "HOME": str(folder / "home"), "PYTHONPATH": values["root"]}
     (folder / "home").mkdir(exist_ok=True)
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=home)
@@ -122,3 +122,25 @@ def test_everything_ends_with_a_killed_driver_and_the_next_one_takes_over(tmp_pa
     (place / "checkpoints" / "1" / "code").write_text("0")
     assert driver(tmp_path, "wait", "0").wait(240) == 0
     assert [row[0] for row in rows(tmp_path)] == ["finished", "finished"] and rows(tmp_path)[0][1] == 2
+
+
+def test_a_lost_node_of_a_cluster_loses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # or it writes one into the home folder
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        other = cluster.add_node(num_cpus=1)
+        sweep = driver(tmp_path, "slow", "slow", "slow", "slow", address=cluster.address)
+        begun = [tmp_path / "sweep" / f"seed={i}" / "begun" for i in range(4)]
+        wait_until(lambda: begun[0].exists() and begun[1].exists())
+        assert begun[0].read_text() != begun[1].read_text()
+        cluster.remove_node(other, allow_graceful=False)
+        assert sweep.wait(240) == 0
+        assert [row[0] for row in rows(tmp_path)] == ["finished"] * 4
+        assert sum(row[1] for row in rows(tmp_path)) == 5
+        assert len({path.read_text() for path in begun}) == 1  # all ended on the node that stayed
+    finally:
+        cluster.shutdown()

@@ -46,3 +46,24 @@ def test_choices_and_ranges_are_drawn_from() -> None:
 def test_a_range_without_numbers_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="low < high"):
         search.random([text], 1, 0)
+
+
+def test_optuna_finds_the_best_rate_from_what_it_is_told() -> None:
+    pytest.importorskip("optuna")
+    from nap_rl.sweep.optuna_search import OptunaSearch
+
+    def score(rate: str) -> float:
+        return -((math.log10(float(rate)) + 3) ** 2)
+
+    told: list[tuple[str, ...]] = []
+    for draw in range(30):  # as if the driver was killed after each draw
+        finder = OptunaSearch([LOG, "agent=dqn,rainbow", "frames=10", "seed=0..1"], draw)
+        for overrides in told:
+            finder.tell(overrides, score(overrides[0].partition("=")[2]))
+        first, second = finder.ask(1)
+        assert first.overrides[:3] == second.overrides[:3] and first.overrides[2] == "frames=10"
+        assert [each.differing[-1] for each in (first, second)] == ["seed=0", "seed=1"] and len(first.differing) == 3
+        told.append(first.overrides)
+    rates = [overrides[0].partition("=")[2] for overrides in told]
+    assert np.mean([score(rate) for rate in rates[15:]]) > np.mean([score(rate) for rate in rates[:10]])
+    assert max(map(score, rates)) > -0.05

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nap_rl import sweep_command, threads
-from nap_rl.sweep import record
+from nap_rl.sweep import record, resources, settings
 from nap_rl.sweep.commands import TRAIN
 from nap_rl.sweep.trials import Trial
 
@@ -40,6 +40,8 @@ def sweep_py(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["train", "sweep.gpus_per_run=1.5"], "sweep.gpus_per_run=1.5, expected a share of one GPU"),
         (["train", "sweep.gpus_per_run=512"], "sweep.gpus_per_run=512, but this machine has"),
         (["train", "sweep.parallel=99999"], "sweep.parallel=99999 runs take"),
+        (["study", "sweep.search=optuna", "nap=true,false"], "sweep.search=optuna needs scores of trainings"),
+        (["train", "sweep.search=optuna", "seed=0,1"], "sweep.search=optuna has nothing to draw from"),
         (["train", "sweep.search=rand"], "sweep.search=rand, expected one of grid, random"),
         (["train", "sweep.search=random"], "sweep.search=random has nothing to draw from"),
         (["train", "sweep.stop=asha", "sweep.metric=reward"], "sweep.metric=reward is no column of metrics.csv"),
@@ -76,8 +78,8 @@ def test_the_folder_of_another_sweep_is_refused_and_that_of_the_same_is_not(
 
 def test_a_sweep_needs_its_cores_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
-    asked = sweep_command.settings.sort(["sweep.cpus_per_run=2"]).settings
-    places = sweep_command.share_out(asked, 1, on_gpu=False)
+    asked = settings.sort(["sweep.cpus_per_run=2"]).settings
+    places = resources.share_out(asked, 1, on_gpu=False)
     assert [place.threads for place in places] == [2, 2, 2, 2]
 
 
@@ -86,9 +88,9 @@ def test_a_sweep_needs_its_cores_in_threads(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_runs_share_gpus(per_run: str, visible: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 64)
-    monkeypatch.setattr(sweep_command.machine, "gpu_ids", lambda: ["0", "1"])
-    asked = sweep_command.settings.sort([f"sweep.gpus_per_run={per_run}"]).settings
-    places = sweep_command.share_out(asked, 1, on_gpu=True)
+    monkeypatch.setattr(resources.machine, "gpu_ids", lambda: ["0", "1"])
+    asked = settings.sort([f"sweep.gpus_per_run={per_run}"]).settings
+    places = resources.share_out(asked, 1, on_gpu=True)
     assert [dict(place.environment or {})["CUDA_VISIBLE_DEVICES"] for place in places] == visible
 
 
@@ -96,7 +98,7 @@ def test_runs_share_gpus(per_run: str, visible: list[str], monkeypatch: pytest.M
 def test_a_sweep_trains_and_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    typed = ["train", *TINY, "env.visits=1", "seed=0..1", f"sweep.dir={tmp_path}"]
+    typed = ["train", *TINY, "env.visits=1", "seed=0..1", f"sweep.dir={tmp_path}", "sweep.engine=local"]
     assert sweep_py(monkeypatch, *typed) == 0
     rows = json.loads((tmp_path / record.NAME).read_text())["runs"]
     assert [(row["folder"], row["seed"], row["status"], row["starts"]) for row in rows] == [
@@ -109,3 +111,15 @@ def test_a_sweep_trains_and_is_gone_on_with(
     rows = json.loads((tmp_path / record.NAME).read_text())["runs"]
     assert [row["starts"] for row in rows] == [1, 2]
     assert json.loads((tmp_path / "seed=1" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow  # two trainings
+def test_a_search_learns_from_its_runs_and_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    rate = "agent.learning_rate=tag(log,interval(1e-4,1e-2))"
+    typed = ["train", *TINY, "env.visits=1", rate, "sweep.search=optuna", "sweep.engine=local", "sweep.parallel=1"]
+    assert sweep_py(monkeypatch, *typed, "sweep.samples=1", f"sweep.dir={tmp_path}") == 0
+    assert sweep_py(monkeypatch, f"resume={tmp_path}", "sweep.samples=2") == 0
+    rows = json.loads((tmp_path / record.NAME).read_text())["runs"]
+    assert [row["status"] for row in rows] == ["finished", "finished"]
+    assert len({row["folder"] for row in rows}) == 2 and (tmp_path / "arms.csv").is_file()
