@@ -20,6 +20,7 @@ SHORT = {
     "evaluate.py": ["episodes=1", "num_envs=1", "env.protocol.max_episode_frames=400"],
     "study.py": ["tasks=2", "steps_per_task=2", "jobs=1"],
     "report.py": [],
+    "sweep.py": ["sweep.engine=local"],
 }
 NEEDS_FILES = re.compile(r"\bRUN\w*\b|runs/|resume=|\.zip|^report$")
 
