@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -17,6 +19,7 @@ from nap_rl.nap.rewrite import norm_after, norm_before, norm_inside, remove_bias
 from nap_rl.nap.roles import assign_roles, is_narrow
 from nap_rl.nap.trace import Example, Layout, Site, Trace, positional, trace_forward, undisturbed
 
+LARGEST = 1e18  # its square, summed over 100 numbers, is a float32
 CLOSED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
 
 
@@ -62,6 +65,9 @@ def normalize(
     Returns:
         `module`.
 
+    Warns:
+        UserWarning: what reaches a norm is below its epsilon, which takes most of it for nothing.
+
     Raises:
         ValueError: naming the module that cannot be normalised. The module may be half rewritten then.
     """
@@ -94,6 +100,7 @@ def normalize(
             f"{site.function}. Make it a submodule that is used once, or leave it out with free=[...]."
         )
     _norm_hidden_layers(module, trace, example_input, free, norms)
+    _look_at_norms(module, example_input, free)
     for name, role in assign_roles(module, example_input, free).items():
         if role == "hidden":
             raise ValueError(
@@ -101,7 +108,6 @@ def normalize(
                 "all norms put in. Leave it out with free=[...]."
             )
         _mark(module, name, role)
-    _refuse_constants(module, example_input, free)
     return module
 
 
@@ -133,6 +139,9 @@ def _refuse(module: nn.Module, free: Collection[str]) -> None:
         raise ValueError("normalize the module first and wrap it in DistributedDataParallel or compile it after.")
     check_paths(module, free)
     check_forward(module)
+    for path, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"parameter '{path}' is on the meta device, without memory: give it values first.")
     weight_groups(module, free=free)
     for path, each in module.named_modules():
         if isinstance(each, CLOSED) and not within(path, free):
@@ -200,20 +209,32 @@ def _norm_hidden_layers(module: nn.Module, trace: Trace, example: Example, free:
             remove_bias(layer)
 
 
-def _refuse_constants(module: nn.Module, example: Example, free: Collection[str]) -> None:
-    """ValueError where the example reaches a norm in one direction only, c w with a number c: what it gives is +- w."""
+def _look_at_norms(module: nn.Module, example: Example, free: Collection[str]) -> None:
+    """What the example sends into each norm of vectors or whole images.
+
+    ValueError where it comes in one direction only, c w with a number c, so that the norm gives +- w, or where it is
+    too large for the norm's squares. A warning where it is below the norm's epsilon.
+    """
     constant: list[str] = []
 
     def watch(norm: nn.Module, path: str) -> RemovableHandle:
-        def look(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def look(norm: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
             whole = isinstance(norm, nn.GroupNorm) or getattr(norm, "positions", 0) > 0
-            rows = args[0].detach().double().flatten(1) if whole else args[0].detach().double().flatten(0, -2)
+            x = args[0].detach().double()
+            rows = x.flatten(1) if whole else x.reshape(-1, x.shape[-1])
             if not isinstance(norm, RMSNorm):
                 rows = rows - rows.mean(1, keepdim=True)
+            size, eps = float(rows.square().mean(1).max()) ** 0.5, float(norm.eps or 0.0)  # type: ignore[arg-type]
+            seen = f"what reaches the normalisation '{path}' has a standard deviation of {size:.1e}"
+            if size > LARGEST or (isfinite(size) and not bool(out.isfinite().all())):
+                raise ValueError(f"{seen}, whose square is too large: scale down the weights or inputs that feed it.")
+            if 0 < size < 10 * eps**0.5:
+                small = f"but its epsilon takes {eps**0.5:.0e} for nothing: scale up the weights or inputs that feed it"
+                warnings.warn(f"{seen}, {small}.", stacklevel=2)
             if _has_one_direction(rows):
                 constant.append(path)
 
-        return norm.register_forward_pre_hook(look)
+        return norm.register_forward_hook(look)
 
     kinds = (nn.LayerNorm, nn.GroupNorm, RMSNorm)
     norms = {path: each for path, each in module.named_modules() if isinstance(each, kinds) and not within(path, free)}

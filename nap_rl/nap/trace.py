@@ -129,6 +129,8 @@ class Trace:
 def trace_forward(module: nn.Module, example: Example) -> Trace:
     """Run `module` on the example once, undisturbed, and report what happened inside."""
     check_forward(module)
+    if any(isinstance(each, Tensor) and each.numel() == 0 for each in tree_leaves(example)):
+        raise ValueError("the example is empty: a few samples are needed to see what the module does with them.")
     watch = _Watch(module)
     for tensor in tree_leaves(example):
         watch.set_flow(tensor, Flow(data=True))
