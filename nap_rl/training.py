@@ -6,7 +6,7 @@ import platform
 import shlex
 import signal
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,14 @@ from nap_rl import __version__, checkpoint, cli, machine, threads
 from nap_rl.agents import Checkpointer, CheckpointsFailed, Diverged, Trainer
 from nap_rl.agents.checkpointer import report_divergence, restore
 from nap_rl.conf import build, schema
+from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
 from nap_rl.conf.resume import Resume, check_changes
 from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
 from nap_rl.logging import Progress, RunLog
 from nap_rl.logging.console import say
+from nap_rl.logging.waiting import Waiting
 from nap_rl.process import RunsHere, StopSignals, sole_owner
 
 DIVERGED, CANNOT_WRITE, EMULATOR_DIED = 3, 4, 5
@@ -56,7 +58,8 @@ def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]
         with cli.refusing_bad_input():
             stack.enter_context(sole_owner(folder))
             share_cores(config.threads, runs.count(), display)
-            trainer, checkpointer = assemble(config, folder, resume, display, overrides)
+            with waiting_for_emulators(config, display):
+                trainer, checkpointer = assemble(config, folder, resume, display, overrides)
         stack.callback(trainer.env.close)
         stack.enter_context(trainer.log)
         ending = run_to_the_end(trainer, checkpointer, signals)
@@ -77,6 +80,16 @@ def share_cores(setting: str, runs: int, display: Progress) -> None:
         display.note(f"threads={count}, not {alone}: {runs} runs share {threads.usable_cores()} cores")
 
 
+def waiting_for_emulators(config: Config, display: Progress) -> AbstractContextManager[object]:
+    """Says that many emulators take their time, and goes on saying so while they are opened and seeded."""
+    env = config.env
+    if env.num_envs < MANY_ENVS or not isinstance(env, (AtariConfig, SequentialConfig)):
+        return nullcontext()
+    what, seconds = f"seeding {env.num_envs} emulators", SEEDING_SECONDS * env.num_envs
+    display.note(f"{what}, about {seconds:.0f} s")
+    return Waiting(what, seconds)
+
+
 def assemble(
     config: Config, folder: Path, resume: Resume, display: Progress, overrides: Sequence[str]
 ) -> tuple[Trainer, Checkpointer]:
@@ -93,8 +106,6 @@ def assemble(
     if found is not None:
         check_changes(meta, config, resume.allow)  # it may be an earlier one than was looked at first
     torch.manual_seed(config.seed)  # read by nothing of ours, but perhaps by a module that somebody adds
-    if config.env.num_envs >= MANY_ENVS:
-        display.note(f"seeding {config.env.num_envs} emulators, about {SEEDING_SECONDS * config.env.num_envs:.0f} s")
     env = build.build_env(config)
     observations = Observations.of(env)
     device = machine.pick_device(config.device.name)

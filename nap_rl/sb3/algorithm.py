@@ -101,7 +101,8 @@ class Rainbow(OffPolicyAlgorithm):
         self._unlearnt = 0  # transitions since the last update was due
         self._updates: list[Update] = []  # since the last row of the log
         if _init_setup_model:
-            assert self.env is not None
+            if self.env is None:
+                raise ValueError("env=None, expected an environment to learn in; Rainbow.load reads a zip without one")
             self.observations = Observations.of(self.observation_space, *frame_layout(self.env, self.spec.pixels))
             self._setup_model()
 

@@ -17,9 +17,9 @@ from stable_baselines3.common.vec_env import (
     VecEnv,
     VecFrameStack,
     VecMonitor,
-    VecNormalize,
     VecTransposeImage,
     VecVideoRecorder,
+    unwrap_vec_normalize,
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
@@ -113,10 +113,10 @@ def frame_layout(env: VecEnv, images: bool) -> tuple[int, tuple[int, ...]]:
     _check_space(space)
     if images and not is_image_space(space):
         raise ValueError(f"CnnPolicy needs images (uint8, 3 dimensions), but observations are {space}: use MlpPolicy")
+    if unwrap_vec_normalize(env) is not None:  # below other wrappers too
+        raise ValueError("VecNormalize is not supported: its view of an observation changes while that is stored")
     stack, below = 1, env
     while isinstance(below, VecEnvWrapper):
-        if isinstance(below, VecNormalize):
-            raise ValueError("VecNormalize is not supported: its view of an observation changes while that is stored")
         if isinstance(below, VecFrameStack) and isinstance(space, spaces.Box) and (images or len(space.shape) == 1):
             stack = below.stacked_obs.n_stack
             break

@@ -297,6 +297,12 @@ class Camera(Colours):
             "reads vectors here, but 'camera' of the observations is an image",
         ),
         ("MlpPolicy", VecNormalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")])), {}, "VecNormalize"),
+        (
+            "MlpPolicy",
+            VecFrameStack(VecNormalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")])), 2),
+            {},
+            "VecNormalize is not supported",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_in_a_sentence(policy: str, env: Any, settings: Any, sentence: str) -> None:

@@ -1,0 +1,48 @@
+"""A word every few seconds while one call takes its time, also one that lets no other thread of this process run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from types import TracebackType
+
+# Ends with its standard input: when the wait is over, or with this process.
+SCRIPT = """
+import select, sys, time
+what, every, about = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+began = time.monotonic()
+while not select.select([sys.stdin], [], [], every)[0]:
+    print(f"{what}: {time.monotonic() - began:.0f} s, of about {about:.0f}", file=sys.stderr, flush=True)
+"""
+
+
+class Waiting:
+    """Within it a line comes on standard error every few seconds: "seeding 256 emulators: 20 s, of about 64".
+
+    The lines are printed by a child process: C++ code may hold Python's lock for a minute. Where none can be started
+    there are no lines.
+
+    Args:
+        what: is being done.
+        about: seconds that it takes, an estimate.
+        every: seconds between two lines.
+    """
+
+    def __init__(self, what: str, about: float, *, every: float = 5.0) -> None:
+        self._command = [sys.executable, "-S", "-c", SCRIPT, what, str(every), str(about)]
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Waiting:
+        with suppress(OSError):
+            # A session of its own: Ctrl-C is this process's affair.
+            self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._child is not None and self._child.stdin is not None:
+            with suppress(OSError):
+                self._child.stdin.close()
+            self._child.wait()
