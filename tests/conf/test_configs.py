@@ -99,7 +99,7 @@ def test_the_frames_of_a_sequence_are_those_of_all_its_visits() -> None:
         *[["agent.nap=true", f"nap={nap}"] for nap in options("nap")],
         *[
             ["agent.nap=true", f"nap.norm={norm}", f"nap.affine={affine}"]
-            for norm, affine in zip(schema.Norm.__members__, schema.Affine.__members__, strict=True)
+            for norm, affine in zip(schema.Norm.__members__, reversed(schema.Affine.__members__), strict=True)
         ],
         ["agent.nap=true", "nap.output=project", "agent.torso=impala"],
         ["agent.nap=true", "agent.noisy_sigma0=null", "nap.axes=channels"],
