@@ -28,7 +28,6 @@ from nap_rl.envs import (
     VectorEnv,
     Visit,
     atari,
-    sequential,
 )
 from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.envs.registry import MINATAR_ID
@@ -100,7 +99,7 @@ def planned(config: Config) -> list[Visit]:
     """The visits of a run; a single task has one."""
     env = config.env
     if isinstance(env, SequentialConfig):
-        return sequential.visits(env.games, env.frames_per_game, env.cycles)
+        return plan(env.games, [env.frames_per_game] * len(env.games), env.cycles)
     if isinstance(env, SequenceConfig):
         return plan(task_names(config), lengths(env), env.cycles, env.order.name, seeds(config.seed).env)
     assert config.frames is not None

@@ -2,7 +2,7 @@
 
 from nap_rl.envs.atari import AtariEnvs, EmulatorError, Protocol, Resize
 from nap_rl.envs.games import check_game, check_games
-from nap_rl.envs.sequential import SequentialAtari, visits
+from nap_rl.envs.sequential import SequentialAtari
 from nap_rl.envs.step import Episode, Step, TaskStream, VectorEnv, Visit
 
 __all__ = [
@@ -18,5 +18,4 @@ __all__ = [
     "Visit",
     "check_game",
     "check_games",
-    "visits",
 ]

@@ -25,7 +25,6 @@ from nap_rl.sb3.model import MOMENTS, Moments, load_moments
 from nap_rl.sb3.observations import Observations
 from nap_rl.sb3.policy import HEADS, build_network
 
-OBSERVATIONS = spaces.Box(0, 255, (STACK, *FRAME_SHAPE), np.uint8)
 BUFFER_SIZE = 10_000  # of the zip: SB3 allocates it on loading, 56 kB a transition; `load(..., buffer_size=)` overrides
 
 
@@ -55,13 +54,14 @@ def export(run: str | Path, path: str | Path) -> str:
     method = config.get("plasticity", {"name": "none"})["name"]
     if method_named(method).prepare is not Method.prepare:
         raise ValueError(f"plasticity={method} changes the network to one that is in no SB3 zip")
-    network = build_network(spec, FRAME_SHAPE, STACK, int(saved.meta["num_actions"]))
+    observations = _observations(saved.meta)
+    network = build_network(spec, observations.frame_shape, observations.stack, int(saved.meta["num_actions"]))
     moments = _moments(saved.tensors["optimizer"], [name for name, _ in network.named_parameters()])
     plain = NetworkSpec(head=spec.head, outputs=spec.outputs, dueling=False, noisy_sigma0=None)
-    if spec.head in ("expected", "quantile") and spec == plain:
-        return _export_sb3(saved, spec, moments, path)
+    if spec.head in ("expected", "quantile") and spec == plain and len(observations.frame_shape) == 2:
+        return _export_sb3(saved, spec, moments, observations, path)
     model = Rainbow(
-        "CnnPolicy",
+        "CnnPolicy" if spec.pixels else "MlpPolicy",
         None,
         nap=bool(config["agent"]["nap"] and config["nap"]["project"] and spec.norm is not None),
         policy_kwargs=spec.plain(),
@@ -74,8 +74,8 @@ def export(run: str | Path, path: str | Path) -> str:
         uniform_probability=config["agent"]["uniform_probability"],
         adam_eps=config["agent"]["adam_eps"],
     )
-    model.observations = Observations.of(OBSERVATIONS, STACK, FRAME_SHAPE)
-    _set_up(model, saved.meta)
+    model.observations = observations
+    _set_up(model, saved.meta, observations)
     model.agent.network.load_state_dict(saved.tensors["network"])
     model.agent.target.load_state_dict(saved.tensors["target"])
     load_moments(model.policy.optimizer, model.agent.network, moments)
@@ -87,7 +87,7 @@ def export(run: str | Path, path: str | Path) -> str:
 
 
 def _export_sb3(
-    saved: checkpoint.Checkpoint, spec: NetworkSpec, moments: Moments, path: str | Path
+    saved: checkpoint.Checkpoint, spec: NetworkSpec, moments: Moments, observations: Observations, path: str | Path
 ) -> Literal["DQN", "QRDQN"]:
     agent = saved.meta["config"]["agent"]
     quantiles = {} if spec.head == "expected" else {"n_quantiles": spec.outputs}
@@ -105,9 +105,9 @@ def _export_sb3(
         device="cpu",
         _init_setup_model=False,
     )
-    _set_up(model, saved.meta)
+    _set_up(model, saved.meta, observations)
     actions = int(saved.meta["num_actions"])
-    names = layout.our_layers(spec, FRAME_SHAPE, STACK, actions)
+    names = layout.our_layers(spec, observations.frame_shape, observations.stack, actions)
     layers = dict(zip(names, [*layout.CONVOLUTIONS, layout.FEATURES, f"{net}.0"], strict=True))
 
     def theirs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,9 +146,23 @@ def _settings(agent: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _set_up(model: DQN | QRDQN | Rainbow, meta: Mapping[str, Any]) -> None:
+def _observations(meta: Mapping[str, Any]) -> Observations:
+    """What the network of a checkpoint looks at; checkpoints of older versions are of Atari.
+
+    The space is that of SB3's environment: frames stacked along the first axis, or along a new one if they are
+    pictures without channels.
+    """
+    stored = meta.get("observations", {"shape": FRAME_SHAPE, "dtype": "uint8", "stack": STACK})
+    frame, dtype, stack = tuple(stored["shape"]), np.dtype(stored["dtype"]), int(stored["stack"])
+    grey = len(frame) == 2 and dtype == np.uint8
+    shape = (stack, *frame) if grey else (stack * frame[0], *frame[1:])
+    low, high = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return Observations.of(spaces.Box(low, high, shape, dtype.type), stack, frame)
+
+
+def _set_up(model: DQN | QRDQN | Rainbow, meta: Mapping[str, Any], observations: Observations) -> None:
     """The spaces that an environment would have given, and the counters."""
-    model.observation_space = OBSERVATIONS
+    model.observation_space = observations.space
     model.action_space = spaces.Discrete(int(meta["num_actions"]))
     model.n_envs = 1
     model._setup_model()

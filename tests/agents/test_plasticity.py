@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nap_rl.agents import Trainer, TrainerConfig, ValueAgent
-from nap_rl.envs import Step, visits
+from nap_rl.envs import Step, sequence
 from nap_rl.logging import Progress, RunLog
 from nap_rl.nap import Projector
 from nap_rl.nn import QNetwork
@@ -108,7 +108,7 @@ class Pictures:
     num_envs, frame_skip, stack, observation_shape, observation_dtype = 4, 4, 4, (2,), np.uint8
 
     def __init__(self) -> None:
-        self.visits = visits(["one"], 10**6, 1)
+        self.visits = sequence.plan(["one"], [10**6], 1)
         self.visit = self.visits[0]
         self.rng = np.random.default_rng(0)
 

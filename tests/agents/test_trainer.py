@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from nap_rl.agents import Diverged, OnSwitch, Trainer, TrainerConfig, Update, ValueAgent
-from nap_rl.envs import Episode, Step, Visit, visits
+from nap_rl.envs import Episode, Step, Visit, sequence
 from nap_rl.logging import Progress, RunLog
 from nap_rl.schedules import Constant, Linear, Warmup
 
@@ -89,7 +89,7 @@ class Run:
         learns: bool = True,
     ) -> None:
         num_envs = len(agent.replay.counts)
-        plan = visits(["one"], config.frames, 1) if plan is None else plan
+        plan = sequence.plan(["one"], [config.frames], 1) if plan is None else plan
         self.agent, self.folder = agent, folder
         self.env = CountingEnvs(plan, num_envs, length)
         self.log = RunLog(folder, tensorboard=False)
@@ -171,7 +171,7 @@ def test_every_transition_is_stored_with_its_raw_reward_and_its_discount(make_ag
     assert int((agent.replay.discounts[valid] == 0).sum()) == 14  # 7 whole episodes an environment
 
 
-TWO_GAMES = visits(["one", "two"], 1_000, 2)
+TWO_GAMES = sequence.plan(["one", "two"], [1_000] * 2, 2)
 
 
 def test_the_schedule_goes_on_over_a_switch(make_agent: Make, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_schedule_that_restarts_with_a_cleared_replay_waits_for_the_first_upda
 def test_the_importance_exponent_anneals_over_the_whole_run_and_not_over_each_visit(
     make_agent: Make, tmp_path: Path
 ) -> None:
-    run = Run(tmp_path, make_agent(), CONFIG, visits(["one", "two"], 1_000, 1), learns=False)
+    run = Run(tmp_path, make_agent(), CONFIG, sequence.plan(["one", "two"], [1_000] * 2, 1), learns=False)
     run.trainer.run()
     for update in run.updates:
         assert update["importance"] == pytest.approx(0.4 + 0.6 * update["frames"] / 2_000)
@@ -232,7 +232,9 @@ def test_epsilon_falls_over_its_own_frames(make_agent: Make, tmp_path: Path) -> 
 def switched(make_agent: Make, folder: Path, on_switch: OnSwitch) -> tuple[Run, dict[str, Any]]:
     """A run over one switch, and the agent as it was right after it."""
     agent = make_agent(target_every_updates=10_000)
-    run = Run(folder, agent, replace(CONFIG, frames=2_000, on_switch=on_switch), visits(["one", "two"], 1_000, 1))
+    run = Run(
+        folder, agent, replace(CONFIG, frames=2_000, on_switch=on_switch), sequence.plan(["one", "two"], [1_000] * 2, 1)
+    )
     after: dict[str, Any] = {}
     switch = run.trainer._switch
 
@@ -283,7 +285,7 @@ def test_reset_target_copies_the_online_network_only(make_agent: Make, tmp_path:
 
 def test_no_transition_crosses_a_switch(make_agent: Make, tmp_path: Path) -> None:
     agent = make_agent(n_steps=3)
-    run = Run(tmp_path, agent, replace(CONFIG, frames=800), visits(["one", "two"], 400, 1), length=10_000)
+    run = Run(tmp_path, agent, replace(CONFIG, frames=800), sequence.plan(["one", "two"], [400] * 2, 1), length=10_000)
     run.trainer.run()
     # 100 steps of each game: the last three starts of the first have windows of 3, 2 and 1 steps up to its last frame.
     discounts = agent.replay.gather(torch.tensor([96, 97, 98, 99]))[3]
@@ -311,7 +313,7 @@ def test_episodes_cut_by_a_switch_are_not_counted(make_agent: Make, tmp_path: Pa
 def test_an_episode_that_ends_of_itself_at_the_switching_step_belongs_to_the_game_it_was_played_in(
     make_agent: Make, tmp_path: Path
 ) -> None:
-    plan = visits(["one", "two"], 1_000, 1)
+    plan = sequence.plan(["one", "two"], [1_000] * 2, 1)
     run = Run(tmp_path, make_agent(), replace(CONFIG, frames=2_000), plan, length=10, learns=False)
     run.trainer.run()
     assert [(r.task, len(r.returns)) for r in run.trainer.records.visits] == [("one", 25), ("two", 25)]

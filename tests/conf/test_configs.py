@@ -212,8 +212,8 @@ BAD = [
     (
         "agent=rainbo",
         "agent=rainbo does not exist: "
-        "the options are c51, data_efficient_rainbow, dqn, dqn_small, iqn, munchausen, qr_dqn, rainbow, rainbow_small: "
-        "did you mean agent=rainbow?",
+        "the options are c51, data_efficient_rainbow, dqn, dqn_minatar, dqn_small, iqn, munchausen, qr_dqn, rainbow, "
+        "rainbow_small: did you mean agent=rainbow?",
     ),
     ("env=atary", "env=atary does not exist: the options are atari, catch, gym,"),
     ("nap=ful", "nap=ful does not exist: the options are full, norm_only, project_only"),

@@ -8,20 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nap_rl.envs import AtariEnvs, Protocol, SequentialAtari, visits
+from nap_rl.envs import AtariEnvs, Protocol, SequentialAtari
+from nap_rl.envs.sequence import plan
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6), st.integers(1, 10**9), st.integers(1, 5))
 def test_the_plan_covers_every_frame_once_each_game_for_frames_per_game_in_every_cycle(
     games: list[str], frames: int, cycles: int
 ) -> None:
-    plan = visits(games, frames, cycles)
-    assert [visit.number for visit in plan] == list(range(len(games) * cycles))
-    assert [visit.task for visit in plan] == games * cycles
-    assert [visit.cycle for visit in plan] == [cycle for cycle in range(cycles) for _ in games]
-    assert plan[0].begin == 0 and plan[-1].end == frames * len(games) * cycles
-    assert all(visit.end - visit.begin == frames for visit in plan)
-    assert all(a.end == b.begin for a, b in zip(plan, plan[1:], strict=False))
+    visits = plan(games, [frames] * len(games), cycles)
+    assert [visit.number for visit in visits] == list(range(len(games) * cycles))
+    assert [visit.task for visit in visits] == games * cycles
+    assert [visit.cycle for visit in visits] == [cycle for cycle in range(cycles) for _ in games]
+    assert visits[0].begin == 0 and visits[-1].end == frames * len(games) * cycles
+    assert all(visit.end - visit.begin == frames for visit in visits)
+    assert all(a.end == b.begin for a, b in zip(visits, visits[1:], strict=False))
 
 
 def actions(envs: SequentialAtari) -> npt.NDArray[np.int64]:

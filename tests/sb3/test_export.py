@@ -13,7 +13,11 @@ import torch
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 
+from nap_rl import checkpoint, cli
 from nap_rl.agents import ValueAgent
+from nap_rl.conf import build, schema
+from nap_rl.conf.check import to_config
+from nap_rl.conf.environments import Observations as Seen
 from nap_rl.nap import Projector
 from nap_rl.sb3 import Rainbow, export, load
 
@@ -73,6 +77,53 @@ def test_everything_else_is_a_zip_of_rainbow(
     moments = model.policy.optimizer.state_dict()["state"]
     assert len(moments) == len(list(agent.network.parameters()))
     assert all(torch.equal(moments[0][kind], v) for kind, v in agent.optimizer.state_dict()["state"][0].items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shape", "stack", "space"),
+    [
+        (["env=gym"], (4,), 1, (4,)),
+        (["env=gym", "env.stack=3"], (4,), 3, (12,)),
+        (["env=catch", "agent.nap=true"], (10, 5), 1, (10, 5)),
+        (["env=minatar", "agent.torso=minatar"], (10, 10, 10), 1, (10, 10, 10)),
+    ],
+)
+def test_agents_of_vectors_and_boards_are_zips_too(
+    overrides: list[str], shape: tuple[int, ...], stack: int, space: tuple[int, ...], tmp_path: Path
+) -> None:
+    if "env=minatar" in overrides:
+        pytest.importorskip("minatar")
+    agent = checkpoint_of_small(tmp_path, "agent=dqn_small", *overrides)
+    assert export(tmp_path, tmp_path / "model.zip") == "Rainbow"
+    model = Rainbow.load(tmp_path / "model.zip", device="cpu")
+    assert model.observation_space.shape == space
+    dtype = np.int8 if "env=minatar" in overrides else np.float32
+    stacks = np.random.default_rng(0).integers(0, 2, (64, stack, *shape)).astype(dtype)
+    expected = agent.act(stacks, noisy=False)
+    assert np.array_equal(model.predict(stacks.reshape(64, *space), deterministic=True)[0], expected)
+    assert np.array_equal(load(tmp_path / "model.zip").predict(stacks.reshape(64, *space))[0], expected)
+
+
+def checkpoint_of_small(folder: Path, *overrides: str) -> ValueAgent:
+    """A checkpoint of a fresh agent of an environment outside Atari, as a run writes it at its beginning."""
+    schema.register()
+    cli.register_resolvers()
+    config = to_config(cli.compose("config", [*overrides, "compile=off", "device=cpu", "frames=1000"]))
+    env = build.build_env(config)
+    seen = Seen.of(env)
+    env.close()
+    agent, _ = build.build_agent(config, env.num_actions, torch.device("cpu"), seen)
+    meta = {
+        "config": schema.to_dict(config),
+        "num_actions": env.num_actions,
+        "observations": {"shape": list(seen.shape), "dtype": seen.dtype, "stack": seen.stack},
+        "agent_steps": 0,
+        "updates": 0,
+    }
+    state = agent.state_dict()
+    tensors = {"network": state["network"], "target": state["target"], "optimizer": {}}
+    checkpoint.save(folder / "checkpoints", "frames-000000000000", tensors=tensors, meta=meta)
+    return agent
 
 
 def test_what_no_zip_can_hold_is_refused(checkpoint_of: Checkpointed, tmp_path: Path) -> None:
