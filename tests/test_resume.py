@@ -156,14 +156,8 @@ def _wait_for_a_line(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(f"{text!r} was never said")
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # the quick suite has Ctrl-C, in test_train.py
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_stops_at_the_next_step_with_a_checkpoint_and_its_own_code(
     number: signal.Signals, tmp_path: Path
 ) -> None:

@@ -273,6 +273,7 @@ def test_evaluations_during_training_are_whole_episodes_of_the_game_at_hand_in_c
     assert normalized == pytest.approx((means[1] - 1.7) / 28.8, rel=1e-5)
 
 
+@pytest.mark.slow  # the quick suite compares seeds in tests/agents/test_resume.py
 def test_another_seed_gives_other_numbers(nap: Finished, nap_other_seed: Finished) -> None:
     assert nap_other_seed.code == 0, nap_other_seed.err
     assert nap.rows("metrics.csv")[0]["train/loss"] != nap_other_seed.rows("metrics.csv")[0]["train/loss"]
