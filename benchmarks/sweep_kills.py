@@ -146,7 +146,7 @@ def report(peace: Path, war: Path, lost: dict[str, int], quiet_seconds: float) -
     finished = [row for row in rows if row["status"] == "finished" and status_of(war / row["folder"]) == "finished"]
     names = [row["folder"] for row in rows]
     equal = [n for n in names if summary_of(peace / n)["weights_sha256"] == summary_of(war / n).get("weights_sha256")]
-    print(f"\nkills: {lost}; the sweep in peace took {quiet_seconds:.0f} s")
+    print(f"\nkills: {lost}" + (f"; the sweep in peace took {quiet_seconds:.0f} s" if quiet_seconds > 1 else ""))
     print(f"{len(finished)} of {len(rows)} finished; {starts} starts = {len(rows)} runs + {killed} kills of a run")
     print(f"{len(equal)} of {len(rows)} have the weights of the run that was never killed")
     good = len(finished) == len(equal) == len(rows) and starts == len(rows) + killed
