@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING
 from nap_rl import cli, machine, threads
 from nap_rl.process import sole_owner
 from nap_rl.sweep import grammar, local, named, record, resources, settings, table
-from nap_rl.sweep.commands import COMMANDS, EVALUATE, STUDY, TRAIN, Command
+from nap_rl.sweep.commands import COMMANDS, STUDY, TRAIN, Command
 from nap_rl.sweep.grammar import Combination
 from nap_rl.sweep.record import Record
 from nap_rl.sweep.trials import Trial
@@ -252,8 +252,6 @@ def sum_up(sweep: Record) -> None:
         from nap_rl.sweep import summary
 
         written = summary.write(sweep)
-    elif sweep.command is EVALUATE:
-        written = table.evaluations(sweep)
     elif sweep.command is STUDY and any(sweep.status(trial) == "finished" for trial in sweep.trials):
         from nap_rl.studies import figures
 

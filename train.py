@@ -6,6 +6,7 @@ One run of one agent on one game or on a sequence of games. Without settings: Ra
     python train.py experiment=pong_cpu agent.nap=true frames=1e6     the same with NaP, one million frames
     python train.py env=sequential_atari experiment=nap_sequential    ten games in turn, twice over
     python train.py resume=runs/pong_cpu/pong-rainbow/0-20260101-120000-ab12    go on after a stop, or with more frames=
+    python train.py experiment=permuted_catch seeds=[0,1,2,3]         four seeds at once, in one process
     python train.py -m seed=0,1,2 agent.nap=true,false                six runs, one after the other
 
 Commands beside this one:
@@ -36,7 +37,9 @@ Of a sweep: 0, the highest code of its runs, or 128 + signal.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nap_rl import threads
 
@@ -45,6 +48,9 @@ threads.wait_briefly()  # before anything loads OpenMP
 from omegaconf import DictConfig  # noqa: E402
 
 from nap_rl import cli, process  # noqa: E402
+
+if TYPE_CHECKING:
+    from nap_rl.conf.schema import Config
 
 CONFIG_NAME = "config"
 
@@ -85,12 +91,29 @@ def single_run(arguments: cli.Arguments) -> int:
 
     resume, node = plan(arguments)
     config = check_run(node, resume)
+    if config.seeds is not None:
+        return runs_of_seeds(config, node, go_on="resume=auto" in arguments.overrides)
 
     def job(node: DictConfig, folder: Path) -> int:
         with process.RunsHere() as runs:  # before torch is imported: runs that start together see each other
             from nap_rl import training
 
             return training.train(config, folder, resume, list(node.hydra.overrides.task), runs)
+
+    return cli.start(job, node)
+
+
+def runs_of_seeds(config: Config, node: DictConfig, go_on: bool) -> int:
+    """Train the runs of all seeds together."""
+    assert config.seeds is not None
+    configs = [replace(config, seed=seed, seeds=None) for seed in config.seeds]
+    typed = [override for override in node.hydra.overrides.task if not override.startswith("seeds=")]
+
+    def job(node: DictConfig, folder: Path) -> int:
+        with process.RunsHere() as runs:
+            from nap_rl import training
+
+            return training.train_together(configs, folder, go_on=go_on, overrides=typed, runs=runs)
 
     return cli.start(job, node)
 

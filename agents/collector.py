@@ -13,7 +13,7 @@ from nap_rl.envs.step import Actions, Flags, Observations, Step, TaskStream
 
 
 class Collector:
-    """Acts, steps and stores: `send`, then `recv`. In between, the environments may play in threads of their own.
+    """Steps and stores: `stacks`, `send`, then `recv`. In between, the environments may play in threads of their own.
 
     Raises:
         ValueError: the agent's replay is of other observations than the environment's.
@@ -46,10 +46,14 @@ class Collector:
         """Begin the first episodes."""
         self.observations = self.env.reset()
 
-    def send(self, epsilon: float) -> None:
-        """Act, and begin a step of the environments."""
-        self._actions = self.agent.act(self.stack.push(self.observations, self.first), epsilon)
-        self.env.send(self._actions)
+    def stacks(self) -> Observations:
+        """[N, C, *frame]: what to act on. Once before each `send`."""
+        return self.stack.push(self.observations, self.first)
+
+    def send(self, actions: Actions) -> None:
+        """Begin a step of the environments."""
+        self._actions = actions
+        self.env.send(actions)
         self.agent_steps += self.env.num_envs
 
     def recv(self) -> Step:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nap_rl.nn import QNetwork
+from nap_rl.nn.heads import TauUse
 
 
 class Draw(NamedTuple):
@@ -26,13 +27,33 @@ class Draws(NamedTuple):
     target_tm1: Draw | None = None  # Munchausen's log-policy
 
 
-def draw(network: QNetwork, rows: int, generator: torch.Generator, *, double: bool, munchausen: bool) -> Draws:
-    """Draws for `rows` transitions, all noise from one call."""
+class Numbers(NamedTuple):
+    """All that an update draws."""
+
+    eps: Tensor | None  # [passes, numbers]
+    taus: tuple[Tensor, ...]  # one a pass; none where the network has no levels
+
+
+def draw_numbers(
+    network: QNetwork, rows: int, generator: torch.Generator, *, double: bool, munchausen: bool
+) -> Numbers:
+    """The numbers for `rows` transitions, all noise from one call."""
+    passes = _passes(network, double, munchausen)
+    eps = network.sample_eps(generator, len(passes))
+    uses: list[TauUse] = ["s_tm1", "s_t", *(["policy"] * len(passes[2:]))]  # type: ignore[list-item]
+    taus = [network.sample_taus(use, rows, generator) for use in uses]
+    return Numbers(eps, tuple(each for each in taus if each is not None))
+
+
+def by_pass(network: QNetwork, numbers: Numbers, *, double: bool, munchausen: bool) -> Draws:
+    """Which pass gets which numbers; a pure function."""
+    passes = _passes(network, double, munchausen)
+    none = [None] * len(passes)
+    eps = none if numbers.eps is None else numbers.eps.unbind()
+    return Draws(**{name: Draw(*both) for name, *both in zip(passes, eps, numbers.taus or none, strict=True)})
+
+
+def _passes(network: QNetwork, double: bool, munchausen: bool) -> list[str]:
     # Levels that are drawn to value an action must not choose it as well.
     selects = double or network.head.tau_counts is not None
-    passes = ["online_tm1", "target_t"] + ["selector_t"] * selects + ["target_tm1"] * munchausen
-    eps = network.sample_eps(generator, len(passes))
-    taus = [network.sample_taus("s_tm1", rows, generator), network.sample_taus("s_t", rows, generator)]
-    taus += [network.sample_taus("policy", rows, generator) for _ in passes[2:]]
-    rows_of_eps = [None] * len(passes) if eps is None else eps.unbind()
-    return Draws(**{name: Draw(*both) for name, *both in zip(passes, rows_of_eps, taus, strict=True)})
+    return ["online_tm1", "target_t"] + ["selector_t"] * selects + ["target_tm1"] * munchausen

@@ -1,7 +1,7 @@
 """The loop that trains a value agent: act, step, store, learn when it is due, switch tasks.
 
-    collector.send --> the environments step --> collector.recv --> records.add --> updates that are due --> switch?
-                       (a GPU learns meanwhile)
+    act --> collector.send --> the environments step --> collector.recv --> records.add --> updates due --> switch?
+                                (a GPU learns meanwhile)
 
 Three counters: `agent_steps` are transitions over all environments, `frames` are agent steps times the environment's
 frame skip, and `agent.updates` are steps of the optimiser.
@@ -10,20 +10,22 @@ frame skip, and `agent.updates` are steps of the optimiser.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from nap_rl.agents.collector import Collector
-from nap_rl.agents.divergence import Diverged
+from nap_rl.agents.divergence import Diverged, Update
 from nap_rl.agents.evaluation import Evaluator, evaluated_tasks
 from nap_rl.agents.records import Records
 from nap_rl.agents.trainer_config import TrainerConfig
 from nap_rl.agents.value_agent import ValueAgent
 from nap_rl.envs.step import TaskStream
-from nap_rl.logging import Progress, RunLog
+from nap_rl.logging import Progress, RunLog, Status
 from nap_rl.schedules import progress
 
 
@@ -39,6 +41,32 @@ class Clock:
         """Updates to make now, so that they keep their ratio to transitions."""
         due = math.floor((agent_steps - self.learning_from_step) / update_every_steps)
         return max(due - (updates - self.learning_from_update), 0)
+
+
+class Act(NamedTuple):
+    """Asks for actions [N]."""
+
+    stacks: npt.NDArray[Any]  # [N, C, *frame]
+    epsilon: float
+
+    def ask(self, agent: ValueAgent) -> npt.NDArray[np.int64]:
+        """The agent's answer."""
+        return agent.act(*self)
+
+
+class Learn(NamedTuple):
+    """Asks for an update: an `Update`."""
+
+    importance_exponent: float
+
+    def ask(self, agent: ValueAgent) -> Update:
+        """The agent's answer."""
+        return agent.update(*self)
+
+
+Request = Act | Learn
+Play = Generator[Request, Any, None]
+"""Yields requests, and is sent the answer to each."""
 
 
 class Trainer:
@@ -99,37 +127,58 @@ class Trainer:
         Raises:
             Diverged: a loss, gradient or weight is NaN or infinite.
         """
+        play = self.play(stop)
+        request = next(play, None)
+        while request is not None:
+            try:
+                answer = request.ask(self.agent)
+            except Diverged as error:
+                play.throw(error)
+                raise
+            try:
+                request = play.send(answer)
+            except StopIteration:
+                return
+
+    def play(self, stop: Callable[[], bool]) -> Play:
+        """`run`, with what the agent computes asked for: yields requests, is sent the answers.
+
+        So that one call can answer the trainers of several agents.
+        """
         if not self.records.visits:
             self.collector.begin()
             self.records.enter(self.env.visit)
         self._note_compilation("acting")
         while self.frames < self.config.frames and not stop():
-            self.collector.send(self._epsilon())
+            actions = yield Act(self.collector.stacks(), self._epsilon())
+            self.collector.send(actions)
             if self.overlap:
-                self._learn()
+                yield from self._learn()
             step = self.collector.recv()
             self.records.add(step)
             if not self.overlap:
-                self._learn()
+                yield from self._learn()
             self._evaluate_if_due()
             if self.env.visit is not self.records.visit:
                 self._switch()
-            self.display.update(self.records.status(self.config.frames, self._learning_rate(), self._waiting()))
+            if self.display.is_due:
+                self.display.update(self._status())
+        self.display.update(self._status())
 
-    def _learn(self) -> None:
+    def _learn(self) -> Play:
         if len(self.agent.replay) == 0:
             return
         every = self.config.update_every_steps
         for _ in range(self.clock.updates_due(self.collector.agent_steps, self.agent.updates, every)):
-            self._update()
+            yield from self._update()
 
-    def _update(self) -> None:
+    def _update(self) -> Play:
         self._note_compilation("the update")
         learning_rate = self._learning_rate()
         self.agent.set_learning_rate(learning_rate)
         self.records.before_update()
         try:
-            update = self.agent.update(self._importance_exponent())
+            update = yield Learn(self._importance_exponent())
             self.agent.intervene()
             self.records.after_update(update, learning_rate)
         except Diverged as error:
@@ -190,6 +239,9 @@ class Trainer:
         if what in self._compilations:
             self._compilations.remove(what)
             self.display.note(f"compiling, once on this machine: about a minute ({what})")
+
+    def _status(self) -> Status:
+        return self.records.status(self.config.frames, self._learning_rate(), self._waiting())
 
     def _waiting(self) -> str | None:
         filled = self.clock.learning_from_step

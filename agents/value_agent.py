@@ -7,7 +7,7 @@ the normalisations are in the network, and the projection is a hook of the optim
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nap_rl.agents.captured import Captured
 from nap_rl.agents.divergence import Update, check_finite
-from nap_rl.agents.draws import Draw, Draws, draw
+from nap_rl.agents.draws import Draw, Draws, Numbers, by_pass, draw_numbers
 from nap_rl.agents.target import move_target
 from nap_rl.compilation import compiled_method
 from nap_rl.losses import Munchausen
@@ -45,7 +45,7 @@ class ValueAgent:
         method: of plasticity, for `network` and `optimizer`; None for none.
         precision: bfloat16 puts an update's passes under autocast, but for the output layers, and keeps the target
             network in bfloat16. Weights, gradients, moments and acting stay float32.
-        compiled: torch.compile `losses` and, on a CPU, `q_values`.
+        compiled: see `compile`.
         captured: on a GPU, record `gradient_step` and `q_values` as CUDA graphs. Needs the replay on that GPU, a
             `capturable` optimiser with a tensor as learning rate, no method, and projection at every update or none.
     """
@@ -90,25 +90,38 @@ class ValueAgent:
         self.compiled = compiled
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update: a divergence report saves it
-        on_cpu = self.device.type == "cpu"
+        self.on_new_state: Callable[[], None] = lambda: None  # called where the moments are replaced by others
         if compiled:
-            self.losses = compiled_method(self.losses, on_cpu)  # type: ignore[method-assign]
-        if compiled and on_cpu:
-            self.q_values = compiled_method(self.q_values, on_cpu)  # type: ignore[method-assign]
+            self.compile()
         if captured:
             draws_from = [self.generator, replay.generator]
-            self.gradient_step = Captured(self.gradient_step, self.device, draws_from)  # type: ignore[assignment]
+            step = Captured(self.gradient_step, self.device, draws_from)
+            self.gradient_step, self.on_new_state = step, step.forget  # type: ignore[assignment]
             self.q_values = Captured(self.q_values, self.device)  # type: ignore[assignment]
+
+    def compile(self) -> None:
+        """torch.compile `losses` and, on a CPU, `q_values`."""
+        self.compiled, on_cpu = True, self.device.type == "cpu"
+        self.losses = compiled_method(self.losses, on_cpu)  # type: ignore[method-assign]
+        if on_cpu:
+            self.q_values = compiled_method(self.q_values, on_cpu)  # type: ignore[method-assign]
 
     @torch.inference_mode()
     def act(self, stacks: npt.NDArray[Any], epsilon: float = 0.0, noisy: bool = True) -> npt.NDArray[np.int64]:
         """Greedy actions [N] for stacks [N, C, *frame], each under its own noise; uniform with probability epsilon."""
-        eps = self.network.sample_eps(self.generator, len(stacks)) if noisy else None
-        taus = self.network.sample_taus("policy", len(stacks), self.generator)
-        q = self.q_values(torch.as_tensor(stacks).to(self.device), eps, taus)
+        draw = self.draw_to_act(len(stacks), noisy)
+        return self.choose(self.q_values(torch.as_tensor(stacks).to(self.device), *draw), epsilon)
+
+    def draw_to_act(self, rows: int, noisy: bool = True) -> Draw:
+        """The noise and levels of `rows` actions."""
+        eps = self.network.sample_eps(self.generator, rows) if noisy else None
+        return Draw(eps, self.network.sample_taus("policy", rows, self.generator))
+
+    def choose(self, q: Tensor, epsilon: float) -> npt.NDArray[np.int64]:
+        """The best actions [N] of q [N, A]; uniform ones with probability epsilon."""
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
         if epsilon > 0.0:
-            explore = self.exploration.random(len(stacks)) < epsilon
+            explore = self.exploration.random(len(actions)) < epsilon
             actions[explore] = self.exploration.integers(0, q.shape[1], int(explore.sum()))
         return actions
 
@@ -121,7 +134,10 @@ class ValueAgent:
 
         Raises Diverged on a CPU. A GPU would have to be waited for: call `check_finite` there every so many updates.
         """
-        update = Update(*self.gradient_step(importance_exponent))
+        return self.finish(Update(*self.gradient_step(importance_exponent)))
+
+    def finish(self, update: Update) -> Update:
+        """What follows a `gradient_step`."""
         self.updates += 1
         if self.device.type == "cpu":
             self.check_finite(update)
@@ -144,7 +160,16 @@ class ValueAgent:
 
     def draw(self, rows: int) -> Draws:
         """The noise and levels of an update on `rows` transitions."""
-        return draw(self.network, rows, self.generator, double=self.double, munchausen=self.munchausen is not None)
+        return self.by_pass(self.draw_numbers(rows))
+
+    def draw_numbers(self, rows: int) -> Numbers:
+        """All random numbers of an update, from the agent's generator."""
+        network, generator = self.network, self.generator
+        return draw_numbers(network, rows, generator, double=self.double, munchausen=self.munchausen is not None)
+
+    def by_pass(self, numbers: Numbers) -> Draws:
+        """`numbers`, sorted by the passes that read them; a pure function."""
+        return by_pass(self.network, numbers, double=self.double, munchausen=self.munchausen is not None)
 
     def losses(self, batch: Transitions, draws: Draws) -> HeadLoss:
         """(loss, priority), [B] each; a pure function of the networks' weights, the batch and the draws."""
@@ -219,8 +244,7 @@ class ValueAgent:
     def reset_optimizer(self) -> None:
         """Forget the moments, and the updates that they count."""
         self.optimizer.state.clear()
-        if isinstance(self.gradient_step, Captured):
-            self.gradient_step.forget()
+        self.on_new_state()
 
     def state_dict(self) -> dict[str, Any]:
         """All but the replay: networks, the optimiser's moments, the method's, random streams, the count of updates."""

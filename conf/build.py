@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from typing import Literal, cast
@@ -12,6 +13,8 @@ import torch
 
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
+from nap_rl.agents.stacked import StackedAgents
+from nap_rl.agents.whole_update import is_small, learn_whole
 from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import init_from
 from nap_rl.conf.agent_schema import AgentConfig
@@ -39,20 +42,21 @@ def build_agent(
     observations: Observations = ATARI,
     *,
     begins: bool = True,
+    stacked: bool = False,
 ) -> tuple[ValueAgent, Projector | None]:
     """The agent with its replay, and what projects its weights (None where nothing does).
 
     Args:
+        stacked: leave the agent plain, neither compiled nor native: it will be one of several that learn together.
         begins: read the weights of agent.init_from. False for a run that goes on: its checkpoint has all weights.
     """
     agent, seed = config.agent, seeds(config.seed)
-    updates = (config.frames or 0) / frame_skip(config.env) / agent.update_every_steps
     network = build_network(config, num_actions, observations)
     if begins and agent.init_from is not None:
         init_from.initialize(agent.init_from, network, lambda: build_env(config))
     network = network.to(device)
-    compiled = pick_compile(config.compile.name, updates)
-    native = native_wanted(config, compiled, device)
+    compiled = not stacked and pick_compile(config.compile.name, updates_of(config))
+    native = not stacked and native_wanted(config, compiled, device)
     memory = replay_device(config, device, observations)
     captured = (
         compiled
@@ -90,14 +94,41 @@ def build_agent(
         munchausen=_munchausen(agent),
         method=_method(config, network, optimizer, example),
         precision=pick_precision(config.precision.name),
-        compiled=compiled,
+        compiled=compiled and device.type != "cpu",
         captured=captured,
     )
     if begins and agent.init_from is not None:
         init_from.continue_learning(agent.init_from, built)
-    if native:
+    compiled_on_cpu = compiled and device.type == "cpu"
+    whole = compiled_on_cpu and config.native.name != "on" and learns_whole(built)
+    if compiled_on_cpu and not whole:
+        built.compile()
+    if native and not whole:
         import_module("nap_rl.native").accelerate(built)
     return built, projector
+
+
+def stack(config: Config, agents: Sequence[ValueAgent]) -> StackedAgents:
+    """The agents of several seeds, built with `stacked`, as agents that act and learn by one call."""
+    return StackedAgents(agents, compiled=pick_compile(config.compile.name, len(agents) * updates_of(config)))
+
+
+def updates_of(config: Config) -> float:
+    """Updates of a whole run."""
+    return (config.frames or 0) / frame_skip(config.env) / config.agent.update_every_steps
+
+
+def learns_whole(agent: ValueAgent) -> bool:
+    """Make the updates of a small network on a CPU one compiled function each; whether that was done.
+
+    Says why not, where the network is small and only something else is in the way.
+    """
+    if not is_small(agent):
+        return False
+    reason = learn_whole(agent)
+    if reason is not None:
+        warnings.warn(f"updates are compiled in parts, which is slower for a small network: {reason}", stacklevel=3)
+    return reason is None
 
 
 def native_wanted(config: Config, compiled: bool, device: torch.device) -> bool:

@@ -58,6 +58,7 @@ def to_config(config: DictConfig, *, begins: bool = True) -> Config:
     if plain.frames is None:
         plain.frames = environments.default_frames(plain.env)
     _check_numbers(plain)
+    _check_seeds(plain)
     _check_head(plain.agent.head)
     _check_munchausen(plain.agent)
     _check_nap(plain, config)
@@ -190,6 +191,13 @@ def _check_munchausen(agent: AgentConfig) -> None:
         )
     if agent.double:
         raise ValueError("agent.munchausen.alpha with agent.double=true: its policy is the target network's, use false")
+
+
+def _check_seeds(config: Config) -> None:
+    if config.seeds is None:
+        return
+    if len(config.seeds) < 2 or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise ValueError(f"seeds={config.seeds}, expected two different numbers of 0 or more, or more of them")
 
 
 def _check_nap(config: Config, node: DictConfig) -> None:

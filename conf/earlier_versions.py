@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ADDED: dict[str, Any] = {
+    "seeds": None,
     "precision": "fp32",
     "compile": "off",
     "threads": "auto",

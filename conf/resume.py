@@ -142,6 +142,10 @@ def _plan_auto(overrides: list[str], allow: tuple[str, ...], arguments: Argument
 
     node = _compose(overrides, arguments)
     config, new = to_config(node, begins=False), Path(node.hydra.run.dir)
+    if config.seeds is not None:  # each run of theirs is looked for when they are trained
+        if RUN_DIR not in map(key_of, overrides):
+            raise ValueError("resume=auto with seeds= needs hydra.run.dir=FOLDER, in which the runs are")
+        return Resume(), node
     if any(key_of(override) == RUN_DIR for override in overrides):
         folder = new if checkpoint.latest_meta(new / "checkpoints") else None
     else:

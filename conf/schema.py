@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -222,6 +222,7 @@ class CheckpointConfig:
 class Config:
     name: str = MISSING
     seed: int = MISSING
+    seeds: List[int] | None = MISSING  # noqa: UP006  (one run each, together in one process; null: one run of `seed`)
     frames: int | None = MISSING
     device: Device = MISSING
     precision: Precision = MISSING
@@ -244,6 +245,7 @@ class Config:
 VARIES = {
     "name",
     "seed",
+    "seeds",
     "device",
     "compile",
     "native",

@@ -72,6 +72,13 @@ def compiled_method(method: Callable[..., Any], on_cpu: bool) -> Callable[..., A
     return compiled
 
 
+def compiled_graph(graph: torch.fx.GraphModule) -> Callable[..., Any]:
+    """torch.compile of a traced graph of small tensors on a CPU: one thread, and C++ calls the kernels."""
+    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": 1}
+    compiled: Callable[..., Any] = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
+    return compiled
+
+
 def compiler() -> str:
     """The name of the C++ compiler, as torch finds it."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import torch
 from nap_rl import __version__, checkpoint, cli, machine, threads
 from nap_rl.agents import Checkpointer, CheckpointsFailed, Diverged, Trainer
 from nap_rl.agents.checkpointer import report_divergence, restore
+from nap_rl.agents.stacked import StackedAgents, play_together, stack_refusal
 from nap_rl.conf import build, schema
 from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
@@ -62,14 +64,98 @@ def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]
                 trainer, checkpointer = assemble(config, folder, resume, display, overrides)
         stack.callback(trainer.env.close)
         stack.enter_context(trainer.log)
-        ending = run_to_the_end(trainer, checkpointer, signals)
+        stop = stop_of(checkpointer, signals)
+        ending = ending_of(trainer, checkpointer, signals, lambda: trainer.run(stop))
         summary = summarize(config, trainer, ending)
-        try:
-            trainer.log.summary(summary)
-        except OSError as error:
-            display.note(f"warning: summary.json could not be written: {error}")
+        write_summary(trainer, summary, display)
     print_end(folder, summary, checkpointer.last, tensorboard=config.logger.tensorboard)
     return ending.code
+
+
+def train_together(
+    configs: Sequence[Config], folder: Path, *, go_on: bool, overrides: Sequence[str], runs: RunsHere
+) -> int:
+    """Train one run a seed in this process, each in `folder`/seed_<seed> as if alone; returns the highest exit code.
+
+    Args:
+        configs: equal but for their seeds.
+        go_on: a run that has a checkpoint goes on from it. Else its folder is refused.
+    """
+    plans = [(config, folder / f"seed_{config.seed}") for config in configs]
+    with cli.refusing_bad_input():
+        resumes = [resume_of(config, path, go_on) for config, path in plans]
+    left = [(*plan, resume) for plan, resume in zip(plans, resumes, strict=True) if not resume.is_finished(plan[0])]
+    if not left:
+        say(f"{folder} is finished: all frames of its {len(plans)} runs are played. frames= with more goes on.")
+        return 0
+    machine.keep_freed_memory()
+    machine.flush_denormals()
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        display = stack.enter_context(Progress())
+        assembled: list[tuple[Trainer, Checkpointer]] = []
+        with cli.refusing_bad_input():
+            share_cores(configs[0].threads, runs.count(), display)
+            for config, path, resume in left:
+                path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(sole_owner(path))
+                own = display if not assembled else Progress(beside=f"seed {config.seed}")
+                assembled.append(assemble(config, path, resume, own, overrides, stacked=True))
+                stack.callback(assembled[-1][0].env.close)
+                stack.enter_context(assembled[-1][0].log)
+            agents = [trainer.agent for trainer, _ in assembled]
+            reason = stack_refusal(agents)
+        if reason is None:
+            return _play_together(left, assembled, build.stack(configs[0], agents), signals, display)
+    say(f"the runs of seeds={[config.seed for config, *_ in left]} are trained one after another: {reason}")
+    return max(train(config, path, resume, overrides, runs) for config, path, resume in left)
+
+
+def _play_together(
+    left: Sequence[tuple[Config, Path, Resume]],
+    assembled: Sequence[tuple[Trainer, Checkpointer]],
+    stacked: StackedAgents,
+    signals: StopSignals,
+    display: Progress,
+) -> int:
+    trainers = [trainer for trainer, _ in assembled]
+    stops = [stop_of(checkpointer, signals) for _, checkpointer in assembled]
+    codes: list[int] = []
+    if trainers[0].agent.compiled:
+        display.note("compiling, once on this machine: about a minute (all seeds' acting and updates)")
+    for index, error in play_together(trainers, stacked, stops):
+        config, path, _ = left[index]
+        trainer, checkpointer = assembled[index]
+        ending = ending_of(trainer, checkpointer, signals, partial(_raise, error))
+        summary = summarize(config, trainer, ending)
+        write_summary(trainer, summary, display)
+        codes.append(ending.code)
+        reason = f" ({ending.reason})" if ending.reason else ""
+        late = [visit["late_return"] for visit in summary["visits"] if visit["late_return"] is not None]
+        score = f", late return {late[-1]:.2f}" if late else ""
+        say(f"seed {config.seed}: {ending.status}{reason}: {trainer.frames:,} frames, {path}{score}")
+    return max(codes)
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+def resume_of(config: Config, folder: Path, go_on: bool) -> Resume:
+    """What a run of several goes on from, if `go_on`.
+
+    Raises:
+        OSError: the folder holds a run, and nothing was said of going on.
+        ValueError: settings of the run in the folder are others.
+    """
+    meta = checkpoint.latest_meta(folder / "checkpoints") if go_on else None
+    cli.check_folder(folder, new=meta is None)
+    if meta is None:
+        return Resume()
+    resume = Resume(folder, (), meta)
+    resume.check(config)
+    return resume
 
 
 def share_cores(setting: str, runs: int, display: Progress) -> None:
@@ -91,9 +177,18 @@ def waiting_for_emulators(config: Config, display: Progress) -> AbstractContextM
 
 
 def assemble(
-    config: Config, folder: Path, resume: Resume, display: Progress, overrides: Sequence[str]
+    config: Config,
+    folder: Path,
+    resume: Resume,
+    display: Progress,
+    overrides: Sequence[str],
+    *,
+    stacked: bool = False,
 ) -> tuple[Trainer, Checkpointer]:
     """The run's objects, new or as they were at the newest sound checkpoint.
+
+    Args:
+        stacked: the agent will learn together with others, so that nothing of it is compiled here.
 
     Raises:
         ValueError: the checkpoint is of other settings, or none is sound.
@@ -109,7 +204,7 @@ def assemble(
     env = build.build_env(config)
     observations = Observations.of(env)
     device = machine.pick_device(config.device.name)
-    agent, _ = build.build_agent(config, env.num_actions, device, observations, begins=found is None)
+    agent, _ = build.build_agent(config, env.num_actions, device, observations, begins=found is None, stacked=stacked)
     span_frames = meta.get("span_frames", config.frames)
     trainer = Trainer(
         env,
@@ -154,15 +249,20 @@ def assemble(
     return trainer, checkpointer
 
 
-def run_to_the_end(trainer: Trainer, checkpointer: Checkpointer, signals: StopSignals) -> Ending:
-    """Run to the end, to a signal or to what cannot be gone on from."""
+def stop_of(checkpointer: Checkpointer, signals: StopSignals) -> Callable[[], bool]:
+    """What a trainer asks between two steps: writes the checkpoints that are due, and is true after a signal."""
 
     def stop() -> bool:
         checkpointer.save_if_due()
         return signals.received is not None
 
+    return stop
+
+
+def ending_of(trainer: Trainer, checkpointer: Checkpointer, signals: StopSignals, run: Callable[[], None]) -> Ending:
+    """How `run` ended: at the end, by a signal or by what cannot be gone on from. Writes the last checkpoint."""
     try:
-        trainer.run(stop)
+        run()
         written = checkpointer.save()
     except KeyboardInterrupt:
         return Ending(128 + signal.SIGINT, "interrupted", "a second Ctrl-C: what came after the checkpoint is lost")
@@ -224,6 +324,14 @@ def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any
         "device": str(trainer.agent.device),
         "versions": {"nap_rl": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def write_summary(trainer: Trainer, summary: Mapping[str, Any], display: Progress) -> None:
+    """Write summary.json, or say why it cannot be."""
+    try:
+        trainer.log.summary(summary)
+    except OSError as error:
+        display.note(f"warning: summary.json could not be written: {error}")
 
 
 def print_end(folder: Path, summary: dict[str, Any], saved: Path | None, *, tensorboard: bool) -> None:

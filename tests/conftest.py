@@ -11,9 +11,8 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
-from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra.plugins.config_source import ConfigResult
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,18 +38,16 @@ def _emulators_are_closed() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _presets_are_parsed_once() -> Iterator[None]:
     """Hydra parses 17 YAML files of `conf` in each composition, and a thousand tests compose."""
-    Plugins.instance()  # registers the sources
-    packages = SourcesRegistry.instance().resolve("pkg")
-    load, parsed = packages.load_config, {}
+    load, parsed = ImportlibResourcesConfigSource.load_config, {}
 
-    def load_config(source: ConfigSource, config_path: str) -> ConfigResult:
+    def load_config(source: ImportlibResourcesConfigSource, config_path: str) -> ConfigResult:
         key = source.path, source.provider, config_path
         if key not in parsed:
             parsed[key] = load(source, config_path=config_path)
         return copy.deepcopy(parsed[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packages, "load_config", load_config)
+        patch.setattr(ImportlibResourcesConfigSource, "load_config", load_config)
         yield
 
 

@@ -48,8 +48,7 @@ def test_the_exit_code_is_the_jobs(code: int, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    "argument",
-    ["seed=3.5", "agent.nap=ture", "agent.nap=3", "+agent.nop=true", "env.game=pogn", "frames=-1", "seed=[", "agent=x"],
+    "argument", ["seed=3.5", "agent.nap=ture", "+agent.nop=true", "env.game=pogn", "frames=-1", "seed=[", "agent=x"]
 )
 def test_bad_input_starts_and_writes_nothing_and_says_one_line(
     argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

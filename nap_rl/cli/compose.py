@@ -63,8 +63,6 @@ def compose(
                     raise ValueError(sentences.of_error(error, composer)) from None
         for key in _unknown_keys(config):
             raise ValueError(sentences.no_such_key(key, composer))
-    for override in typed:
-        _check_flag(override, config)
     return config
 
 
@@ -133,15 +131,6 @@ def _check_grammar(override: str) -> None:
         OverridesParser.create().parse_override(override)
     except HydraException:
         raise ValueError(sentences.unreadable(override)) from None
-
-
-def _check_flag(override: str, config: DictConfig) -> None:
-    """OmegaConf takes any whole number for true."""
-    value = override.partition("=")[2]
-    if re.fullmatch(r"[+-]?[0-9]+", value) and value not in ("0", "1"):
-        key = sentences.key_of(override)
-        if isinstance(OmegaConf.select(config, key), bool):
-            raise ValueError(f"{key}={value} is not true or false")
 
 
 def _write_whole_number_out(overrides: list[str], error: Exception) -> bool:

@@ -101,19 +101,31 @@ class Progress:
 
     Output never ends a run. Letters that the stream's encoding lacks are replaced; a stream that can no longer be
     written (closed terminal, broken pipe, full disk) is given up silently.
+
+    Args:
+        beside: name of a run that has no display of its own, because another run of this process has it: only warnings
+            are printed, behind the name.
     """
 
-    def __init__(self, *, stream: TextIO | None = None, plain_every_seconds: float = 10.0) -> None:
+    def __init__(
+        self, *, stream: TextIO | None = None, plain_every_seconds: float = 10.0, beside: str | None = None
+    ) -> None:
+        self._beside = beside
         stream = sys.stderr if stream is None else stream
         self._waiting: Status | None = None
         self._next = -math.inf
-        live = stream.isatty() and os.environ.get("TERM") != "dumb"
+        live = beside is None and stream.isatty() and os.environ.get("TERM") != "dumb"
         stream = cast(TextIO, _Replacing(stream))
         self._display: _Display | None = _Live(stream) if live else _Plain(stream, plain_every_seconds)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `update` would show a status now."""
+        return self._display is not None and self._beside is None and time.monotonic() >= self._next
+
     def update(self, status: Status) -> None:
         """Show the status when it is time for it."""
-        if self._display is None:
+        if self._display is None or self._beside is not None:
             return
         self._waiting = status
         now = time.monotonic()
@@ -125,6 +137,10 @@ class Progress:
         """Print one line that stays: a task switch, a checkpoint."""
         if self._display is None:
             return
+        if self._beside is not None:
+            if not text.startswith("warning"):
+                return
+            text = f"{self._beside}: {text}"
         try:
             self._display.note(text)
         except GONE:

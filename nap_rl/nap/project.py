@@ -107,7 +107,7 @@ class Projector:
         self._weights = self._choose_weights()
         self._pairs = self._owned(_gains_and_offsets(self.module, free))
         if not self._weights and (affine == "free" or not self._pairs):
-            raise ValueError(self._why_nothing())
+            raise ValueError("the optimizer owns nothing of this module that is to be projected.")
         self._targets = {name: self._initial_norm(name) for name in self._weights}
         if affine == "project":
             for name, (gain, *_) in self._pairs.items():
@@ -126,6 +126,11 @@ class Projector:
         return dict(self._targets)
 
     @property
+    def gains_and_offsets(self) -> dict[str, Weights]:
+        """(gain, offset), or (gain,), of each norm that the optimiser owns, by path."""
+        return dict(self._pairs)
+
+    @property
     def due(self) -> bool:
         """Whether the optimiser's next step is followed by a projection."""
         return self._is_due(self.updates + 1)
@@ -142,14 +147,6 @@ class Projector:
         return self._whole_groups
 
     # What is projected.
-
-    def _why_nothing(self) -> str:
-        owned = self._owned(weight_groups(self.module, free=self.free)) if self.every is not None else {}
-        if not owned:
-            return "the optimizer owns nothing of this module that is to be projected."
-        why = {"output": "gives the output", "narrow": "has no norm: one or two units", "free": "is free"}
-        layers = ", ".join(f"'{name}' {why[self._roles[name]]}" for name in owned)
-        return f"nothing of this module is to be projected: {layers}."
 
     def _choose_weights(self) -> dict[str, Weights]:
         chosen: dict[str, Weights] = {}

@@ -73,7 +73,9 @@ class Streams(nn.Module):
 
     def noisy_layers(self) -> list[NoisyLinear]:
         """The layers that take noise, in the order in which `forward` reads it; empty for plain streams."""
-        return [m for m in self.modules() if isinstance(m, NoisyLinear)]
+        streams = (self.advantage,) if self.value is None else (self.advantage, self.value)
+        layers = (layer for stream in streams for layer in (stream.hidden, stream.output))
+        return [layer for layer in layers if isinstance(layer, NoisyLinear)]
 
     def sample_noise(self, generator: torch.Generator | None = None, rows: int | None = None) -> Noise | None:
         """Independent noise for each noisy layer (and each of `rows`, if given); None where no layer is noisy."""

@@ -20,6 +20,7 @@ A sampled start t with n = 3 gathers 4 + n consecutive frames once, which holds 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -73,6 +74,9 @@ class Replay:
         max_priority: raw priorities are clipped to [0, max_priority] (dqn_zoo: 100).
         seed: of the sampling generator.
     """
+
+    CONSTANT = ("_offsets", "_stack_places")
+    TENSORS = ("frames", "actions", "rewards", "discounts", "first", "serials", "largest_priority", *CONSTANT)
 
     def __init__(
         self,
@@ -189,11 +193,15 @@ class Replay:
         """
         if self.size == 0:
             raise ValueError("the replay holds no complete transition yet")
-        slots, probabilities = self.priorities.sample(batch, self.generator)
+        return self.sample_at(self.priorities.draw(batch, self.generator), importance_exponent)
+
+    def sample_at(self, u: Tensor, importance_exponent: float | Tensor = 1.0) -> Transitions:
+        """The batch of a draw [2, B] of `priorities.draw`; see `sample`."""
+        slots, probabilities = self.priorities.sample_at(u)
         s_tm1, a_tm1, r_t, discount_t, s_t = self.gather(slots)
         weights = (probabilities * self.size).pow(-importance_exponent)
         weights = weights / weights.max()
-        return Transitions(s_tm1, a_tm1, r_t, discount_t, s_t, weights, slots, self.serials.take(slots))
+        return Transitions(s_tm1, a_tm1, r_t, discount_t, s_t, weights, slots, self.serials[slots])
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(s_tm1, a_tm1, r_t, discount_t, s_t) of valid starts, slots [B] int64."""
@@ -201,18 +209,17 @@ class Replay:
         index = (slots - place)[:, None] + (place[:, None] + self._offsets) % self.length  # [B, C - 1 + 1 + n]
         zero = self.stack - 1
         # episode[b, o]: a count of first frames up to offset o. Offsets of one episode have the same count.
-        episode = self.first.take(index).cumsum(dim=1)
+        episode = self.first[index].cumsum(dim=1)
         same = episode == episode[:, zero, None]
         in_episode = same[:, self.stack :]  # [B, n]: the step from offset j - 1 to j is a transition
         m = in_episode.sum(dim=1, keepdim=True)  # steps to the bootstrap state
 
         steps = index[:, zero:-1]
-        step_rewards = self.rewards.take(steps)
+        step_rewards = self.rewards[steps]
         if self.reward_clip is not None:
             step_rewards = step_rewards.clamp_(-self.reward_clip, self.reward_clip)
-        products = torch.ones(len(slots), 1 + self.n_steps, device=self.device)
-        products[:, 1:] = torch.where(in_episode, self.discount * self.discounts.take(steps), 1.0)
-        products = products.cumprod(dim=1)
+        step_discounts = torch.where(in_episode, self.discount * self.discounts[steps], 1.0)
+        products = torch.cat([torch.ones_like(step_discounts[:, :1]), step_discounts], dim=1).cumprod(dim=1)
         r_t = (products[:, :-1] * step_rewards * in_episode).sum(dim=1)
 
         # An offset before the episode's first frame reads the zero frame.
@@ -222,18 +229,57 @@ class Replay:
         # whole frames; indexing copies single bytes.
         both = torch.cat([index[:, : self.stack], later]).view(-1)
         stacks = self.frames.index_select(0, both).view(2, len(slots), self.stack, *self.frames.shape[1:])
-        return stacks[0], self.actions.take(slots), r_t, products[:, -1], stacks[1]
+        return stacks[0], self.actions[slots], r_t, products[:, -1], stacks[1]
 
     def update(self, slots: Tensor, serials: Tensor, priorities: Tensor) -> None:
         """New raw priorities [B] of transitions sampled earlier; slots [B] and serials [B] as sampled.
 
         Priorities that are NaN are dropped, and so are those of transitions overwritten or retired since. Waits for
-        priorities on another device.
+        priorities on another device. Uniform replay (exponent 0) keeps none.
         """
+        if self.priorities.exponent == 0.0:
+            return
         priorities = priorities.to(self.device).clamp(0.0, self.max_priority)
-        keep = (self.serials.take(slots) == serials) & self.priorities.is_valid(slots) & ~priorities.isnan()
-        torch.maximum(self.largest_priority, torch.where(keep, priorities, 0.0).max(), out=self.largest_priority)
+        keep = (self.serials[slots] == serials) & self.priorities.is_valid(slots) & ~priorities.isnan()
+        largest = torch.where(keep, priorities, 0.0).max()
+        self.largest_priority.copy_(torch.maximum(self.largest_priority, largest))
         self.priorities.update(slots, priorities, keep)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that sampling and `update` read or write, by name."""
+        own = {name: getattr(self, name) for name in self.TENSORS}
+        return own | {f"priorities.{name}": getattr(self.priorities, name) for name in self.priorities.TENSORS}
+
+    @staticmethod
+    def share(replays: Sequence[Replay]) -> dict[str, Tensor]:
+        """Move everything of several replays of one shape into rows of common tensors, and return these: [S, ...]."""
+        common: dict[str, Tensor] = {}
+        for name, tensor in replays[0].tensors().items():
+            if name in Replay.CONSTANT:
+                common[name] = tensor
+                continue
+            # torch.empty does not touch the memory, so it is taken as the rings fill.
+            common[name] = torch.empty((len(replays), *tensor.shape), dtype=tensor.dtype, device=tensor.device)
+            for row, replay in zip(common[name], replays, strict=True):
+                if name == "frames" and not replay.counts.any():
+                    row[replay.zero_slot] = 0
+                else:
+                    row.copy_(replay.tensors()[name])
+                replay._set(name, row)
+        return common
+
+    def over(self, tensors: Mapping[str, Tensor]) -> Replay:
+        """This replay with other tensors in the place of `tensors()`, for `sample_at`, `gather` and `update` alone."""
+        replay = copy.copy(self)
+        replay.priorities = copy.copy(self.priorities)
+        replay.size = 1  # the division by the largest weight cancels it
+        for name, tensor in tensors.items():
+            replay._set(name, tensor)
+        return replay
+
+    def _set(self, name: str, tensor: Tensor) -> None:
+        owner = self.priorities if name.startswith("priorities.") else self
+        setattr(owner, name.removeprefix("priorities."), tensor)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All but the slots, which `records` gives."""
@@ -257,7 +303,7 @@ class Replay:
         self.ages[:] = state["ages"].numpy()
         self.valid[:] = state["valid"].numpy()
         self.size = int(self.valid.sum())
-        self.largest_priority = state["largest_priority"].to(self.device, copy=True)
+        self.largest_priority.copy_(state["largest_priority"])
         self.generator.set_state(state["generator"])
         self.priorities.load_state_dict(
             {n.removeprefix("priorities."): t for n, t in state.items() if "priorities." in n}

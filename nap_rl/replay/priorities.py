@@ -37,6 +37,8 @@ class Priorities:
         uniform_probability: u in [0, 1].
     """
 
+    TENSORS = ("leaves", "valid", "leaf_sums", "valid_counts")
+
     def __init__(
         self,
         capacity: int,
@@ -61,7 +63,7 @@ class Priorities:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Leaves and sums, exact."""
-        return {name: getattr(self, name).clone() for name in ("leaves", "valid", "leaf_sums", "valid_counts")}
+        return {name: getattr(self, name).clone() for name in self.TENSORS}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state of as many slots."""
@@ -82,10 +84,10 @@ class Priorities:
         Of several entries of one slot the largest kept one counts, so their order does not matter.
         """
         leaves = self.leaves.view(-1)
-        before = leaves.take(slots)
+        before = leaves[slots]
         entries = torch.where(keep, priorities.pow(self.exponent), -1.0)  # -1 loses to every real entry
         leaves.scatter_reduce_(0, slots, entries, reduce="amax", include_self=False)
-        largest = leaves.take(slots)
+        largest = leaves[slots]
         leaves[slots] = torch.where(largest < 0.0, before, largest)
         self._sum_leaves(slots // BLOCK)
 
@@ -94,28 +96,35 @@ class Priorities:
 
     def is_valid(self, slots: Tensor) -> Tensor:
         """[K] int64 -> [K] bool."""
-        return self.valid.take(slots) > 0
+        return self.valid.view(-1)[slots] > 0
+
+    def draw(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """[2, batch] float64 ~ U[0, 1): the random part of `sample`."""
+        u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)
+        return u.clamp_(max=1.0 - 2.0**-52)  # so u * total < total after rounding too
 
     def sample(self, batch: int, generator: torch.Generator | None = None) -> SampledSlots:
-        """Draw `batch` slots independently, uniformly where every priority is zero. At least one slot must be valid.
+        """Draw `batch` slots independently, uniformly where every priority is zero. At least one slot must be valid."""
+        return self.sample_at(self.draw(batch, generator))
+
+    def sample_at(self, u: Tensor) -> SampledSlots:
+        """The slots of a draw u [2, B]: block by u[0], leaf by u[1].
 
         Taken is the first slot whose cumulative weight is *above* a target in [0, total). So its own weight is above
         zero: a slot of weight zero is never drawn.
         """
-        u = torch.rand(2, batch, dtype=torch.float64, generator=generator, device=self.leaves.device)
-        u.clamp_(max=1.0 - 2.0**-52)  # so u * total < total after rounding too
         # Unnormalised density under the mixture, of a block or a leaf: its p^alpha + c * its valid slots.
         total, valid = self.leaf_sums.sum(), self.valid_counts.sum()
         if self.uniform_probability < 1.0:
             c = total * (self.uniform_probability / (1.0 - self.uniform_probability)) / valid
             c = torch.where(total > 0.0, c, 1.0)  # where every priority is zero, sampling is uniform
-            mass, leaves = torch.addcmul(self.leaf_sums, c, self.valid_counts), self.leaves
+            mass, leaves = self.leaf_sums + c * self.valid_counts, self.leaves
         else:
             c, mass, leaves = torch.zeros_like(total), self.valid_counts, self.valid
         cumulative = mass.cumsum(0)
         block = torch.searchsorted(cumulative, u[0] * cumulative[-1], right=True)
         density = leaves.index_select(0, block).double()  # [B, BLOCK]
-        density = density.addcmul_(c, self.valid.index_select(0, block).double())
+        density = density + c * self.valid.index_select(0, block).double()
         leaf_cumulative = density.cumsum(1)
         targets = u[1, :, None] * leaf_cumulative[:, -1:]
         leaf = torch.searchsorted(leaf_cumulative, targets, right=True)

@@ -40,7 +40,6 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_kill_child_processes_on_worker_exit": "false",  # a run ends by itself, after its checkpoint
 }
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
-from nap_rl.report.scores import interval
 from nap_rl.sweep import commands
 from nap_rl.sweep.attempts import Outcome
 from nap_rl.sweep.record import Record
@@ -77,18 +74,6 @@ def runs(record: Record) -> str:
                 str(trial.folder),
             )
         )
-    return aligned(rows)
-
-
-def evaluations(record: Record) -> str:
-    """A line for each run and game that an evaluation scored."""
-    rows = [("run", "game", "episodes", "mean", "IQM [95 %]")]
-    for trial in record.trials:
-        with suppress(OSError, ValueError, KeyError):
-            scored = json.loads((trial.folder / record.command.result).read_text(encoding="utf-8"))
-            for result in scored["results"]:
-                mean, iqm = result["mean"]["value"], interval(result["iqm"], ".2f")
-                rows.append((name_of(trial), result["game"], str(result["episodes"]), f"{mean:.2f}", iqm))
     return aligned(rows)
 
 

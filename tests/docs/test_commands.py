@@ -22,10 +22,6 @@ SHORT = {
     "report.py": [],
     "sweep.py": ["sweep.engine=local"],
 }
-SEQUENCE = [
-    *("experiment=permuted_catch", "env.visits=2", "env.frames_per_task=60", "env.num_envs=2", "device=cpu"),
-    *("agent.min_replay_steps=16", "eval.tasks=all", "eval.every=60", "eval.episodes=2"),
-]
 NEEDS_FILES = re.compile(r"\bRUN\w*\b|runs/|resume=|\.zip|^report$")
 
 
@@ -72,7 +68,7 @@ def run(folder: Path, arguments: list[str]) -> str:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of Pong by DQN, RUN, three arms of a sequence, RUNS, and a policy of SB3, model.zip."""
+    """A folder with a run of Pong by DQN, RUN, and a policy of SB3, model.zip."""
     import ale_py
     import gymnasium
     from stable_baselines3 import DQN
@@ -85,8 +81,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     DQN("CnnPolicy", env, buffer_size=100, device="cpu").save(folder / "model.zip")
     env.close()
     run(folder, ["train.py", "env.game=pong", "agent=dqn", *SHORT["train.py"], "hydra.run.dir=RUN"])
-    for arm in ("agent.nap=false", "agent.nap=true", "env.on_switch.network=reset"):
-        run(folder, ["train.py", *SEQUENCE, arm, f"hydra.run.dir='RUNS/{arm}'"])
     return folder
 
 

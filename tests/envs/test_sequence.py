@@ -119,7 +119,8 @@ def test_the_replay_of_a_sequence_holds_what_happened_and_nothing_else(
         discount=0.9,
         reward_clip=None,
     )
-    collector = Collector(envs, Scripted(replay, 3))  # type: ignore[arg-type]
+    agent = Scripted(replay, 3)
+    collector = Collector(envs, agent)  # type: ignore[arg-type]
     collector.begin()
     steps = cycles * sum(lengths)
 
@@ -129,7 +130,7 @@ def test_the_replay_of_a_sequence_holds_what_happened_and_nothing_else(
     episodes: list[list[dict[str, Any]]] = [[{"obs": [o], "r": [], "a": [], "d": 1.0}] for o in alone.reset()]
     visit = 0
     for t in range(1, steps + 1):
-        collector.send(0.0)
+        collector.send(agent.act(collector.stacks(), 0.0))
         actions = collector._actions.copy()
         step = collector.recv()
         played = alone.step(actions)

@@ -109,13 +109,6 @@ def test_bottleneck_of_one_or_two_units_passes_numbers_and_no_signs(width: int) 
     assert [module[n].nap_role for n in (0, 2, 4)] == ["invariant", "narrow", "output"]
 
 
-def test_network_of_which_nothing_can_be_projected_is_refused_with_a_reason_for_each_layer() -> None:
-    module = nn.Sequential(nn.Linear(8, 1), nn.Tanh(), nn.Linear(1, 4))
-    normalize(module, torch.randn(32, 8))
-    with pytest.raises(ValueError, match="'0' has no norm: one or two units, '2' gives the output"):
-        Projector(module, torch.optim.Adam(module.parameters()), affine="free")
-
-
 def test_norm_that_one_number_reaches_is_refused_by_name() -> None:
     layers = [nn.Linear(8, 1), nn.ReLU(), nn.Linear(1, 16, bias=False), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()]
     with pytest.raises(ValueError, match=r"leave '5' out with free"):

@@ -1,8 +1,7 @@
 """Stands for train.py: ends as code= asks. python fake_run.py code=CODE hydra.run.dir=FOLDER | resume=FOLDER
 
 0..255: writes summary.json and exits; wait: waits for a signal and exits with 128 + it; killed: kills itself once, and
-finishes when it is started again; slow: takes 6 s;
-patient: as wait, and the end takes 18 s; doomed: kills itself each time; diverged: exits with 3 and a reason.
+finishes when it is started again; slow: takes 6 s; doomed: kills itself each time; diverged: exits with 3 and a reason.
 """
 
 import json
@@ -18,23 +17,14 @@ checkpoint = folder / "checkpoints" / "1"
 began_before = checkpoint.exists()
 if began_before:
     settings["code"] = (checkpoint / "code").read_text()
-
-
-def stop(number: int, frame: object) -> None:
-    if settings["code"] == "patient":
-        time.sleep(18)
-        (folder / "saved").touch()
-    sys.exit(128 + number)
-
-
 for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, stop)
+    signal.signal(number, lambda number, frame: sys.exit(128 + number))
 checkpoint.mkdir(parents=True, exist_ok=True)
 (checkpoint / "code").write_text(settings["code"])
 (folder / "begun").write_text(os.environ.get("RAY_RAYLET_PID", ""))  # which node of Ray it is on
 print("at work", os.environ.get("OMP_NUM_THREADS"), flush=True)
 code = settings["code"]
-if code in ("wait", "patient"):
+if code == "wait":
     time.sleep(60)
 if code == "slow":
     time.sleep(6)

@@ -113,15 +113,6 @@ def test_a_signal_stops_all_runs_and_ray_listens_on_loopback_alone(tmp_path: Pat
     assert addresses and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
-def test_a_run_that_needs_long_for_its_checkpoint_gets_the_time(tmp_path: Path) -> None:
-    sweep = driver(tmp_path, "patient", "0")
-    wait_until((tmp_path / "sweep" / "seed=0" / "begun").exists)
-    sweep.send_signal(signal.SIGTERM)
-    assert sweep.wait(120) == 143
-    assert (tmp_path / "sweep" / "seed=0" / "saved").exists()
-    wait_until(lambda: not processes_of(tmp_path), 30)
-
-
 def test_everything_ends_with_a_killed_driver_and_the_next_one_takes_over(tmp_path: Path) -> None:
     sweep = driver(tmp_path, "wait", "0")
     place = tmp_path / "sweep" / "seed=0"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nap_rl import sweep_command, threads
-from nap_rl.sweep import ray_tune, record, resources, settings, table
-from nap_rl.sweep.commands import EVALUATE, TRAIN
+from nap_rl.sweep import record, resources, settings
+from nap_rl.sweep.commands import TRAIN
 from nap_rl.sweep.trials import Trial
 
 TINY = ["experiment=permuted_catch", "env.visits=2", "logger.tensorboard=false"]
@@ -74,26 +74,6 @@ def test_the_folder_of_another_sweep_is_refused_and_that_of_the_same_is_not(
     assert sweep_py(monkeypatch, "train", "seed=0,1", *typed) == 2
     assert f"{tmp_path} holds another sweep, of train.py with the run seed=7" in capsys.readouterr().err
     assert record.check_same(tmp_path, TRAIN, [other]) == {}
-
-
-@pytest.mark.parametrize("word", ["sweep.engine=ray", "ray.address=127.0.0.1:1", "sweep.stop=asha"])
-def test_what_needs_ray_says_so_where_it_is_not(
-    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(ray_tune, "is_installed", lambda: False)
-    assert sweep_py(monkeypatch, "train", *TINY, "seed=0", f"sweep.dir={tmp_path / 's'}", word) == 2
-    assert "pip install 'nap-rl[ray]'" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_table_of_evaluations_has_a_line_a_game(tmp_path: Path) -> None:
-    trial = Trial((), ("run=a",), tmp_path / "a")
-    trial.folder.mkdir()
-    iqm = {"value": 1.5, "low": 1.0, "high": 2.0}
-    result = {"game": "pong", "episodes": 9, "mean": {"value": 1.25}, "iqm": iqm}
-    (trial.folder / "evaluation.json").write_text(json.dumps({"results": [result]}))
-    lines = table.evaluations(record.Record(tmp_path, EVALUATE, [trial], {})).splitlines()
-    assert lines[1].split() == ["run=a", "pong", "9", "1.25", "1.50", "[1.00,", "2.00]"]
 
 
 def test_a_sweep_needs_its_cores_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:

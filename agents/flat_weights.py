@@ -1,0 +1,111 @@
+"""The weights and moments of agents of one architecture, each in one tensor, so that one call can take them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nap_rl.agents.value_agent import ValueAgent
+
+
+class Weights(NamedTuple):
+    """What an update reads and writes, float32: a vector of P parameters each, or [S, P] for S agents."""
+
+    online: Tensor
+    target: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    gradient: Tensor  # clipped
+    steps: Tensor  # [parameters]: Adam's count of the updates of each
+
+
+class Projection(NamedTuple):
+    """Which parameters are projected and regularised, by their places in `network.parameters()`."""
+
+    groups: tuple[tuple[int, ...], ...] = ()  # scaled together
+    gains: frozenset[int] = frozenset()  # pulled to 1
+    offsets: frozenset[int] = frozenset()  # pulled to 0
+    coefficient: float = 0.0
+
+
+class FlatWeights:
+    """Parameters side by side: [P] of one agent, rows of [S, P] of several.
+
+    Networks, their `.grad` and the optimisers hold views of it, so that everything else finds what it always found.
+
+    Args:
+        agents: of one architecture.
+
+    Attributes:
+        weights: the memory.
+        projection, norms: what each agent's projector does after a step, and to which norms: [groups] float64, or
+            [S, groups].
+    """
+
+    def __init__(self, agents: Sequence[ValueAgent]) -> None:
+        self.agents = agents
+        parameters = dict(agents[0].network.named_parameters())
+        self.names = list(parameters)
+        self._shapes = [parameter.shape for parameter in parameters.values()]
+        self.sizes = [shape.numel() for shape in self._shapes]
+        self._is_laid_out = False
+        for agent in agents:
+            agent.on_new_state = self.forget
+        self.lay_out()
+
+    def forget(self) -> None:
+        """The optimiser or the projector of an agent gets another state: the next `lay_out` takes it over."""
+        self._is_laid_out = False
+
+    def pieces(self, row: Tensor) -> Iterable[Tensor]:
+        """[P] -> the parameters in their shapes: views."""
+        return (piece.view(shape) for piece, shape in zip(torch.split(row, self.sizes), self._shapes, strict=True))
+
+    def named(self, network: str, row: Tensor) -> dict[str, Tensor]:
+        """[P] -> {"<network>.<name of the parameter>": view}."""
+        return {f"{network}.{name}": piece for name, piece in zip(self.names, self.pieces(row), strict=True)}
+
+    @torch.inference_mode(False)
+    def lay_out(self) -> None:
+        """Move everything into new memory, if something was replaced since the last call."""
+        if self._is_laid_out:
+            return
+        rows = {name: torch.zeros(len(self.agents), sum(self.sizes)) for name in Weights._fields[:-1]}
+        steps = torch.zeros(len(self.agents), len(self.names))
+        for row, agent in enumerate(self.agents):
+            views = [self.pieces(rows[name][row]) for name in Weights._fields[:-1]]
+            parameters = zip(agent.network.parameters(), agent.target.parameters(), *views, steps[row], strict=True)
+            for online, target, at_online, at_target, exp_avg, exp_avg_sq, gradient, step in parameters:
+                online.data = at_online.copy_(online.detach())
+                target.data = at_target.copy_(target)
+                online.grad = gradient if online.grad is None else gradient.copy_(online.grad)
+                moments = agent.optimizer.state[online]
+                for name, view in (("step", step), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
+                    moments[name] = view.copy_(moments[name]) if name in moments else view
+        self.projection, norms = projection_of(self.agents[0])
+        self.norms = torch.stack([norms, *(projection_of(agent)[1] for agent in self.agents[1:])])
+        self.weights = Weights(**rows, steps=steps)
+        if len(self.agents) == 1:
+            self.weights = Weights(*(each[0] for each in self.weights))
+            self.norms = self.norms[0]
+        self._is_laid_out = True
+
+
+def projection_of(agent: ValueAgent) -> tuple[Projection, Tensor]:
+    """What the agent's projector does after a step, and the norms [groups] float64 that it keeps."""
+    projector = agent.projector
+    if projector is None:
+        return Projection(), torch.zeros(0, dtype=torch.float64)
+    place = {parameter: index for index, parameter in enumerate(agent.network.parameters())}
+    groups = projector.whole_groups()
+    pairs = projector.gains_and_offsets.values() if projector.affine == "regularize" else ()
+    projection = Projection(
+        groups=tuple(tuple(place[tensor] for tensor in group.tensors) for group in groups),
+        gains=frozenset(place[gain] for gain, *_ in pairs),
+        offsets=frozenset(place[each] for _, *offset in pairs for each in offset),
+        coefficient=projector.regularize_coefficient,
+    )
+    return projection, torch.tensor([group.norm for group in groups], dtype=torch.float64)

@@ -1,0 +1,333 @@
+"""The whole update of a small network as one compiled function of tensors, and its acting as another.
+
+An update takes some 400 operators. Where networks are small, calling them costs ten times what they compute. So
+sampling, loss, gradient, clipping, Adam, projection and new priorities become one graph. It is traced from what
+`ValueAgent.gradient_step` runs: `ValueAgent.losses`, `Replay.sample_at` and `Replay.update`, over other tensors.
+`torch.vmap` of the same function updates several agents of one architecture at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import Adam
+
+from nap_rl.agents.draws import Draws, Numbers
+from nap_rl.agents.flat_weights import FlatWeights, Weights
+from nap_rl.agents.value_agent import ValueAgent
+from nap_rl.compilation import compiled_graph, pick_compile
+from nap_rl.nn import HeadLoss
+from nap_rl.plasticity import Method
+from nap_rl.replay import Replay, Transitions
+
+MOST_PARAMETERS = 500_000
+"""Of a small network. Larger ones are bound by arithmetic, no longer by calls."""
+
+
+class Inputs(NamedTuple):
+    """What differs from update to update; with a first dimension S for S agents."""
+
+    numbers: Tensor  # [3] float64: learning rate, importance exponent, 1 if weights are projected now
+    u: Tensor  # [2, B] float64: the draw of the replay
+    eps: tuple[Tensor, ...]  # ([passes, numbers],), or () where no layer is noisy
+    taus: tuple[Tensor, ...]
+
+
+class Results(NamedTuple):
+    """What an update computed; with a first dimension S for S agents."""
+
+    loss: Tensor
+    grad_norm: Tensor  # before clipping
+    slots: Tensor  # [B]
+    weights: Tensor  # [B]: importance weights
+
+
+def is_small(agent: ValueAgent) -> bool:
+    """Whether calls and not arithmetic bound its updates."""
+    return sum(parameter.numel() for parameter in agent.network.parameters()) <= MOST_PARAMETERS
+
+
+def refusal(agent: ValueAgent) -> str | None:
+    """Why an update of `agent` cannot be one function, as the end of a sentence; None where it can."""
+    network, optimizer, projector = agent.network, agent.optimizer, agent.projector
+    kept = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
+    if agent.device.type != "cpu" or agent.replay.device.type != "cpu":
+        return f"the learner is on {agent.device.type}"
+    if type(agent.method) is not Method:
+        return f"the plasticity method {type(agent.method).__name__} acts in the middle of it"
+    if agent.precision is not torch.float32:
+        return "its passes are in bfloat16"
+    if not isinstance(optimizer, Adam) or len(optimizer.param_groups) != 1:
+        return f"the optimiser is {type(optimizer).__name__} with {len(optimizer.param_groups)} groups of weights"
+    (group,) = optimizer.param_groups
+    if group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor):
+        return "Adam has amsgrad, maximize or a tensor as learning rate"
+    if not all(parameter.requires_grad for parameter in network.parameters()):
+        return "some weights are frozen"
+    if kept:
+        return f"a pass changes {min(kept)}"
+    if projector is not None and projector.scope != "tensor":
+        return "the projection is one of units"
+    return None
+
+
+def learn_whole(agent: ValueAgent) -> str | None:
+    """Put one compiled function in the place of the agent's `gradient_step`, and another in that of `q_values`.
+
+    Returns:
+        None, or why that cannot be, as the end of a sentence. The agent is as it was then.
+    """
+    reason = refusal(agent)
+    if reason is not None:
+        return reason
+    flat = FlatWeights([agent])
+    update = WholeUpdate(flat)
+    try:
+        update.trace()
+    except Exception as error:  # a torso of the user's may do anything
+        return f"a pass cannot be traced ({' '.join(str(error).split()):.200})"
+    agent.gradient_step = update  # type: ignore[assignment]
+    agent.q_values = WholeActing(flat)  # type: ignore[method-assign]
+    agent.compiled = True
+    return None
+
+
+def learn_whole_if_worth(agent: ValueAgent, updates: float) -> None:
+    """`learn_whole` for a small network that will make so many `updates`, where `compile=auto` would compile."""
+    if agent.device.type == "cpu" and not agent.compiled and is_small(agent) and pick_compile("auto", updates):
+        learn_whole(agent)
+
+
+class WholeUpdate:
+    """The `gradient_step` of one agent, or of several of one architecture, as one function.
+
+    Args:
+        flat: of agents for which `refusal` gives None. Replays of several move into common memory.
+        compiled: False runs the function operator by operator.
+    """
+
+    def __init__(self, flat: FlatWeights, *, compiled: bool = True) -> None:
+        self.flat = flat
+        self.agents = flat.agents
+        self.first = flat.agents[0]
+        self._is_stacked = len(flat.agents) > 1
+        self._compiled = compiled
+        self._losses = _Losses(self.first)
+        self._buffers = dict(self._losses.named_buffers())
+        replays = [agent.replay for agent in flat.agents]
+        self._ring = Replay.share(replays) if self._is_stacked else self.first.replay.tensors()
+        self._ring_dims = {name: None if name in Replay.CONSTANT else 0 for name in self._ring}
+        self._numbers = torch.zeros(len(flat.agents), 3, dtype=torch.float64)
+        self._rows = self._numbers.numpy()
+        self._function: Callable[..., Any] | None = None
+        self._results: Results | None = None
+
+    def __call__(self, importance_exponent: float) -> tuple[Tensor, Tensor]:
+        """`ValueAgent.gradient_step` of the one agent."""
+        results = self.update([importance_exponent])
+        agent = self.first
+        agent.batch = None if math.isfinite(float(results.loss) + float(results.grad_norm)) else self.batch()
+        return results.loss, results.grad_norm
+
+    def update(self, exponents: Sequence[float]) -> Results:
+        """One optimiser step of every agent, under its importance exponent.
+
+        Raises:
+            ValueError: a replay holds nothing that can be sampled yet.
+        """
+        flat = self.flat
+        if not all(len(agent.replay) for agent in self.agents):
+            raise ValueError("the replay holds no complete transition yet")
+        flat.lay_out()
+        function = self.trace() if self._function is None else self._function
+        inputs = self._draw(exponents)
+        self._results = Results(*function(flat.weights, self._ring, flat.norms, self._buffers, inputs))
+        for agent in self.agents:
+            if agent.projector is not None:
+                agent.projector.updates += 1
+        return self._results
+
+    def trace(self) -> Callable[..., Any]:
+        """The function. Draws numbers for their shapes, and puts the generators back."""
+        flat = self.flat
+        step = torch.vmap(self._step, in_dims=(0, self._ring_dims, 0, None, 0)) if self._is_stacked else self._step
+        generators = [g for agent in self.agents for g in (agent.generator, agent.replay.generator)]
+        states = [generator.get_state() for generator in generators]
+        arguments = (flat.weights, self._ring, flat.norms, self._buffers, self._draw([1.0] * len(self.agents)))
+        self._function = _traced(step, arguments) if self._compiled else step
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        return self._function
+
+    def batch(self, row: int = 0) -> Transitions:
+        """What the last update sampled for an agent, as long as its replay is as it was."""
+        assert self._results is not None
+        _, _, slots, weights = self._results
+        slots, weights = (slots[row], weights[row]) if self._is_stacked else (slots, weights)
+        replay = self.agents[row].replay
+        return Transitions(*replay.gather(slots), weights, slots, replay.serials.take(slots))
+
+    def _draw(self, exponents: Sequence[float]) -> Inputs:
+        """The draws of each agent, from its own generators, in the order of `ValueAgent.gradient_step`."""
+        drawn: list[tuple[Tensor, ...]] = []
+        for row, agent, exponent in zip(self._rows, self.agents, exponents, strict=True):
+            replay, projector = agent.replay, agent.projector
+            row[:] = agent.optimizer.param_groups[0]["lr"], exponent, projector is not None and projector.due
+            u = replay.priorities.draw(agent.batch_size, replay.generator)
+            eps, taus = agent.draw_numbers(agent.batch_size)
+            drawn.append((u, *taus) if eps is None else (u, *taus, eps))
+        numbers, (u, *rest) = self._numbers[0], drawn[0]
+        if self._is_stacked:
+            numbers, (u, *rest) = self._numbers, map(torch.stack, zip(*drawn, strict=True))
+        levels = len(rest) if eps is None else -1
+        return Inputs(numbers, u, tuple(rest[levels:]) if eps is not None else (), tuple(rest[:levels]))
+
+    # The function.
+
+    def _step(
+        self,
+        weights: Weights,
+        ring: Mapping[str, Tensor],
+        norms: Tensor,
+        buffers: Mapping[str, Tensor],
+        inputs: Inputs,
+    ) -> Results:
+        """One update of one agent: changes `weights` and the priorities of `ring` in place, reads no other tensor."""
+        agent, flat = self.first, self.flat
+        rate, exponent, project = inputs.numbers.unbind()
+        replay = agent.replay.over(ring)
+        batch = replay.sample_at(inputs.u, exponent.float())
+        draws = agent.by_pass(Numbers(inputs.eps[0] if inputs.eps else None, inputs.taus))
+        fixed = {**buffers, **flat.named("target", weights.target)}
+        places = [f"network.{name}" for name in flat.names]
+
+        def loss_of(online: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            tensors = {**fixed, **dict(zip(places, online, strict=True))}
+            losses, priorities = torch.func.functional_call(self._losses, tensors, (batch, draws))
+            return (batch.weights * losses).mean(), priorities
+
+        gradient_of = torch.func.grad_and_value(loss_of, has_aux=True)
+        gradients, (loss, priorities) = gradient_of(tuple(flat.pieces(weights.online)))
+        gradient = torch.cat([each.reshape(-1) for each in gradients])
+        grad_norm = gradient.square().sum().sqrt()
+        if agent.max_grad_norm is not None:
+            share = torch.where(grad_norm <= agent.max_grad_norm, 1.0, agent.max_grad_norm / (grad_norm + 1e-6))
+            gradient = gradient * share
+        online = self._project(self._adam(weights, gradient, rate), norms, rate, project)
+        weights.online.copy_(online)
+        weights.gradient.copy_(gradient)
+        replay.update(batch.slots, batch.serials, priorities)
+        return Results(loss, grad_norm, batch.slots, batch.weights)
+
+    def _adam(self, weights: Weights, gradient: Tensor, rate: Tensor) -> Tensor:
+        """The new parameters [P] (Kingma & Ba 2015, arXiv 1412.6980); moments and counts change in place."""
+        (group,) = self.first.optimizer.param_groups
+        (beta1, beta2), decay, online = group["betas"], group["weight_decay"], weights.online
+        if decay and group["decoupled_weight_decay"]:
+            online = online * (1.0 - rate * decay).float()
+        elif decay:
+            gradient = gradient + decay * online
+        step = weights.steps[0].double() + 1.0
+        exp_avg = torch.lerp(weights.exp_avg, gradient, 1.0 - beta1)
+        exp_avg_sq = beta2 * weights.exp_avg_sq + (1.0 - beta2) * gradient * gradient
+        step_size = (rate / (1.0 - beta1**step)).float()
+        correction = (1.0 - beta2**step).sqrt().float()
+        weights.exp_avg.copy_(exp_avg)
+        weights.exp_avg_sq.copy_(exp_avg_sq)
+        weights.steps.copy_(weights.steps + 1.0)
+        moved: Tensor = online - step_size * (exp_avg / (exp_avg_sq.sqrt() / correction + group["eps"]))
+        return moved
+
+    def _project(self, online: Tensor, norms: Tensor, rate: Tensor, project: Tensor) -> Tensor:
+        """`Projector.after_step` on parameters [P], to `norms` [groups] float64 where `project` is 1."""
+        projection, pieces = self.flat.projection, list(torch.split(online, self.flat.sizes))
+        pull = (rate * projection.coefficient).float()
+        for index in projection.gains | projection.offsets:
+            pieces[index] = pieces[index] * (1.0 - pull)
+        for index in projection.gains:
+            pieces[index] = pieces[index] + pull
+        for indices, norm in zip(projection.groups, norms.unbind(), strict=True):
+            squares = torch.stack([pieces[index].double().square().sum() for index in indices]).sum()
+            factor = torch.where(project > 0, norm / squares.sqrt().clamp_min(1e-30), 1.0).float()
+            for index in indices:
+                pieces[index] = pieces[index] * factor
+        return torch.cat(pieces)
+
+
+class WholeActing:
+    """The `q_values` of one agent, or of several of one architecture, as one function.
+
+    It is made for as many rows as a step of the environments has, under noise. Other inputs pass the network plainly.
+    """
+
+    def __init__(self, flat: FlatWeights, *, compiled: bool = True) -> None:
+        self.flat = flat
+        self._is_stacked = len(flat.agents) > 1
+        self._compiled = compiled
+        self._values = _Values(flat.agents[0])
+        self._buffers = dict(self._values.named_buffers())
+        self._rows = len(flat.agents[0].replay.counts)
+        self._is_noisy = bool(flat.agents[0].network.streams.noise_sizes)
+        self._function: Callable[..., Any] | None = None
+
+    def __call__(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:
+        """Expected returns [N, A] for stacks [N, C, *frame]; of S agents [S, N, A] for [S, N, C, *frame]."""
+        q: Tensor
+        if not self._is_stacked and (len(stacks) != self._rows or (eps is None) == self._is_noisy):
+            q = self._values(stacks, eps, taus)
+            return q
+        self.flat.lay_out()
+        random = tuple(each for each in (eps, taus) if each is not None)
+        arguments = (self.flat.weights.online, self._buffers, stacks, random)
+        if self._function is None:
+            function = torch.vmap(self._pass, in_dims=(0, None, 0, 0)) if self._is_stacked else self._pass
+            self._function = _traced(function, arguments) if self._compiled else function
+        q = self._function(*arguments)
+        return q
+
+    def _pass(
+        self, online: Tensor, buffers: Mapping[str, Tensor], stacks: Tensor, random: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Of one agent; `random` is what was drawn of (eps, taus)."""
+        eps, *taus = random if self._is_noisy else (None, *random)
+        tensors = {**buffers, **self.flat.named("network", online)}
+        q: Tensor = torch.func.functional_call(self._values, tensors, (stacks, eps, taus[0] if taus else None))
+        return q
+
+
+class _Losses(nn.Module):
+    """Both networks as one module whose pass is the loss: what torch.func.functional_call takes."""
+
+    def __init__(self, agent: ValueAgent) -> None:
+        super().__init__()
+        self.network, self.target = agent.network, agent.target
+        self._losses = agent.losses
+
+    def forward(self, batch: Transitions, draws: Draws) -> HeadLoss:
+        return self._losses(batch, draws)
+
+
+class _Values(nn.Module):
+    """A network whose pass is `ValueAgent.q_values`."""
+
+    def __init__(self, agent: ValueAgent) -> None:
+        super().__init__()
+        self.network = agent.network
+
+    def forward(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:
+        return self.network.q_values(stacks, self.network.noise(eps), taus)
+
+
+def _traced(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    """The operators that `function` calls for such arguments, compiled."""
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    with torch.inference_mode(False), torch.no_grad():
+        return compiled_graph(make_fx(call, tracing_mode="fake")(*arguments))

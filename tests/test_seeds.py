@@ -1,0 +1,99 @@
+"""`train.py seeds=[...]`: several runs in one process, each with all that a run alone has."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nap_rl import checkpoint
+
+Command = Callable[..., tuple[int, str, str]]
+SMALL = (
+    "experiment=permuted_catch",
+    "agent.nap=true",
+    "env.visits=2",
+    "env.frames_per_task=160",
+    "env.num_envs=4",
+    "agent.min_replay_steps=40",
+    "agent.net_arch=[8]",
+    "agent.hidden=8",
+    "logger.every_updates=10",
+    "logger.tensorboard=false",
+    "logger.diagnostics_every_updates=null",
+    "compile=off",
+    "native=off",
+    "device=cpu",
+    "threads=1",
+)
+COMPARED = ("train/loss", "train/grad_norm", "train/learning_rate", "rollout/ep_rew_mean", "nap/norm_drift")
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+def rows(folder: Path) -> list[list[float]]:
+    with (folder / "metrics.csv").open() as file:
+        return [[float(row[name] or "nan") for name in COMPARED] for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, train_here: Command) -> Path:
+    folder = tmp_path_factory.mktemp("together")
+    code, out, err = train_here(*SMALL, "seeds=[3,5]", f"hydra.run.dir={folder}")
+    assert code == 0, err
+    assert "seed 3: finished" in out and "seed 5: finished" in out
+    return folder
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_each_run_is_the_run_alone(together: Path, tmp_path: Path, train_here: Command, seed: int) -> None:
+    code, _, err = train_here(*SMALL, f"seed={seed}", f"hydra.run.dir={tmp_path}")
+    assert code == 0, err
+    one, alone = together / f"seed_{seed}", tmp_path
+    assert (one / "episodes.csv").read_text() == (alone / "episodes.csv").read_text()
+    assert rows(one) == pytest.approx([pytest.approx(row, abs=1e-4, nan_ok=True) for row in rows(alone)])
+    equal = ("status", "updates", "agent_steps", "frames", "visits", "seed", "nap")
+    found, expected = summary(one), summary(alone)
+    found["nap"].pop("max_relative_norm_drift"), expected["nap"].pop("max_relative_norm_drift")
+    assert {key: found[key] for key in equal} == {key: expected[key] for key in equal}
+    metas = [checkpoint.latest_meta(folder / "checkpoints") for folder in (one, alone)]
+    assert metas[0] is not None and metas[1] is not None and metas[0]["config"] == metas[1]["config"]
+
+
+def test_runs_go_on_together_and_alone(together: Path, tmp_path: Path, train_here: Command) -> None:
+    folder = f"hydra.run.dir={tmp_path}"
+    assert train_here(*SMALL, "seeds=[3,5]", "frames=160", folder)[0] == 0
+    assert train_here(f"resume={tmp_path / 'seed_5'}", "frames=200")[0] == 0
+    assert summary(tmp_path / "seed_5")["frames"] == 200
+    code, _, err = train_here(*SMALL, "seeds=[3,5]", "frames=320", "resume=auto", folder)
+    assert code == 0, err
+    for seed in (3, 5):
+        episodes = (tmp_path / f"seed_{seed}" / "episodes.csv").read_text()
+        assert episodes == (together / f"seed_{seed}" / "episodes.csv").read_text()
+    code, out, _ = train_here(*SMALL, "seeds=[3,5]", "resume=auto", folder)
+    assert code == 0 and "is finished" in out
+
+
+def test_what_cannot_be_stacked_says_so_and_runs_one_after_another(tmp_path: Path, train_here: Command) -> None:
+    folder = f"hydra.run.dir={tmp_path}"
+    code, out, err = train_here(*SMALL, "seeds=[0,1]", "env.visits=1", "plasticity=redo", folder)
+    assert code == 0, err
+    assert "one after another: the plasticity method ReDo" in out
+    assert [summary(tmp_path / f"seed_{seed}")["status"] for seed in (0, 1)] == ["finished"] * 2
+
+
+def test_seeds_that_make_no_sense_are_refused(together: Path, tmp_path: Path, train_here: Command) -> None:
+    for seeds in ("[1]", "[1,1]", "[-1,2]"):
+        code, _, err = train_here(*SMALL, f"seeds={seeds}", f"hydra.run.dir={tmp_path}")
+        assert code == 2 and "expected two different numbers of 0 or more" in err
+    code, _, err = train_here(*SMALL, "seeds=[3,5]", f"hydra.run.dir={together}")
+    assert code == 2 and "holds a run already" in err
+    code, _, err = train_here(*SMALL, "seeds=[3,5]", "resume=auto")
+    assert code == 2 and "needs hydra.run.dir" in err
