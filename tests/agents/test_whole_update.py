@@ -64,6 +64,20 @@ def test_it_changes_what_an_update_changes(uncompiled: None, settings: dict[str,
     assert_equal(plain, whole)
 
 
+def test_weight_decay_acts_after_it(uncompiled: None) -> None:
+    plain, whole = both()
+    for agent in (plain, whole):
+        example = torch.randn(2, 1, INPUTS)
+        agent.method = make_method("weight_decay", agent.network, agent.optimizer, example_input=example)
+        agent.method.coefficient = 5.0  # type: ignore[attr-defined]
+    assert refusal(whole) is None
+    for k in range(4):
+        for agent in (plain, whole):
+            update(agent, 1, begin=k)
+            assert agent.intervene()
+    assert_equal(plain, whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dqn, gains pulled back", "dqn, prioritised", "qr-dqn", "rainbow"])
 def test_compiled_it_is_the_same(name: str) -> None:
