@@ -41,13 +41,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nap_rl import threads
+from omegaconf import DictConfig
 
-threads.wait_briefly()  # before anything loads OpenMP
-
-from omegaconf import DictConfig  # noqa: E402
-
-from nap_rl import cli, process  # noqa: E402
+from nap_rl import cli, process
 
 if TYPE_CHECKING:
     from nap_rl.conf.schema import Config

@@ -1,21 +1,10 @@
-"""How many threads a process computes with, and how its idle threads wait for the next piece of work."""
+"""How many threads a process computes with."""
 
 from __future__ import annotations
 
 import os
 
 MOST = 1024
-SPIN_COUNT = "30000"
-"""Turns of an idle OpenMP thread before it sleeps. libgomp's own default, 300,000, takes a core from another run."""
-
-
-def wait_briefly() -> None:
-    """Let idle threads of OpenMP sleep soon, so that two runs on one machine do not slow each other.
-
-    To be called before torch is imported: OpenMP reads the environment when it is loaded. What the user has set stays.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def count(name: str, default: int, runs: int = 1) -> int:

@@ -65,16 +65,3 @@ def test_a_number_is_taken_as_it_is() -> None:
 def test_anything_else_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"threads={name}, expected auto or a number from 1 to 1024"):
         threads.count(name, default=1)
-
-
-@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "5"}])
-def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(
-    own: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in own.items():
-        monkeypatch.setenv(name, value)
-    threads.wait_briefly()
-    assert os.environ.get("GOMP_SPINCOUNT") == (own.get("GOMP_SPINCOUNT") if own else threads.SPIN_COUNT)
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
