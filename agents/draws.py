@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,26 +35,23 @@ class Numbers(NamedTuple):
     taus: tuple[Tensor, ...]  # one a pass; none where the network has no levels
 
 
-def draw_numbers(
-    network: QNetwork, rows: int, generator: torch.Generator, *, double: bool, munchausen: bool
-) -> Numbers:
+def passes(network: QNetwork, *, double: bool, munchausen: bool) -> tuple[str, ...]:
+    """Names in `Draws` of an update's passes."""
+    # Levels that are drawn to value an action must not choose it as well.
+    selects = double or network.head.tau_counts is not None
+    return ("online_tm1", "target_t", *("selector_t",) * selects, *("target_tm1",) * munchausen)
+
+
+def draw_numbers(network: QNetwork, passes: Sequence[str], rows: int, generator: torch.Generator) -> Numbers:
     """The numbers for `rows` transitions, all noise from one call."""
-    passes = _passes(network, double, munchausen)
     eps = network.sample_eps(generator, len(passes))
     uses: list[TauUse] = ["s_tm1", "s_t", *(["policy"] * len(passes[2:]))]  # type: ignore[list-item]
     taus = [network.sample_taus(use, rows, generator) for use in uses]
     return Numbers(eps, tuple(each for each in taus if each is not None))
 
 
-def by_pass(network: QNetwork, numbers: Numbers, *, double: bool, munchausen: bool) -> Draws:
+def by_pass(passes: Sequence[str], numbers: Numbers) -> Draws:
     """Which pass gets which numbers; a pure function."""
-    passes = _passes(network, double, munchausen)
     none = [None] * len(passes)
     eps = none if numbers.eps is None else numbers.eps.unbind()
     return Draws(**{name: Draw(*both) for name, *both in zip(passes, eps, numbers.taus or none, strict=True)})
-
-
-def _passes(network: QNetwork, double: bool, munchausen: bool) -> list[str]:
-    # Levels that are drawn to value an action must not choose it as well.
-    selects = double or network.head.tau_counts is not None
-    return ["online_tm1", "target_t"] + ["selector_t"] * selects + ["target_tm1"] * munchausen

@@ -15,11 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nap_rl.agents.captured import Captured
 from nap_rl.agents.divergence import Update, check_finite
-from nap_rl.agents.draws import Draw, Draws, Numbers, by_pass, draw_numbers
+from nap_rl.agents.draws import Draw, Draws, by_pass, draw_numbers, passes
 from nap_rl.agents.target import move_target
-from nap_rl.compilation import compiled_method
 from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector
 from nap_rl.nn import Head, HeadLoss, QNetwork, Target
@@ -45,9 +43,6 @@ class ValueAgent:
         method: of plasticity, for `network` and `optimizer`; None for none.
         precision: bfloat16 puts an update's passes under autocast, but for the output layers, and keeps the target
             network in bfloat16. Weights, gradients, moments and acting stay float32.
-        compiled: see `compile`.
-        captured: on a GPU, record `gradient_step` and `q_values` as CUDA graphs. Needs the replay on that GPU, a
-            `capturable` optimiser with a tensor as learning rate, no method, and projection at every update or none.
     """
 
     def __init__(
@@ -66,8 +61,6 @@ class ValueAgent:
         munchausen: Munchausen | None = None,
         method: Method | None = None,
         precision: torch.dtype = torch.float32,
-        compiled: bool = False,
-        captured: bool = False,
     ) -> None:
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
@@ -78,6 +71,7 @@ class ValueAgent:
         self.projector = projector
         self.double = double
         self.munchausen = munchausen
+        self.passes = passes(network, double=double, munchausen=munchausen is not None)
         self.batch_size = batch_size
         self.target_every_updates = target_every_updates
         self.tau = tau
@@ -87,24 +81,10 @@ class ValueAgent:
         self.exploration = np.random.default_rng(seed)
         self.method = Method(network, optimizer) if method is None else method
         self.precision = precision
-        self.compiled = compiled
+        self.compiled = False
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update: a divergence report saves it
         self.on_new_state: Callable[[], None] = lambda: None  # called where the moments are replaced by others
-        if compiled:
-            self.compile()
-        if captured:
-            draws_from = [self.generator, replay.generator]
-            step = Captured(self.gradient_step, self.device, draws_from)
-            self.gradient_step, self.on_new_state = step, step.forget  # type: ignore[assignment]
-            self.q_values = Captured(self.q_values, self.device)  # type: ignore[assignment]
-
-    def compile(self) -> None:
-        """torch.compile `losses` and, on a CPU, `q_values`."""
-        self.compiled, on_cpu = True, self.device.type == "cpu"
-        self.losses = compiled_method(self.losses, on_cpu)  # type: ignore[method-assign]
-        if on_cpu:
-            self.q_values = compiled_method(self.q_values, on_cpu)  # type: ignore[method-assign]
 
     @torch.inference_mode()
     def act(self, stacks: npt.NDArray[Any], epsilon: float = 0.0, noisy: bool = True) -> npt.NDArray[np.int64]:
@@ -160,16 +140,7 @@ class ValueAgent:
 
     def draw(self, rows: int) -> Draws:
         """The noise and levels of an update on `rows` transitions."""
-        return self.by_pass(self.draw_numbers(rows))
-
-    def draw_numbers(self, rows: int) -> Numbers:
-        """All random numbers of an update, from the agent's generator."""
-        network, generator = self.network, self.generator
-        return draw_numbers(network, rows, generator, double=self.double, munchausen=self.munchausen is not None)
-
-    def by_pass(self, numbers: Numbers) -> Draws:
-        """`numbers`, sorted by the passes that read them; a pure function."""
-        return by_pass(self.network, numbers, double=self.double, munchausen=self.munchausen is not None)
+        return by_pass(self.passes, draw_numbers(self.network, self.passes, rows, self.generator))
 
     def losses(self, batch: Transitions, draws: Draws) -> HeadLoss:
         """(loss, priority), [B] each; a pure function of the networks' weights, the batch and the draws."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Adam
 
-from nap_rl.agents.draws import Draws, Numbers
+from nap_rl.agents.draws import Draws, Numbers, by_pass, draw_numbers
 from nap_rl.agents.flat_weights import FlatWeights, Weights
 from nap_rl.agents.value_agent import ValueAgent
 from nap_rl.compilation import compiled_graph, pick_compile
@@ -182,7 +182,7 @@ class WholeUpdate:
             replay, projector = agent.replay, agent.projector
             row[:] = agent.optimizer.param_groups[0]["lr"], exponent, projector is not None and projector.due
             u = replay.priorities.draw(agent.batch_size, replay.generator)
-            eps, taus = agent.draw_numbers(agent.batch_size)
+            eps, taus = draw_numbers(agent.network, agent.passes, agent.batch_size, agent.generator)
             drawn.append((u, *taus) if eps is None else (u, *taus, eps))
         numbers, (u, *rest) = self._numbers[0], drawn[0]
         if self._is_stacked:
@@ -205,7 +205,7 @@ class WholeUpdate:
         rate, exponent, project = inputs.numbers.unbind()
         replay = agent.replay.over(ring)
         batch = replay.sample_at(inputs.u, exponent.float())
-        draws = agent.by_pass(Numbers(inputs.eps[0] if inputs.eps else None, inputs.taus))
+        draws = by_pass(agent.passes, Numbers(inputs.eps[0] if inputs.eps else None, inputs.taus))
         fixed = {**buffers, **flat.named("target", weights.target)}
         places = [f"network.{name}" for name in flat.names]
 

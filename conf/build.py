@@ -15,6 +15,7 @@ from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.agents.stacked import StackedAgents
 from nap_rl.agents.whole_update import is_small, learn_whole
+from nap_rl.agents.wrapping import capture_agent, compile_agent
 from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import init_from
 from nap_rl.conf.agent_schema import AgentConfig
@@ -94,15 +95,14 @@ def build_agent(
         munchausen=_munchausen(agent),
         method=_method(config, network, optimizer, example),
         precision=pick_precision(config.precision.name),
-        compiled=compiled and device.type != "cpu",
-        captured=captured,
     )
     if begins and agent.init_from is not None:
         init_from.continue_learning(agent.init_from, built)
-    compiled_on_cpu = compiled and device.type == "cpu"
-    whole = compiled_on_cpu and config.native.name != "on" and learns_whole(built)
-    if compiled_on_cpu and not whole:
-        built.compile()
+    whole = compiled and device.type == "cpu" and config.native.name != "on" and learns_whole(built)
+    if compiled and not whole:
+        compile_agent(built)
+    if captured:
+        capture_agent(built)
     if native and not whole:
         import_module("nap_rl.native").accelerate(built)
     return built, projector

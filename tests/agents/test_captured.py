@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from nap_rl import cli
 from nap_rl.agents import ValueAgent
 from nap_rl.agents.captured import WARM_UP, Captured
+from nap_rl.agents.wrapping import capture_agent
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
 from nap_rl.nn import QNetwork
@@ -106,7 +107,9 @@ def make(rainbow: Callable[..., ValueAgent]) -> Make:
             rate = torch.tensor(1e-4) if tensor_rate else 1e-4
             return torch.optim.Adam(network.parameters(), lr=rate, eps=1.5e-4, fused=True)
 
-        agent = rainbow(optimize, target_every_updates=6, max_grad_norm=0.5, captured=captured)
+        agent = rainbow(optimize, target_every_updates=6, max_grad_norm=0.5)
+        if captured:
+            capture_agent(agent)
         agent.device = torch.device("cuda")
         return agent
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nap_rl.agents import ValueAgent
+from nap_rl.agents.wrapping import compile_agent
 
 Make = Callable[..., ValueAgent]
 
@@ -22,7 +23,7 @@ def flat_gradient(agent: ValueAgent) -> torch.Tensor:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_compiled_updates_are_the_plain_ones(precision: torch.dtype, rainbow: Make) -> None:
-    plain, compiled = rainbow(precision=precision), rainbow(precision=precision, compiled=True)
+    plain, compiled = rainbow(precision=precision), compile_agent(rainbow(precision=precision))
     tolerance = 1e-4 if precision is torch.float32 else 3e-2
     for _ in range(3):
         a, b = plain.update(0.5), compiled.update(0.5)
@@ -35,7 +36,7 @@ def test_compiled_updates_are_the_plain_ones(precision: torch.dtype, rainbow: Ma
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_updates_are_the_same_every_time(rainbow: Make) -> None:
-    first, second = rainbow(compiled=True), rainbow(compiled=True)
+    first, second = compile_agent(rainbow()), compile_agent(rainbow())
     for _ in range(3):
         first.update(0.5), second.update(0.5)
     for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
@@ -45,7 +46,7 @@ def test_compiled_updates_are_the_same_every_time(rainbow: Make) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_acting_values_actions_as_the_plain_one(rainbow: Make) -> None:
-    plain, compiled = rainbow(), rainbow(compiled=True)
+    plain, compiled = rainbow(), compile_agent(rainbow())
     stacks = plain.replay.sample(9).s_tm1
     numbers = sum(layer.in_features + layer.out_features for layer in plain.network.streams.noisy_layers())
     with torch.inference_mode():
