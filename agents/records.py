@@ -16,6 +16,7 @@ from nap_rl.agents.collector import Collector
 from nap_rl.agents.diagnostics import Diagnostics
 from nap_rl.agents.divergence import Update, check_finite
 from nap_rl.agents.evaluation import Evaluation
+from nap_rl.agents.signs import Signs
 from nap_rl.agents.value_agent import ValueAgent
 from nap_rl.envs.step import Episode, Step, Visit
 from nap_rl.logging import RecentRate, RunLog, Status
@@ -98,6 +99,7 @@ class Records:
         self.checkpoint_seconds = 0.0
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
         self._updates: list[Update] = []  # since the last row
+        self._signs = Signs()
         self._started = time.monotonic()
         self._recent_rate = RecentRate()
         self._waited = False
@@ -148,8 +150,11 @@ class Records:
         if self._has_diagnostics(update):
             self.diagnostics.before_update()
 
-    def after_update(self, update: Update, learning_rate: float) -> None:
+    def after_update(self, update: Update, learning_rate: float) -> list[str]:
         """Keep what the update computed, and write a row where one is due.
+
+        Returns:
+            What the user should hear of it: see `Signs`.
 
         Raises:
             Diverged: the loss, the gradient or the norm of a layer is NaN or infinite.
@@ -157,10 +162,11 @@ class Records:
         self._updates.append(update)
         if self._has_row(self.agent.updates):
             self.agent.check_finite(update)
-            self.log.metrics(
-                self.agent.updates, self.collector.agent_steps, self.collector.frames, self._row(learning_rate)
-            )
+            row = self._row(learning_rate)
+            self.log.metrics(self.agent.updates, self.collector.agent_steps, self.collector.frames, row)
             self._updates.clear()
+            return self._signs.new(row)
+        return []
 
     def evaluated(self, evaluation: Evaluation, task: str) -> None:
         """Write an evaluation of the network in `task`, which need not be the one that is played."""

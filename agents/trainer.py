@@ -180,7 +180,8 @@ class Trainer:
         try:
             update = yield Learn(self._importance_exponent())
             self.agent.intervene()
-            self.records.after_update(update, learning_rate)
+            for sign in self.records.after_update(update, learning_rate):
+                self.display.note(f"warning: {sign}")
         except Diverged as error:
             raise Diverged(f"{error}, frame {self.frames}") from None
 
