@@ -17,11 +17,13 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TensorDict
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 from stable_baselines3.common.vec_env import VecEnv
+from torch.utils._pytree import tree_map_only
 
 from nap_rl.agents import Diverged, Update, ValueAgent
+from nap_rl.agents.whole_update import learn_whole_if_worth
 from nap_rl.nap import Projector
 from nap_rl.replay import Replay
 from nap_rl.sb3 import archive, rainbow_zip, replay_file
@@ -137,7 +139,7 @@ class Rainbow(OffPolicyAlgorithm):
         self.policy.q_net_target = self.agent.target
         self.replay_buffer = self.agent.replay  # type: ignore[assignment]  # CheckpointCallback asks if there is one
         if self.nap:
-            self.projector = Projector(self.policy.q_net, self.policy.optimizer)
+            self.projector = self.agent.projector = Projector(self.policy.q_net, self.policy.optimizer)
 
     def _make_replay(self, seed: int) -> Replay:
         # Without environments there is nothing to store: such a model is there to predict.
@@ -293,10 +295,26 @@ class Rainbow(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Rainbow:
-        """`total_timesteps` transitions over all environments, with a row of the log every `log_interval` episodes."""
+        """`total_timesteps` transitions over all environments, with a row of the log every `log_interval` episodes.
+
+        On a CPU, updates of a small network are compiled where there will be enough of them.
+        """
+        settings = self.settings
+        learn_whole_if_worth(self.agent, total_timesteps * settings.gradient_steps / settings.train_freq)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     # Zips.
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """Copies: compiled updates keep all weights side by side, and torch.save takes the whole of it with each."""
+        return tree_map_only(torch.Tensor, torch.Tensor.clone, super().get_parameters())  # type: ignore[no-any-return]
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """As in every algorithm of SB3."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self.agent.on_new_state()
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

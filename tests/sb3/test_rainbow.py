@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from nap_rl.agents import whole_update
 from nap_rl.nap import scale_invariance
 from nap_rl.sb3 import Rainbow, load
 
@@ -89,6 +90,28 @@ def test_replay_gives_back_the_observations_that_the_environment_gave(stacked: b
             seen += 1
     assert seen > 200
     env.close()
+
+
+@pytest.mark.parametrize("nap", [False, True])
+def test_updates_as_one_function_learn_the_same_and_go_through_a_zip(
+    nap: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_update, "compiled_graph", lambda graph: graph)  # operator by operator
+    found = []
+    for whole in (False, True):
+        monkeypatch.setattr(whole_update, "pick_compile", lambda name, updates, whole=whole: whole)
+        model = Rainbow("MlpPolicy", cartpole(), nap=nap, **SMALL)
+        model.learn(120)
+        model.save(tmp_path / "model.zip")
+        model.save_replay_buffer(tmp_path / "replay")
+        again = Rainbow.load(tmp_path / "model.zip", cartpole())
+        again.load_replay_buffer(tmp_path / "replay")
+        again.learn(60, reset_num_timesteps=False)
+        assert isinstance(again.agent.gradient_step, whole_update.WholeUpdate) == whole
+        assert model._n_updates > 5 and (tmp_path / "model.zip").stat().st_size < 2e6
+        found.append(weights(again))
+    for name, plain in found[0].items():
+        torch.testing.assert_close(found[1][name], plain, rtol=1e-4, atol=1e-5)
 
 
 def test_a_time_limit_is_no_terminal_state() -> None:
