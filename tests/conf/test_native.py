@@ -10,6 +10,7 @@ import torch
 
 from nap_rl import cli
 from nap_rl.agents import ValueAgent
+from nap_rl.agents.whole_update import WholeUpdate
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
 from nap_rl.conf.schema import Config, Native
@@ -30,9 +31,14 @@ def config(*overrides: str) -> Config:
     [("auto", "on", True), ("auto", "off", False), ("on", "off", True), ("off", "on", False)],
 )
 def test_auto_is_for_compiled_runs_on_and_off_for_any(setting: str, compile: str, accelerated: bool) -> None:
-    asked = config(f"native={setting}", f"compile={compile}", "agent.nap=true")
+    asked = config(f"native={setting}", f"compile={compile}", "agent.nap=true", "agent.hidden=512")
     agent, _ = build.build_agent(asked, 4, torch.device("cpu"))
     assert (type(agent) is not ValueAgent) is accelerated
+
+
+def test_a_small_network_learns_by_one_compiled_function_instead() -> None:
+    agent, _ = build.build_agent(config("native=auto", "compile=on", "agent.nap=true"), 4, torch.device("cpu"))
+    assert type(agent) is ValueAgent and isinstance(agent.gradient_step, WholeUpdate)
 
 
 def test_on_for_a_learner_on_a_gpu_is_refused() -> None:
