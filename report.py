@@ -1,7 +1,7 @@
 """Tables and figures from runs' folders.
 
 python report.py table runs
-python report.py norms RUN_A RUN_B --label LayerNorm --label NaP --out docs/norms.png
+python report.py norms RUN_A RUN_B --label LayerNorm --label NaP --out norms.png
 python report.py returns RUN ... --window 100 --out docs/returns.png
 python report.py visits runs/permuted_catch --out docs/permuted_catch
 python report.py continual runs/sequential_minatar
