@@ -57,6 +57,8 @@ def test_a_slip_is_one_sentence_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if arguments[:2] == ["train", "sweep.search=optuna"]:
+        pytest.importorskip("optuna")
     place = [] if arguments[0].startswith("resume") else [f"sweep.dir={tmp_path / 's'}"]
     small = TINY if arguments[0] == "train" else []
     assert sweep_py(monkeypatch, *arguments, *small, *place) == 2
