@@ -17,7 +17,6 @@ from nap_rl.nn import QNetwork
 
 Stacks = npt.NDArray[Any]
 """[N, C, *observation_shape], oldest observation first."""
-EvaluatedTasks = str  # "current", "seen" or "all"
 
 
 class Policy(Protocol):
@@ -124,7 +123,7 @@ def play_episodes(policy: Policy, envs: VectorEnv, episodes: int) -> list[Played
     return [episode for of_env in played for episode in of_env]
 
 
-def evaluated_tasks(tasks: EvaluatedTasks, visits: Sequence[Visit], now: Visit) -> list[str]:
+def evaluated_tasks(tasks: str, visits: Sequence[Visit], now: Visit) -> list[str]:
     """What is played in an evaluation during the visit `now`: its task first, then others in the order of the plan.
 
     "current" is its task alone, "seen" the tasks of all visits up to it, "all" those of the whole plan.
@@ -157,7 +156,7 @@ class Evaluator:
     epsilon: float
     noisy: bool
     seed: int
-    tasks: EvaluatedTasks = "current"
+    tasks: str = "current"
 
     def is_due(self, before: int, now: int) -> bool:
         """Whether a multiple of `every` lies in (before, now], in frames."""
