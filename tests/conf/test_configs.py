@@ -37,7 +37,7 @@ CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 def with_what_it_needs(choice: str) -> list[str]:
     nap = ["agent.nap=true"]
     small_env = choice.startswith("env=") and "atari" not in choice
-    if "minatar" in choice and small_env:
+    if "minatar" in choice and choice.startswith(("env=", "experiment=")):
         pytest.importorskip("minatar")
     needs = {
         "nap": nap,
