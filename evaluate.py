@@ -48,18 +48,20 @@ class NoAgentError(ValueError):
 
 def main() -> None:
     """The console entry point."""
-    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
+    cli.main(command)
+
+
+def command(typed: list[str]) -> int:
+    """Do what was typed; returns the exit code."""
+    if not typed or {"-h", "--help"} & set(typed):
         print(__doc__)
         print(files("nap_rl.conf").joinpath("evaluate.yaml").read_text(encoding="utf-8"))
-        sys.exit(0 if sys.argv[1:] else cli.USAGE_ERROR)
+        return 0 if typed else cli.USAGE_ERROR
     schema.register()
     evaluation.register()
     cli.register_resolvers()
-    try:
-        with cli.refusing_bad_input():
-            sys.exit(run(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(cli.INTERRUPTED)
+    with cli.refusing_bad_input():
+        return run(typed)
 
 
 def run(arguments: list[str]) -> int:

@@ -8,7 +8,6 @@ python study.py report runs/studies/mine                            their figure
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -56,17 +55,19 @@ def report(arguments: list[str]) -> int:
 
 
 def main() -> None:
+    """The console entry point."""
+    cli.main(command)
+
+
+def command(typed: list[str]) -> int:
+    """Do what was typed; returns the exit code."""
     job.register_schema()
     cli.register_resolvers()
-    arguments = sys.argv[1:]
-    sweep_wanted = not MULTIRUN.isdisjoint(arguments)
-    try:
-        if not sweep_wanted and arguments[:1] != ["report"]:
-            cli.run(one, job.CONFIG_NAME, check, module=job.CONF, help=__doc__ or "")
-        with cli.refusing_bad_input():
-            sys.exit(many([a for a in arguments if a not in MULTIRUN]) if sweep_wanted else report(arguments[1:]))
-    except KeyboardInterrupt:
-        sys.exit(cli.INTERRUPTED)
+    sweep_wanted = not MULTIRUN.isdisjoint(typed)
+    if not sweep_wanted and typed[:1] != ["report"]:
+        cli.run(one, job.CONFIG_NAME, check, module=job.CONF, help=__doc__ or "")
+    with cli.refusing_bad_input():
+        return many([text for text in typed if text not in MULTIRUN]) if sweep_wanted else report(typed[1:])
 
 
 if __name__ == "__main__":

@@ -60,18 +60,21 @@ TRIES = 20
 
 def main() -> None:
     """The console entry point."""
-    cli.tolerate_any_terminal()
-    try:
-        with cli.refusing_bad_input():
-            code = command(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = cli.INTERRUPTED
-    cli.flush_output()
-    sys.exit(code)
+    cli.main(command)
 
 
 def command(typed: list[str]) -> int:
     """Do what was typed; returns the exit code."""
+    with cli.refusing_bad_input():
+        return sweep(typed)
+
+
+def sweep(typed: list[str]) -> int:
+    """Begin a sweep, or go on with one.
+
+    Raises:
+        ValueError, OSError: what was typed cannot run; one sentence.
+    """
     from nap_rl.conf import schema
 
     arguments = cli.parse(typed)

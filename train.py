@@ -36,7 +36,6 @@ Of a sweep: 0, the highest code of its runs, or 128 + signal.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,13 +52,7 @@ CONFIG_NAME = "config"
 
 def main() -> None:
     """The console entry point. torch is imported only for a command that is not refused."""
-    cli.tolerate_any_terminal()
-    try:
-        code = command(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = cli.INTERRUPTED
-    cli.flush_output()
-    sys.exit(code)
+    cli.main(command)
 
 
 def command(typed: list[str]) -> int:

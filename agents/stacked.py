@@ -17,22 +17,17 @@ from nap_rl.agents.divergence import Diverged, Update
 from nap_rl.agents.flat_weights import FlatWeights
 from nap_rl.agents.trainer import Act, Learn, Play, Request, Trainer
 from nap_rl.agents.value_agent import ValueAgent
-from nap_rl.agents.whole_update import WholeActing, WholeUpdate, refusal
+from nap_rl.agents.whole_update import WholeActing, WholeUpdate
 
 Answers = list[Any]
 """By agent: what was asked for, or the `Diverged` that came of it. None where nothing was asked for."""
-
-
-def stack_refusal(agents: Sequence[ValueAgent]) -> str | None:
-    """Why the agents cannot be stacked, as the end of a sentence; None where they can."""
-    return next((reason for agent in agents if (reason := refusal(agent)) is not None), None)
 
 
 class StackedAgents:
     """Two agents or more of one configuration but for their seeds.
 
     Args:
-        agents: for which `stack_refusal` gives None. An agent's own `act` and `update` stay, and stay right.
+        agents: for which `whole_update.refusal` gives None. An agent's own `act` and `update` stay, and stay right.
         compiled: torch.compile both calls.
     """
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from typing import Literal, cast
 
@@ -14,10 +15,10 @@ import torch
 from nap_rl.agents import CheckpointRhythm, OnSwitch, TrainerConfig, ValueAgent
 from nap_rl.agents.evaluation import Evaluator
 from nap_rl.agents.stacked import StackedAgents
-from nap_rl.agents.whole_update import is_small, learn_whole
+from nap_rl.agents.whole_update import MOST_PARAMETERS, is_small, learn_whole, refusal
 from nap_rl.agents.wrapping import capture_agent, compile_agent
 from nap_rl.compilation import pick_compile, pick_precision
-from nap_rl.conf import init_from
+from nap_rl.conf import environments, init_from
 from nap_rl.conf.agent_schema import AgentConfig
 from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, Observations, frame_skip, open_envs, visit_frames
@@ -29,6 +30,7 @@ from nap_rl.conf.schema import Affine, Config, CosineSchedule, LinearSchedule
 from nap_rl.conf.seeds import seeds
 from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen
+from nap_rl.machine import pick_device
 from nap_rl.nap import Projector, project
 from nap_rl.nn import QNetwork
 from nap_rl.plasticity import Method, make_method, method_named
@@ -111,6 +113,20 @@ def build_agent(
 def stack(config: Config, agents: Sequence[ValueAgent]) -> StackedAgents:
     """The agents of several seeds, built with `stacked`, as agents that act and learn by one call."""
     return StackedAgents(agents, compiled=pick_compile(config.compile.name, len(agents) * updates_of(config)))
+
+
+def stack_refusal(config: Config) -> str | None:
+    """Why runs that differ from `config` in their seed alone cannot be stacked, as the end of a sentence, or None."""
+    device = pick_device(config.device.name)
+    if device.type != "cpu":
+        return f"the learner is on {device.type}"
+    observations, actions = environments.shown(config.env, config.seed)
+    shapes = network_spec(config).shapes(observations.shape, observations.stack, actions)
+    if (weights := sum(map(math.prod, shapes.values()))) > MOST_PARAMETERS:
+        return f"the network has {weights:,} weights, more than {MOST_PARAMETERS:,}"
+    small = replace(config, replay=replace(config.replay, capacity=config.agent.min_replay_steps))
+    agent, _ = build_agent(small, actions, device, observations, begins=False, stacked=True)
+    return refusal(agent)
 
 
 def updates_of(config: Config) -> float:

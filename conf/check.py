@@ -14,7 +14,7 @@ from nap_rl import threads
 from nap_rl.conf import environments, init_from
 from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig
 from nap_rl.conf.env_schema import AtariConfig, OnSwitch, ProtocolConfig, SequenceConfig, SequentialConfig
-from nap_rl.conf.environments import ATARI, Observations
+from nap_rl.conf.environments import ATARI, ATARI_ACTIONS, Observations
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.ranges import check_ranges
 from nap_rl.conf.schema import Affine, Config, CosineSchedule, Norm
@@ -102,7 +102,7 @@ def _check_env(config: Config) -> tuple[Observations, int]:
         _check_on_switch(config, env.on_switch)
     if isinstance(env, (AtariConfig, SequentialConfig)):
         _check_atari(env)
-        return ATARI, 18
+        return ATARI, ATARI_ACTIONS
     return environments.check(env, config.seed)
 
 

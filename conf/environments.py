@@ -57,6 +57,7 @@ class Observations(NamedTuple):
 
 
 ATARI = Observations(FRAME_SHAPE, "uint8", STACK)
+ATARI_ACTIONS = 18
 
 
 def frame_skip(env: EnvConfig) -> int:
@@ -189,9 +190,9 @@ def check(env: EnvConfig, seed: int) -> tuple[Observations, int]:
     return shape
 
 
-def shown(env: EnvConfig, seed: int) -> Observations:
-    """What the environments show; Atari's are known, others are opened once."""
-    return ATARI if isinstance(env, (AtariConfig, SequentialConfig)) else check(env, seed)[0]
+def shown(env: EnvConfig, seed: int) -> tuple[Observations, int]:
+    """What the environments show, and the number of actions; Atari's are known, others are opened once."""
+    return (ATARI, ATARI_ACTIONS) if isinstance(env, (AtariConfig, SequentialConfig)) else check(env, seed)
 
 
 def _shape_of(env: EnvConfig, task: Task) -> tuple[Observations, int]:

@@ -62,7 +62,7 @@ class Planner:
         check.check_space(config, self.folder)
         kind = repr(config.env)
         if kind not in self._frame_bytes:
-            self._frame_bytes[kind] = frame_bytes(environments.shown(config.env, config.seed))
+            self._frame_bytes[kind] = frame_bytes(environments.shown(config.env, config.seed)[0])
         replay = Replay.nbytes(config.replay.capacity, self._frame_bytes[kind])
         self.bytes_per_run = max(self.bytes_per_run, replay + TRAINING_BYTES)
         self.on_gpu |= config.device.name != "cpu"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import shlex
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import torch
 from nap_rl import __version__, checkpoint, cli, machine, threads
 from nap_rl.agents import Checkpointer, CheckpointsFailed, Diverged, Trainer
 from nap_rl.agents.checkpointer import report_divergence, restore
-from nap_rl.agents.stacked import StackedAgents, play_together, stack_refusal
+from nap_rl.agents.stacked import play_together
 from nap_rl.conf import build, schema
 from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
@@ -27,6 +27,7 @@ from nap_rl.logging import Progress, RunLog
 from nap_rl.logging.console import say
 from nap_rl.logging.waiting import Waiting
 from nap_rl.process import RunsHere, StopSignals, sole_owner
+from nap_rl.sweep.commands import TRAIN
 
 DIVERGED, CANNOT_WRITE, EMULATOR_DIED = 3, 4, 5
 MANY_ENVS = 16  # from here on seeding takes seconds
@@ -49,21 +50,13 @@ def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]
         overrides: what was typed, for the record.
         runs: of this machine, among which the cores are shared.
     """
-    if resume.is_finished(config) and (folder / "summary.json").exists():
+    if has_ended(config, folder, resume):
         say(f"{folder} is finished: {resume.meta['frames']:,} frames are played. frames= with more goes on.")
         return 0
-    machine.keep_freed_memory()
-    machine.flush_denormals()
-    with ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())
-        display = stack.enter_context(Progress())
+    with process_of_runs() as (signals, display, stack):
         with cli.refusing_bad_input():
-            stack.enter_context(sole_owner(folder))
             share_cores(config.threads, runs.count(), display)
-            with waiting_for_emulators(config, display):
-                trainer, checkpointer = assemble(config, folder, resume, display, overrides)
-        stack.callback(trainer.env.close)
-        stack.enter_context(trainer.log)
+            trainer, checkpointer = stack.enter_context(opened(config, folder, resume, display, overrides))
         stop = stop_of(checkpointer, signals)
         ending = ending_of(trainer, checkpointer, signals, lambda: trainer.run(stop))
         summary = summarize(config, trainer, ending)
@@ -84,48 +77,79 @@ def train_together(
     plans = [(config, folder / f"seed_{config.seed}") for config in configs]
     with cli.refusing_bad_input():
         resumes = [resume_of(config, path, go_on) for config, path in plans]
-    left = [(*plan, resume) for plan, resume in zip(plans, resumes, strict=True) if not resume.is_finished(plan[0])]
+    left = [(*plan, resume) for plan, resume in zip(plans, resumes, strict=True) if not has_ended(*plan, resume)]
     if not left:
         say(f"{folder} is finished: all frames of its {len(plans)} runs are played. frames= with more goes on.")
         return 0
-    machine.keep_freed_memory()
-    machine.flush_denormals()
-    with ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())
-        display = stack.enter_context(Progress())
-        assembled: list[tuple[Trainer, Checkpointer]] = []
+    for _, path, _ in left:
+        path.mkdir(parents=True, exist_ok=True)
+    reason = build.stack_refusal(configs[0])
+    if reason is not None and len(left) > 1:
+        say(f"the runs of seeds={[config.seed for config, *_ in left]} are trained one after another: {reason}")
+    if reason is not None or len(left) == 1:
+        return max(train(config, path, resume, overrides, runs) for config, path, resume in left)
+    with process_of_runs() as (signals, display, stack):
+        opened_runs: list[tuple[Trainer, Checkpointer]] = []
         with cli.refusing_bad_input():
             share_cores(configs[0].threads, runs.count(), display)
             for config, path, resume in left:
-                path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(sole_owner(path))
-                own = display if not assembled else Progress(beside=f"seed {config.seed}")
-                assembled.append(assemble(config, path, resume, own, overrides, stacked=True))
-                stack.callback(assembled[-1][0].env.close)
-                stack.enter_context(assembled[-1][0].log)
-            agents = [trainer.agent for trainer, _ in assembled]
-            reason = stack_refusal(agents)
-        if reason is None:
-            return _play_together(left, assembled, build.stack(configs[0], agents), signals, display)
-    say(f"the runs of seeds={[config.seed for config, *_ in left]} are trained one after another: {reason}")
-    return max(train(config, path, resume, overrides, runs) for config, path, resume in left)
+                shown = display if not opened_runs else Progress(beside=f"seed {config.seed}")
+                run = stack.enter_context(opened(config, path, resume, shown, overrides, stacked=True))
+                opened_runs.append(run)
+        return _play_together(left, opened_runs, signals, display)
+
+
+def has_ended(config: Config, folder: Path, resume: Resume) -> bool:
+    """Whether all frames are played and the summary says so: the run may have died between the two."""
+    return resume.is_finished(config) and TRAIN.is_finished(folder)
+
+
+@contextmanager
+def process_of_runs() -> Iterator[tuple[StopSignals, Progress, ExitStack]]:
+    """What a process needs around its runs: signals are noted, the display is drawn, the stack is closed at the end."""
+    machine.keep_freed_memory()
+    machine.flush_denormals()
+    with StopSignals() as signals, Progress() as display, ExitStack() as stack:
+        yield signals, display, stack
+
+
+@contextmanager
+def opened(
+    config: Config,
+    folder: Path,
+    resume: Resume,
+    display: Progress,
+    overrides: Sequence[str],
+    *,
+    stacked: bool = False,
+) -> Iterator[tuple[Trainer, Checkpointer]]:
+    """`assemble` in a folder that no other process has. Within it the environments and the log are open.
+
+    Raises:
+        ValueError, OSError: as `assemble`, or another process has the folder.
+    """
+    with sole_owner(folder):
+        with waiting_for_emulators(config, display):
+            trainer, checkpointer = assemble(config, folder, resume, display, overrides, stacked=stacked)
+        with closing(trainer.env), trainer.log:
+            yield trainer, checkpointer
 
 
 def _play_together(
     left: Sequence[tuple[Config, Path, Resume]],
-    assembled: Sequence[tuple[Trainer, Checkpointer]],
-    stacked: StackedAgents,
+    opened_runs: Sequence[tuple[Trainer, Checkpointer]],
     signals: StopSignals,
     display: Progress,
 ) -> int:
-    trainers = [trainer for trainer, _ in assembled]
-    stops = [stop_of(checkpointer, signals) for _, checkpointer in assembled]
+    trainers = [trainer for trainer, _ in opened_runs]
+    stops = [stop_of(checkpointer, signals) for _, checkpointer in opened_runs]
+    stacked = build.stack(left[0][0], [trainer.agent for trainer in trainers])
     codes: list[int] = []
     if trainers[0].agent.compiled:
         display.note("compiling, once on this machine: about a minute (all seeds' acting and updates)")
     for index, error in play_together(trainers, stacked, stops):
         config, path, _ = left[index]
-        trainer, checkpointer = assembled[index]
+        trainer, checkpointer = opened_runs[index]
         ending = ending_of(trainer, checkpointer, signals, partial(_raise, error))
         summary = summarize(config, trainer, ending)
         write_summary(trainer, summary, display)

@@ -86,4 +86,26 @@ def train_here() -> Command:
 def evaluate_here() -> Command:
     from nap_rl import evaluate
 
-    return _in_this_process("evaluate.py", lambda arguments: evaluate.main())
+    return _in_this_process("evaluate.py", evaluate.command)
+
+
+@pytest.fixture(scope="session")
+def tiny_catch() -> tuple[str, ...]:
+    """Settings of a run of permuted Catch that takes seconds: two visits of 160 frames, networks of 8 units."""
+    return (
+        "experiment=permuted_catch",
+        "agent.nap=true",
+        "env.visits=2",
+        "env.frames_per_task=160",
+        "env.num_envs=4",
+        "agent.min_replay_steps=40",
+        "agent.net_arch=[8]",
+        "agent.hidden=8",
+        "logger.every_updates=10",
+        "logger.tensorboard=false",
+        "logger.diagnostics_every_updates=null",
+        "compile=off",
+        "native=off",
+        "device=cpu",
+        "threads=1",
+    )

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nap_rl import checkpoint
+from nap_rl import checkpoint, cli
+from nap_rl.conf import build, schema
+from nap_rl.conf.check import to_config
 
 Command = Callable[..., tuple[int, str, str]]
-SMALL = (
-    "experiment=permuted_catch",
-    "agent.nap=true",
-    "env.visits=2",
-    "env.frames_per_task=160",
-    "env.num_envs=4",
-    "agent.min_replay_steps=40",
-    "agent.net_arch=[8]",
-    "agent.hidden=8",
-    "logger.every_updates=10",
-    "logger.tensorboard=false",
-    "logger.diagnostics_every_updates=null",
-    "compile=off",
-    "native=off",
-    "device=cpu",
-    "threads=1",
-)
+Settings = tuple[str, ...]
 COMPARED = ("train/loss", "train/grad_norm", "train/learning_rate", "rollout/ep_rew_mean", "nap/norm_drift")
 
 
@@ -44,17 +31,19 @@ def rows(folder: Path) -> list[list[float]]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory, train_here: Command) -> Path:
+def together(tmp_path_factory: pytest.TempPathFactory, train_here: Command, tiny_catch: Settings) -> Path:
     folder = tmp_path_factory.mktemp("together")
-    code, out, err = train_here(*SMALL, "seeds=[3,5]", f"hydra.run.dir={folder}")
+    code, out, err = train_here(*tiny_catch, "seeds=[3,5]", f"hydra.run.dir={folder}")
     assert code == 0, err
     assert "seed 3: finished" in out and "seed 5: finished" in out
     return folder
 
 
 @pytest.mark.parametrize("seed", [3, 5])
-def test_each_run_is_the_run_alone(together: Path, tmp_path: Path, train_here: Command, seed: int) -> None:
-    code, _, err = train_here(*SMALL, f"seed={seed}", f"hydra.run.dir={tmp_path}")
+def test_each_run_is_the_run_alone(
+    together: Path, tmp_path: Path, train_here: Command, tiny_catch: Settings, seed: int
+) -> None:
+    code, _, err = train_here(*tiny_catch, f"seed={seed}", f"hydra.run.dir={tmp_path}")
     assert code == 0, err
     one, alone = together / f"seed_{seed}", tmp_path
     assert (one / "episodes.csv").read_text() == (alone / "episodes.csv").read_text()
@@ -67,33 +56,70 @@ def test_each_run_is_the_run_alone(together: Path, tmp_path: Path, train_here: C
     assert metas[0] is not None and metas[1] is not None and metas[0]["config"] == metas[1]["config"]
 
 
-def test_runs_go_on_together_and_alone(together: Path, tmp_path: Path, train_here: Command) -> None:
+def test_runs_go_on_together_and_alone(
+    together: Path, tmp_path: Path, train_here: Command, tiny_catch: Settings
+) -> None:
     folder = f"hydra.run.dir={tmp_path}"
-    assert train_here(*SMALL, "seeds=[3,5]", "frames=160", folder)[0] == 0
+    assert train_here(*tiny_catch, "seeds=[3,5]", "frames=160", folder)[0] == 0
     assert train_here(f"resume={tmp_path / 'seed_5'}", "frames=200")[0] == 0
     assert summary(tmp_path / "seed_5")["frames"] == 200
-    code, _, err = train_here(*SMALL, "seeds=[3,5]", "frames=320", "resume=auto", folder)
+    code, _, err = train_here(*tiny_catch, "seeds=[3,5]", "frames=320", "resume=auto", folder)
     assert code == 0, err
     for seed in (3, 5):
         episodes = (tmp_path / f"seed_{seed}" / "episodes.csv").read_text()
         assert episodes == (together / f"seed_{seed}" / "episodes.csv").read_text()
-    code, out, _ = train_here(*SMALL, "seeds=[3,5]", "resume=auto", folder)
+    code, out, _ = train_here(*tiny_catch, "seeds=[3,5]", "resume=auto", folder)
     assert code == 0 and "is finished" in out
 
 
-def test_what_cannot_be_stacked_says_so_and_runs_one_after_another(tmp_path: Path, train_here: Command) -> None:
+def test_runs_that_died_before_their_summary_write_it_when_gone_on_with(
+    together: Path, tmp_path: Path, train_here: Command, tiny_catch: Settings
+) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(together, folder)
+    for left in ([3, 5], [5]):
+        for seed in left:
+            (folder / f"seed_{seed}" / "summary.json").unlink()
+        code, _, err = train_here(*tiny_catch, "seeds=[3,5]", "resume=auto", f"hydra.run.dir={folder}")
+        assert code == 0, err
+        found, before = ([summary(place / f"seed_{seed}") for seed in (3, 5)] for place in (folder, together))
+        for name in ("status", "frames", "weights_sha256"):
+            assert [each[name] for each in found] == [each[name] for each in before]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (("experiment=permuted_catch",), None),
+        (("experiment=permuted_catch", "plasticity=redo"), "the plasticity method ReDo"),
+        (("experiment=permuted_catch", "agent.net_arch=[1000,1000]"), "weights, more than 500,000"),
+        (("agent=rainbow",), "weights, more than 500,000"),
+    ],
+)
+def test_the_settings_say_whether_seeds_can_share_a_process(settings: Settings, reason: str | None) -> None:
+    schema.register()
+    cli.register_resolvers()
+    found = build.stack_refusal(to_config(cli.compose("config", ["logger.tensorboard=false", "device=cpu", *settings])))
+    assert found is None if reason is None else reason in str(found)
+
+
+def test_what_cannot_be_stacked_says_so_and_runs_one_after_another(
+    tmp_path: Path, train_here: Command, tiny_catch: Settings
+) -> None:
     folder = f"hydra.run.dir={tmp_path}"
-    code, out, err = train_here(*SMALL, "seeds=[0,1]", "env.visits=1", "plasticity=redo", folder)
+    code, out, err = train_here(*tiny_catch, "seeds=[0,1]", "env.visits=1", "plasticity=redo", folder)
     assert code == 0, err
     assert "one after another: the plasticity method ReDo" in out
     assert [summary(tmp_path / f"seed_{seed}")["status"] for seed in (0, 1)] == ["finished"] * 2
 
 
-def test_seeds_that_make_no_sense_are_refused(together: Path, tmp_path: Path, train_here: Command) -> None:
+def test_seeds_that_make_no_sense_are_refused(
+    together: Path, tmp_path: Path, train_here: Command, tiny_catch: Settings
+) -> None:
     for seeds in ("[1]", "[1,1]", "[-1,2]"):
-        code, _, err = train_here(*SMALL, f"seeds={seeds}", f"hydra.run.dir={tmp_path}")
+        code, _, err = train_here(*tiny_catch, f"seeds={seeds}", f"hydra.run.dir={tmp_path}")
         assert code == 2 and "expected two different numbers of 0 or more" in err
-    code, _, err = train_here(*SMALL, "seeds=[3,5]", f"hydra.run.dir={together}")
+    code, _, err = train_here(*tiny_catch, "seeds=[3,5]", f"hydra.run.dir={together}")
     assert code == 2 and "holds a run already" in err
-    code, _, err = train_here(*SMALL, "seeds=[3,5]", "resume=auto")
+    code, _, err = train_here(*tiny_catch, "seeds=[3,5]", "resume=auto")
     assert code == 2 and "needs hydra.run.dir" in err

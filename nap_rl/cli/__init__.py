@@ -2,8 +2,7 @@
 
 from nap_rl.cli.arguments import Arguments, parse
 from nap_rl.cli.compose import COMPOSE_ERRORS, CONF, compose, group_options, register_resolvers
-from nap_rl.cli.output import flush_output, tolerate_any_terminal
-from nap_rl.cli.run import INTERRUPTED, USAGE_ERROR, check_folder, inspect, refusing_bad_input, run, start
+from nap_rl.cli.run import INTERRUPTED, USAGE_ERROR, check_folder, inspect, main, refusing_bad_input, run, start
 from nap_rl.cli.sentences import key_of, quoted
 
 __all__ = [
@@ -14,15 +13,14 @@ __all__ = [
     "Arguments",
     "check_folder",
     "compose",
-    "flush_output",
     "group_options",
     "inspect",
     "key_of",
+    "main",
     "parse",
     "quoted",
     "refusing_bad_input",
     "register_resolvers",
     "run",
     "start",
-    "tolerate_any_terminal",
 ]

@@ -19,12 +19,24 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nap_rl.cli.arguments import parse
 from nap_rl.cli.compose import COMPOSE_ERRORS, CONF, compose, register_resolvers
+from nap_rl.cli.output import flush_output, tolerate_any_terminal
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # Ctrl-C, as shells count it
 
 Job = Callable[[DictConfig, Path], int]
 """Runs a composed configuration in a folder; returns the exit code."""
+
+
+def main(command: Callable[[list[str]], int]) -> NoReturn:
+    """Do what was typed, and exit with the code that `command` returns, 130 after Ctrl-C."""
+    tolerate_any_terminal()
+    try:
+        code = command(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    flush_output()
+    sys.exit(code)
 
 
 def run(

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from nap_rl.agents import Trainer
-from nap_rl.agents.stacked import StackedAgents, play_together, stack_refusal
+from nap_rl.agents.stacked import StackedAgents, play_together
 from nap_rl.agents.trainer import Act, Learn
+from nap_rl.agents.whole_update import refusal
 from nap_rl.cli import compose
 from nap_rl.conf import build
 from nap_rl.conf.check import to_config
@@ -30,7 +31,7 @@ SEEDS = (0, 1, 2)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_each_agent_is_the_agent_alone(settings: dict[str, Any]) -> None:
     alone, together = ([small_agent(seed, **settings) for seed in SEEDS] for _ in range(2))
-    assert stack_refusal(together) is None
+    assert [refusal(agent) for agent in together] == [None] * len(SEEDS)
     stacked = StackedAgents(together, compiled=False)
     for k in range(6):
         rng = np.random.default_rng(k)
@@ -92,25 +93,8 @@ def test_answers_of_different_kinds_are_given_one_by_one() -> None:
         assert all(torch.allclose(p, q, atol=1e-5) for p, q in gradients if p is not None and q is not None)
 
 
-CATCH = (
-    "experiment=permuted_catch",
-    "agent.nap=true",
-    "env.visits=3",
-    "env.frames_per_task=160",
-    "env.num_envs=4",
-    "agent.min_replay_steps=40",
-    "agent.net_arch=[8]",
-    "agent.hidden=8",
-    "logger.every_updates=10",
-    "logger.tensorboard=false",
-    "compile=off",
-    "native=off",
-    "device=cpu",
-)
-
-
-def trainer_of(seed: int, folder: Path) -> Trainer:
-    config = to_config(compose("config", [*CATCH, f"seed={seed}"]))
+def trainer_of(seed: int, folder: Path, settings: tuple[str, ...]) -> Trainer:
+    config = to_config(compose("config", [*settings, f"seed={seed}"]))
     env = build.build_env(config)
     observations = Observations.of(env)
     agent, _ = build.build_agent(config, env.num_actions, torch.device("cpu"), observations, stacked=True)
@@ -124,13 +108,13 @@ def trainer_of(seed: int, folder: Path) -> Trainer:
     )
 
 
-def test_runs_together_play_and_log_as_alone(tiny: object, tmp_path: Path) -> None:
-    together = [trainer_of(seed, tmp_path / "together") for seed in (3, 4)]
+def test_runs_together_play_and_log_as_alone(tiny: object, tiny_catch: tuple[str, ...], tmp_path: Path) -> None:
+    together = [trainer_of(seed, tmp_path / "together", tiny_catch) for seed in (3, 4)]
     stacked = StackedAgents([trainer.agent for trainer in together], compiled=False)
     ended = list(play_together(together, stacked, [lambda: False] * 2))
     assert ended == [(0, None), (1, None)]
     for seed, trainer in zip((3, 4), together, strict=True):
-        alone = trainer_of(seed, tmp_path / "alone")
+        alone = trainer_of(seed, tmp_path / "alone", tiny_catch)
         alone.run()
         assert largest_difference(alone.agent.state_dict(), trainer.agent.state_dict()) < 1e-5
         one, other = (tmp_path / name / str(seed) / "episodes.csv" for name in ("alone", "together"))
