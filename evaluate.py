@@ -26,6 +26,7 @@ from nap_rl.conf import evaluation, schema
 from nap_rl.conf.evaluation import EvaluationConfig
 from nap_rl.envs import check_game
 from nap_rl.envs.video import check_video
+from nap_rl.sb3 import archive
 
 
 class Found(NamedTuple):
@@ -146,12 +147,14 @@ def find_zip(path: Path, settings: EvaluationConfig) -> Found:
 
     Raises:
         NoAgentError: it is no zip.
-        ValueError: no game is named, or none that there is.
+        ValueError: it is no sound zip of SB3, or no game is named, or none that there is.
     """
     if path.suffix != ".zip" and not zipfile.is_zipfile(path):
         raise NoAgentError(f"{path} is neither a run's folder nor a zip")
-    if settings.env.game is not None:
-        check_game(settings.env.game)
+    archive.check(path)
+    if settings.env.game is None:
+        raise ValueError(f"{path} does not say its game: add env.game=, for example env.game=pong")
+    check_game(settings.env.game)
     return Found(path, path, None)
 
 

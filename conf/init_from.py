@@ -1,7 +1,6 @@
 """`agent.init_from=`: begin with the weights of an earlier run of ours, or of a Stable-Baselines3 zip.
 
-What is named is read once a run: by the check, and again only if the file has changed since. SB3 is imported only for
-a zip.
+What is named is read once a run: by the check, and again only if the file has changed since.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:  # a run's folder is checked before torch is imported
 
     from nap_rl.agents import ValueAgent
     from nap_rl.nn import QNetwork
-    from nap_rl.sb3.load import Model
+    from nap_rl.sb3.model import Model
 
 TORSO = "torso."
 RANDOM_SHARE = 0.1  # of the actions by which observations are gathered
@@ -169,7 +168,10 @@ def _read_zip(source: str) -> Model:
 
 @lru_cache(maxsize=1)
 def _read_zip_once(source: str, size: int, changed: int) -> Model:
-    from nap_rl.sb3.load import read_model
+    from nap_rl.sb3 import archive
+
+    archive.check(source)  # before torch is imported
+    from nap_rl.sb3.model import read_model
 
     return read_model(source)
 

@@ -71,13 +71,12 @@ def load_zip(path: Path, settings: EvaluationConfig) -> Subject:
     """The agent of an SB3 zip; the protocol is Hessel et al.'s unless overridden.
 
     Raises:
-        OSError, ValueError: it is no zip of an agent that plays Atari, or no game is named.
+        OSError, ValueError: it is no zip of an agent that plays Atari.
     """
-    from nap_rl.sb3.load import read_model  # SB3 is imported only for its zips
+    from nap_rl.sb3.model import read_model
 
+    assert settings.env.game is not None  # see `find_zip`
     model = read_model(path)
-    if settings.env.game is None:
-        raise ValueError(f"{path} does not say its game: add env.game=, for example env.game=pong")
     if (model.stack, model.frame_shape) != (4, (84, 84)):
         shape = [model.stack, *model.frame_shape]
         raise ValueError(f"{path} acts on observations of shape {shape}, but Atari's here are [4, 84, 84]")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from stable_baselines3 import DQN, PPO, SAC
+
+import nap_rl.sb3
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = ("torch", "sympy", "matplotlib", "pandas", "scipy", "cv2", "stable_baselines3", "tensorboard", "rich")
@@ -57,10 +62,55 @@ REFUSED = {
 
 @pytest.mark.parametrize("command", REFUSED)
 def test_a_refused_command_imports_nothing_slow(command: str) -> None:
-    line = [sys.executable, "-c", SCRIPT, command, *REFUSED[command]]
+    assert refusals(command, REFUSED[command]) == [f"{argument} 2" for argument in REFUSED[command]]
+
+
+@pytest.fixture(scope="module")
+def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of zips: of SB3's algorithms, and damaged ones."""
+    folder = tmp_path_factory.mktemp("zips")
+    PPO("MlpPolicy", "CartPole-v1", device="cpu").save(folder / "ppo.zip")
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=100, device="cpu").save(folder / "sac.zip")
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=100, device="cpu").save(folder / "dqn.zip")
+    (folder / "cut.zip").write_bytes((folder / "dqn.zip").read_bytes()[:-100])
+    (folder / "pointer.zip").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+    with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
+        archive.writestr("holiday.jpg", b"")
+    return folder
+
+
+@pytest.mark.parametrize(("command", "typed"), [("train", "agent.init_from={}"), ("evaluate", "{} env.game=pong")])
+@pytest.mark.parametrize(
+    ("names", "imported"),
+    [
+        (("ppo", "sac", "cut", "pointer", "photos"), ""),  # told by its members
+        (("dqn",), " torch"),  # told by its tensors: it does not play Atari
+    ],
+)
+def test_a_refused_zip_does_not_wait_for_sb3(
+    zips: Path, command: str, typed: str, names: tuple[str, ...], imported: str
+) -> None:
+    arguments = [typed.format(zips / f"{name}.zip") for name in names]
+    assert refusals(command, arguments) == [f"{argument} 2{imported}" for argument in arguments]
+
+
+def test_reading_a_zip_does_not_import_sb3(zips: Path) -> None:
+    script = f"import sys; from nap_rl.sb3 import load; load({str(zips / 'dqn.zip')!r}, capacity=100)"
+    line = [sys.executable, "-c", f"{script}; print('stable_baselines3' in sys.modules)"]
+    assert subprocess.run(line, cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", nap_rl.sb3.__all__)
+def test_every_public_name_of_sb3_is_there(name: str) -> None:
+    assert getattr(nap_rl.sb3, name).__name__ == name and name in dir(nap_rl.sb3)
+
+
+def refusals(command: str, arguments: Sequence[str]) -> list[str]:
+    """Of each command: its arguments, its exit code and the slow libraries that are imported by then."""
+    line = [sys.executable, "-c", SCRIPT, command, *arguments]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [f"{argument} 2" for argument in REFUSED[command]], done.stderr
-    assert done.stderr.count("\n") == len(REFUSED[command])
+    assert done.stderr.count("\n") == len(arguments), done.stderr
+    return done.stdout.splitlines()
 
 
 def test_settings_are_checked_by_the_names_that_the_library_has() -> None:

@@ -106,7 +106,8 @@ class Categorical(Head):
                 f"a categorical head needs 2 atoms or more and v_min < v_max, got {atoms} on [{v_min}, {v_max}]"
             )
         self.outputs = atoms
-        self.register_buffer("support", torch.linspace(v_min, v_max, atoms), persistent=False)
+        support = torch.linspace(v_min, v_max, atoms, device="cpu")  # on "meta", torch imports sympy for it
+        self.register_buffer("support", support.to(torch.get_default_device()), persistent=False)
 
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(dim=-1) @ self.support

@@ -28,9 +28,11 @@ from nap_rl.nap import Projector
 from nap_rl.replay import Replay
 from nap_rl.sb3 import archive, rainbow_zip, replay_file
 from nap_rl.sb3.model import read_model
-from nap_rl.sb3.observations import Array, NotFinite, Observations, frame_layout
-from nap_rl.sb3.policy import RainbowPolicy, make_spec
+from nap_rl.sb3.networks import make_spec
+from nap_rl.sb3.observations import Array, NotFinite, Observations
+from nap_rl.sb3.policy import RainbowPolicy
 from nap_rl.sb3.settings import DEFAULTS, make_replay, make_settings
+from nap_rl.sb3.vec_frames import frame_layout
 from nap_rl.schedules import Linear
 
 CHECK_EVERY = 100  # updates on a GPU, which a look at the loss waits for

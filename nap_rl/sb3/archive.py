@@ -2,7 +2,7 @@
 
     model.zip
       data                   JSON, with pickles in it (see `data_json`)
-      policy.pth             state dict, itself a zip of torch.save (see `tensor_file`)
+      policy.pth             state dict, itself a zip of torch.save (see `tensor_structure` and `tensor_file`)
       policy.optimizer.pth   state dict of the optimiser
       pytorch_variables.pth  further tensors
       _stable_baselines3_version, system_info.txt
@@ -18,13 +18,13 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-
-from stable_baselines3.common.save_util import save_to_zip_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from nap_rl.files import write_atomic
-from nap_rl.sb3 import data_json, tensor_file
+from nap_rl.sb3 import data_json, tensor_structure
+
+if TYPE_CHECKING:  # what is no sound zip is refused before torch is imported
+    from torch import Tensor
 
 MIB = 1 << 20
 # Member -> the most bytes that it may have when compressed, or stored. SB3 stores its members: no larger than the file.
@@ -39,6 +39,15 @@ MEMBERS = {
 VERSION = "_stable_baselines3_version"
 REQUIRED = ("data", "policy.pth")
 ACTOR_CRITIC = ("actor.optimizer.pth", "critic.optimizer.pth", "ent_coef_optimizer.pth")
+# Fields of `data` by which SB3's other algorithms are told apart.
+OTHERS = {
+    "cg_max_steps": "TRPO",
+    "clip_range": "PPO",
+    "normalize_advantage": "A2C",
+    "top_quantiles_to_drop_per_net": "TQC",
+    "target_policy_noise": "TD3",
+    "ent_coef": "SAC",
+}
 LONGEST_READ = MIB
 LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -59,14 +68,55 @@ class Archive(NamedTuple):
     variables: dict[str, Any]
 
 
+class _Plain(NamedTuple):
+    """The members that need no torch, and the names of all."""
+
+    names: set[str]
+    hints: dict[str, Any]
+    dropped: dict[str, str]
+    version: tuple[int, ...]
+
+
+def check(path: str | Path) -> None:
+    """Refuses whatever can be refused without torch, which takes a second to import; `read` refuses the rest.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ZipError: it is no SB3 zip, not a sound one, or one of an actor-critic algorithm.
+    """
+    with _opened(Path(path)) as archive:
+        _check(archive)
+
+
 def read(path: str | Path) -> Archive:
     """Read an SB3 zip.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ZipError: it is no SB3 zip, or not a sound one.
+        ZipError: it is no SB3 zip, not a sound one, or one of an actor-critic algorithm.
     """
     path = Path(path)
+    with _opened(path) as archive:
+        names, hints, dropped, version = _check(archive)
+        from torch import Tensor
+
+        from nap_rl.sb3 import tensor_file
+
+        trees = {
+            name: tensor_file.parse(_member(archive, name), _SmallReads) for name in names if name.endswith(".pth")
+        }
+        policy = trees["policy.pth"]
+        if not isinstance(policy, dict) or not all(isinstance(value, Tensor) for value in policy.values()):
+            raise ZipError("has a policy.pth that is no state dict")
+        optimizer, variables = (trees.get(name) or {} for name in ("policy.optimizer.pth", "pytorch_variables.pth"))
+        if not isinstance(optimizer, dict) or not isinstance(variables, dict):
+            raise ZipError("has an optimizer or variables that are no dictionaries")
+        return Archive(path, hints, dropped, version, policy, optimizer, variables)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip to read from; whatever its readers come upon becomes a ZipError that begins with the file's name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file")
     try:
@@ -74,24 +124,29 @@ def read(path: str | Path) -> Archive:
             if file.read(len(LFS)) == LFS:
                 raise ZipError("is a pointer of Git LFS and not the zip itself: fetch it with git lfs pull")
             with zipfile.ZipFile(_SmallReads(file)) as archive:
-                names = _check_members(archive)
-                hints, dropped = data_json.parse(_chunks(archive, "data"))
-                version = _version(_member(archive, VERSION)) if VERSION in names else ()
-                trees = {name: _tensors(archive, name) for name in names if name.endswith(".pth")}
-    except (ZipError, data_json.DataError, tensor_file.TensorError) as error:
+                yield archive
+    except (ZipError, data_json.DataError, tensor_structure.TensorError) as error:
         raise ZipError(f"{path} {error}") from None
     except zipfile.BadZipFile as error:
         raise ZipError(f"{path} is not a sound zip: {str(error).rstrip('.')}") from None
-    except Exception as error:  # whatever the readers of a hostile file come upon
+    except Exception as error:
         what = " ".join(str(error).split())[:100] or type(error).__name__
         raise ZipError(f"{path} cannot be read as an SB3 zip: {what}") from None
-    policy = trees["policy.pth"]
-    if not isinstance(policy, dict) or not all(isinstance(value, Tensor) for value in policy.values()):
-        raise ZipError(f"{path} has a policy.pth that is no state dict")
-    optimizer, variables = (trees.get(name) or {} for name in ("policy.optimizer.pth", "pytorch_variables.pth"))
-    if not isinstance(optimizer, dict) or not isinstance(variables, dict):
-        raise ZipError(f"{path} has an optimizer or variables that are no dictionaries")
-    return Archive(path, hints, dropped, version, policy, optimizer, variables)
+
+
+def _check(archive: zipfile.ZipFile) -> _Plain:
+    """All members, as far as that goes without torch."""
+    names = _check_members(archive)
+    hints, dropped = data_json.parse(_chunks(archive, "data"))
+    version = _version(_member(archive, VERSION)) if VERSION in names else ()
+    texts = {
+        name: tensor_structure.check(_member(archive, name), _SmallReads) for name in names if name.endswith(".pth")
+    }
+    if {"action_net", "actor"} & {text.split(".", 1)[0] for text in texts["policy.pth"]}:
+        other = next((name for field, name in OTHERS.items() if field in hints), "actor-critic")
+        article = "an" if other[0] in "aA" else "a"
+        raise ZipError(f"holds {article} {other} policy: DQN, QR-DQN and Rainbow are read")
+    return _Plain(names, hints, dropped, version)
 
 
 class _SmallReads:
@@ -145,10 +200,6 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     return b"".join(_chunks(archive, name))
 
 
-def _tensors(archive: zipfile.ZipFile, name: str) -> Any:
-    return tensor_file.parse(_member(archive, name), _SmallReads)
-
-
 def _version(text: bytes) -> tuple[int, ...]:
     """(major, minor) of SB3's version; () where it is none."""
     found = re.match(rb"\s*(\d{1,4})\.(\d{1,4})", text)
@@ -182,6 +233,8 @@ def write(
     variables: Mapping[str, Any],
 ) -> None:
     """A zip with SB3's members; `data` is plain JSON. A path without suffix gets ".zip"; a binary file will do."""
+    from stable_baselines3.common.save_util import save_to_zip_file
+
     zipped = io.BytesIO()
     params = {"policy": policy, "policy.optimizer": optimizer}
     save_to_zip_file(zipped, data=dict(data), params=params, pytorch_variables=dict(variables))

@@ -17,21 +17,12 @@ from nap_rl.nn import NetworkSpec, QNetwork
 from nap_rl.sb3 import layout
 from nap_rl.sb3.archive import Archive, ZipError, naming, read
 from nap_rl.sb3.learning import adam_settings, trained_with_adam
+from nap_rl.sb3.networks import build_network
 from nap_rl.sb3.observations import Observations, space_from_plain
-from nap_rl.sb3.policy import build_network
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Moments = dict[str, dict[str, Tensor]]
 MOST_SIZE = 1 << 20  # of one axis of observations, and of actions
-# Fields of `data` by which SB3's other algorithms are told apart.
-OTHERS = {
-    "cg_max_steps": "TRPO",
-    "clip_range": "PPO",
-    "normalize_advantage": "A2C",
-    "top_quantiles_to_drop_per_net": "TQC",
-    "target_policy_noise": "TD3",
-    "ent_coef": "SAC",
-}
 
 
 class Model(NamedTuple):
@@ -108,10 +99,6 @@ def _model(archive: Archive) -> Model:
     for net in layout.NETS:
         if prefixes == {net, f"{net}_target"}:
             return _sb3(archive, net)
-    if {"action_net", "actor"} & prefixes:
-        other = next((name for field, name in OTHERS.items() if field in archive.hints), "actor-critic")
-        article = "an" if other[0] in "aA" else "a"
-        raise ZipError(f"holds {article} {other} policy: DQN, QR-DQN and Rainbow are read")
     found = ", ".join(sorted(prefixes)[:4]) or "nothing"
     raise ZipError(f"is no zip of DQN, QRDQN or Rainbow: its policy holds {found[:80]}")
 

@@ -11,22 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import (
-    VecCheckNan,
-    VecEnv,
-    VecFrameStack,
-    VecMonitor,
-    VecTransposeImage,
-    VecVideoRecorder,
-    unwrap_vec_normalize,
-)
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 Array = npt.NDArray[Any]
 
-# Wrappers through which an observation comes as it is, or with its channels moved to the front.
-TRANSPARENT = (VecTransposeImage, VecMonitor, VecCheckNan, VecVideoRecorder)
 MOST_NUMBERS = 1 << 24  # in one observation
 # torch has few operators for these dtypes; the next one holds all of their numbers (uint64's to 53 bits).
 WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "float64", "longdouble": "float64", "float128": "float64"}
@@ -97,37 +84,14 @@ def size(space: spaces.Space[Any]) -> int:
     return math.prod(space.shape or ())
 
 
-def frame_layout(env: VecEnv, images: bool) -> tuple[int, tuple[int, ...]]:
-    """(stack, frame_shape): how many frames an observation is made of, and the shape of one.
-
-    More than one only for a VecFrameStack of images or of vectors; what other wrappers stack is one observation. Images
-    have their channels first, and no channel axis where they have one channel.
-
-    Args:
-        images: whether the observations are to be images.
-
-    Raises:
-        ValueError: observations that Rainbow cannot take; one sentence.
-    """
-    space = env.observation_space
-    _check_space(space)
-    if images and not is_image_space(space):
-        raise ValueError(f"CnnPolicy needs images (uint8, 3 dimensions), but observations are {space}: use MlpPolicy")
-    if unwrap_vec_normalize(env) is not None:  # below other wrappers too
-        raise ValueError("VecNormalize is not supported: its view of an observation changes while that is stored")
-    stack, below = 1, env
-    while isinstance(below, VecEnvWrapper):
-        if isinstance(below, VecFrameStack) and isinstance(space, spaces.Box) and (images or len(space.shape) == 1):
-            stack = below.stacked_obs.n_stack
-            break
-        if not isinstance(below, TRANSPARENT):
-            break
-        below = below.venv
-    if not isinstance(space, spaces.Box) or space.shape == ():
-        return 1, (size(space),)
-    if images and space.shape[0] == stack:
-        return stack, space.shape[1:]
-    return stack, (space.shape[0] // stack, *space.shape[1:])
+def is_image_space(space: spaces.Space[Any]) -> bool:
+    """Whether SB3 takes observations of the space for images: uint8 in three dimensions, with bounds 0 and 255."""
+    return (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and space.dtype == np.uint8
+        and bool((space.low == 0).all() and (space.high == 255).all())
+    )
 
 
 def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -177,23 +141,17 @@ def space_from_plain(plain: Mapping[str, Any]) -> spaces.Space[Any]:
         space = spaces.Box(low, high, dtype=dtype.type)
     else:
         raise ValueError(f"observations of kind {kind!r:.60} are none that are read here")
-    _check_space(space)
+    check_space(space)
     return space
 
 
-def _whole(value: Any, low: int = 1) -> int:
-    if type(value) is not int or not low <= value <= 1 << 53:
-        raise ValueError(f"{value!r:.60} is no size of a space")
-    return value
-
-
-def _check_space(space: spaces.Space[Any], inside: str = "") -> None:
+def check_space(space: spaces.Space[Any], inside: str = "") -> None:
     """ValueError, in one sentence, for spaces that SB3 has no policy for, and for images in a Dict."""
     if isinstance(space, spaces.Dict):
         if inside:
             raise ValueError(f"the observations have a Dict inside a Dict ('{inside}'): SB3 takes one level")
         for name, part in space.items():
-            _check_space(part, str(name))
+            check_space(part, str(name))
     elif inside and is_image_space(space):
         raise ValueError(f"MultiInputPolicy reads vectors here, but '{inside}' of the observations is an image")
     elif not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
@@ -202,6 +160,12 @@ def _check_space(space: spaces.Space[Any], inside: str = "") -> None:
         )
     elif not 1 <= size(space) <= MOST_NUMBERS:
         raise ValueError(f"an observation has {size(space):,} numbers, expected 1 to {MOST_NUMBERS:,}")
+
+
+def _whole(value: Any, low: int = 1) -> int:
+    if type(value) is not int or not low <= value <= 1 << 53:
+        raise ValueError(f"{value!r:.60} is no size of a space")
+    return value
 
 
 def _encode(space: spaces.Space[Any], observation: Any) -> tuple[Array, bool]:

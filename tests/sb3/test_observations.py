@@ -12,11 +12,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common import preprocessing
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from nap_rl.agents import Diverged
 from nap_rl.sb3 import Rainbow, load
-from nap_rl.sb3.observations import Observations, plain_space, space_from_plain
+from nap_rl.sb3.observations import Observations, is_image_space, plain_space, space_from_plain
 from tests.sb3.envs import AsReturned, Returns
 
 SMALL: dict[str, Any] = {"learning_starts": 20, "buffer_size": 200, "batch_size": 4, "seed": 3, "device": "cpu"}
@@ -204,3 +205,20 @@ def test_own_loops_over_a_loaded_agent_diverge_in_words(tmp_path: Path) -> None:
         agent.replay.add(bad, np.array([0]), np.array([1.0]), np.array([1.0]), np.array([i == 0]))
     with pytest.raises(Diverged, match="the loss is nan"):
         agent.update()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(0, 255, (3, 36, 36), np.uint8),
+        spaces.Box(0, 255, (36, 36), np.uint8),
+        spaces.Box(0, 254, (3, 36, 36), np.uint8),
+        spaces.Box(1, 255, (3, 36, 36), np.uint8),
+        spaces.Box(0, 255, (3, 36, 36), np.int16),
+        spaces.Box(0.0, 1.0, (3, 36, 36)),
+        spaces.Discrete(3),
+    ],
+    ids=str,
+)
+def test_images_are_what_sb3_takes_for_images(space: spaces.Space[Any]) -> None:
+    assert is_image_space(space) == preprocessing.is_image_space(space)

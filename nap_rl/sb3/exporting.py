@@ -22,8 +22,8 @@ from nap_rl.plasticity import Method, method_named
 from nap_rl.sb3 import layout
 from nap_rl.sb3.algorithm import Rainbow
 from nap_rl.sb3.model import MOMENTS, Moments, load_moments
+from nap_rl.sb3.networks import HEADS, build_network
 from nap_rl.sb3.observations import Observations
-from nap_rl.sb3.policy import HEADS, build_network
 
 BUFFER_SIZE = 10_000  # of the zip: SB3 allocates it on loading, 56 kB a transition; `load(..., buffer_size=)` overrides
 
