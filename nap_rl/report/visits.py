@@ -21,7 +21,14 @@ from nap_rl.report.curves import NORM_PREFIX, read_metrics, relative_norms
 from nap_rl.report.statistics import Estimate, Floats, estimate, iqm, ratio
 
 SCORES = ("late_return", "mean_return", "auc_return")
-RATE_PREFIX = "nap/effective_lr/"
+LAYERS = {
+    "norm": "norm of all layers / its first",
+    "effective_lr": "effective learning rate",
+    "rotation": "degrees that an update turns a layer",
+    "dormant": "share of dormant units",
+}
+"""What is said of a network in each visit, in words."""
+RATE_PREFIX, ROTATION_PREFIX, DORMANT_PREFIX = "nap/effective_lr/", "nap/rotation/", "plasticity/dormant/"
 FRESH = "env.on_switch.network"
 """The setting that is "reset" in the reference arm: a fresh network at each visit."""
 _NO_RUNS_BELOW = ("checkpoints", "evaluations", ".hydra")
@@ -35,8 +42,8 @@ class Run:
         settings: by dotted key, without what the runs of an arm may differ in.
         frames: length of each visit.
         scores: a name of `SCORES` -> [V].
-        norm: [V] norm of all layers over its first logged value, mean over the visit's rows.
-        effective_lr: [V] geometric mean over layers, mean over the visit's rows.
+        layers: a name of `LAYERS` -> [V] mean over the visit's rows. The effective rate is the geometric mean over
+            layers, rotation and dormant units are their mean.
     """
 
     folder: Path
@@ -46,8 +53,7 @@ class Run:
     cycles: tuple[int, ...]
     frames: tuple[int, ...]
     scores: Mapping[str, Floats]
-    norm: Floats
-    effective_lr: Floats
+    layers: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,6 @@ def read(folder: Path, seed: int, settings: Mapping[str, Any]) -> Run:
     visits = summary["visits"] if summary.get("status") == "finished" else summary["visits"][:-1]
     if not visits:
         raise ValueError(f"{folder} has not finished a visit.")
-    norm, effective_lr = _of_layers(folder, len(visits))
     return Run(
         folder=folder,
         seed=seed,
@@ -113,8 +118,7 @@ def read(folder: Path, seed: int, settings: Mapping[str, Any]) -> Run:
         cycles=tuple(visit["cycle"] for visit in visits),
         frames=tuple(visit["frames"] for visit in visits),
         scores={name: np.array([visit.get(name) for visit in visits], dtype=np.float64) for name in SCORES},
-        norm=norm,
-        effective_lr=effective_lr,
+        layers=_of_layers(folder, len(visits)),
     )
 
 
@@ -198,16 +202,26 @@ def _summaries(folder: Path) -> Iterator[Path]:
             yield Path(place) / "summary.json"
 
 
-def _of_layers(folder: Path, visits: int) -> tuple[Floats, Floats]:
-    """Norm and effective rate of each visit, NaN for a visit without a row."""
-    wanted = (NORM_PREFIX, RATE_PREFIX, "task/index")
+def _of_layers(folder: Path, visits: int) -> dict[str, Floats]:
+    """What `Run.layers` holds, NaN for a visit without a row."""
+    wanted = (NORM_PREFIX, RATE_PREFIX, ROTATION_PREFIX, DORMANT_PREFIX, "task/index")
     columns = read_metrics(folder, only=lambda name: name.startswith(wanted))
-    index = columns.get("task/index", np.zeros(len(next(iter(columns.values())))))
-    rates = np.stack([values for name, values in columns.items() if name.startswith(RATE_PREFIX)])
+    rows = len(next(iter(columns.values())))
+    index = columns.get("task/index", np.zeros(rows))
+
+    def of(prefix: str) -> Floats:
+        found = [values for name, values in columns.items() if name.startswith(prefix)]
+        return np.stack(found or [np.full(rows, np.nan)])
+
     with np.errstate(divide="ignore"):
-        rate = np.exp(np.log(rates).mean(axis=0))
-    norm = relative_norms(columns, folder)["all layers"]
-    return _by_visit(norm, index, visits), _by_visit(rate, index, visits)
+        rate = np.exp(np.log(of(RATE_PREFIX)).mean(axis=0))
+    by_row = {
+        "norm": relative_norms(columns, folder)["all layers"],
+        "effective_lr": rate,
+        "rotation": of(ROTATION_PREFIX).mean(axis=0),
+        "dormant": of(DORMANT_PREFIX).mean(axis=0),
+    }
+    return {name: _by_visit(values, index, visits) for name, values in by_row.items()}
 
 
 def _by_visit(rows: Floats, index: Floats, visits: int) -> Floats:

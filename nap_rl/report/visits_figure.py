@@ -1,4 +1,4 @@
-"""The arms of a sequence as a picture: scores by visit, first against second visits, norms and effective rates."""
+"""The arms of a sequence as a picture: scores by visit, first against second visits, and what becomes of layers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from nap_rl.report.drawing import COLOURS, DASHES, FAINT, INK, new_figure, save, style
 from nap_rl.report.statistics import Floats, iqm
-from nap_rl.report.visits import Arm, by_cycle, reference
+from nap_rl.report.visits import LAYERS, Arm, by_cycle, reference
 from nap_rl.report.visits_table import curve, of_layers, share_of_fresh
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ON_A_LOG_SCALE = ("effective_lr", "rotation")
 MOST_NAMED = 24  # visits or tasks that are named on an axis
 WORDS = {
     "late_return": "return late in the visit",
@@ -27,12 +28,12 @@ WORDS = {
 def draw(arms: Sequence[Arm], out: Path, score: str, chance: float = 0.0) -> Path:
     """Panels below each other, one line an arm; bands are 95 % bootstrap intervals of the IQM over seeds.
 
-    Score by visit; share of the fresh arm, if there is one; tasks by cycle, if there are several; norms; rates. Long
-    sequences are drawn as means over neighbouring visits, at most 100 points. Returns `out`.
+    Score by visit; share of the fresh arm, if there is one; tasks by cycle, if there are several; what `LAYERS` names.
+    Long sequences are drawn as means over neighbouring visits, at most 100 points. Returns `out`.
     """
     fresh = any(arm.fresh for arm in arms)
     again = any(len(set(arm.runs[0].cycles)) > 1 for arm in arms)
-    panels = 3 + fresh + again
+    panels = 1 + len(LAYERS) + fresh + again
     figure = new_figure(height=0.8 + 2.2 * panels)
     axes = iter(figure.subplots(panels, 1))
     _scores(next(axes), arms, score)
@@ -40,7 +41,8 @@ def draw(arms: Sequence[Arm], out: Path, score: str, chance: float = 0.0) -> Pat
         _shares(next(axes), arms, score, chance)
     if again:
         _cycles(next(axes), arms, score)
-    _layers(next(axes), next(axes), arms)
+    for name in LAYERS:
+        _layers(next(axes), arms, name)
     handles = [figure.axes[0].lines[i] for i in range(len(arms))]
     figure.legend(handles, [arm.label for arm in arms], loc="outside lower center", ncols=1, frameon=False, fontsize=8)
     return save(figure, out)
@@ -85,14 +87,13 @@ def _cycles(axes: Axes, arms: Sequence[Arm], score: str) -> None:
         axes.set_xticks(range(len(order)), order, rotation=30, fontsize=7, ha="right")
 
 
-def _layers(norms: Axes, rates: Axes, arms: Sequence[Arm]) -> None:
+def _layers(axes: Axes, arms: Sequence[Arm], name: str) -> None:
     for i, arm in enumerate(arms):
-        for axes, values in zip((norms, rates), of_layers(arm), strict=True):
-            pooled, at = _neighbours(values[None])
-            axes.plot(at, pooled[0], **_look(i, at.size))
-    style(norms, "norm of all layers / its first")
-    style(rates, "effective learning rate")
-    rates.set_yscale("log")
+        pooled, at = _neighbours(of_layers(arm, name)[None])
+        axes.plot(at, pooled[0], **_look(i, at.size))
+    style(axes, LAYERS[name])
+    if name in ON_A_LOG_SCALE:
+        axes.set_yscale("log", nonpositive="clip")
 
 
 def _neighbours(values: Floats, most: int = 100) -> tuple[Floats, Floats]:

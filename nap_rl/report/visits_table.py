@@ -9,9 +9,9 @@ import numpy as np
 
 from nap_rl.report.statistics import Estimate, Floats, iqm, iqm_interval
 from nap_rl.report.text import aligned, shown, to_csv
-from nap_rl.report.visits import Arm, by_cycle, over_seeds, ratio_over_seeds, reference, tenth
+from nap_rl.report.visits import LAYERS, Arm, by_cycle, over_seeds, ratio_over_seeds, reference, tenth
 
-VISIT_COLUMNS = ("arm", "visit", "task", "cycle", "seeds", "iqm", "low", "high", "ratio", "norm", "effective_lr")
+VISIT_COLUMNS = ("arm", "visit", "task", "cycle", "seeds", "iqm", "low", "high", "ratio", *LAYERS)
 
 
 class Row(NamedTuple):
@@ -107,7 +107,7 @@ def table_csv(found: Sequence[Row]) -> str:
 
 
 def visits_csv(arms: Sequence[Arm], score: str, chance: float = 0.0) -> str:
-    """One row an arm and visit: IQM and interval over seeds, ratio to the fresh arm, means of norm and rate."""
+    """One row an arm and visit: IQM and interval over seeds, ratio to the fresh arm, what `LAYERS` names."""
     return to_csv(
         VISIT_COLUMNS, (line for arm in arms for line in _visit_rows(arm, reference(arm, arms), score, chance))
     )
@@ -116,11 +116,11 @@ def visits_csv(arms: Sequence[Arm], score: str, chance: float = 0.0) -> str:
 def _visit_rows(arm: Arm, fresh: Arm | None, score: str, chance: float) -> Iterator[list[object]]:
     middle, low, high = curve(arm.scores(score))
     against = share_of_fresh(arm, fresh, score, chance)
-    norm, rate = of_layers(arm)
+    layers = [of_layers(arm, name) for name in LAYERS]
     for i, task in enumerate(arm.tasks):
         yield [
             *(arm.label, i, task, arm.runs[0].cycles[i], len(arm.runs)),
-            *(middle[i], low[i], high[i], against[i], norm[i], rate[i]),
+            *(middle[i], low[i], high[i], against[i], *(values[i] for values in layers)),
         ]
 
 
@@ -141,15 +141,9 @@ def share_of_fresh(arm: Arm, fresh: Arm | None, score: str, chance: float) -> Fl
     return shares
 
 
-def of_layers(arm: Arm) -> tuple[Floats, Floats]:
-    """[visits] norm and effective rate, means over the runs that have a row in the visit."""
-    return _known_mean([run.norm[: arm.visits] for run in arm.runs]), _known_mean(
-        [run.effective_lr[: arm.visits] for run in arm.runs]
-    )
-
-
-def _known_mean(of_runs: Sequence[Floats]) -> Floats:
-    values = np.stack(of_runs)
+def of_layers(arm: Arm, name: str) -> Floats:
+    """[visits] what `LAYERS` calls `name`, mean over the runs that have a row in the visit."""
+    values = np.stack([run.layers[name][: arm.visits] for run in arm.runs])
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         means: Floats = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)

@@ -18,7 +18,6 @@ NAN = np.nan
 
 def run_of(folder: Path, tasks: tuple[str, ...], *, cycles: int = 1, frames: int = 100, seed: int = 0) -> Run:
     n = len(tasks) * cycles
-    none = np.full(n, NAN)
     return Run(
         folder=folder,
         seed=seed,
@@ -27,8 +26,7 @@ def run_of(folder: Path, tasks: tuple[str, ...], *, cycles: int = 1, frames: int
         cycles=tuple(i // len(tasks) for i in range(n)),
         frames=(frames,) * n,
         scores={},
-        norm=none,
-        effective_lr=none,
+        layers={},
     )
 
 

@@ -48,10 +48,11 @@ def write_run(folder: Path, scores: Sequence[float | None], *, status: str = "fi
         for i, score in enumerate(scores)
     ]
     (folder / "summary.json").write_text(json.dumps({"status": status, "visits": visit_rows}))
-    lines = ["updates,frames,task/index,other,nap/param_norm/a,nap/param_norm/b,nap/effective_lr/a,nap/effective_lr/b"]
+    tags = ("param_norm/a", "param_norm/b", "effective_lr/a", "effective_lr/b", "rotation/a", "rotation/b")
+    lines = [",".join(["updates,frames,task/index,other", *(f"nap/{tag}" for tag in tags), "plasticity/dormant/a"])]
     for row in range(2 * n):
         size = 1 + row / (2 * n - 1)
-        lines.append(f"{row},{row},{row // 2},,{3 * size},{4 * size},{0.1 / size},{0.4 / size}")
+        lines.append(f"{row},{row},{row // 2},,{3 * size},{4 * size},{0.1 / size},{0.4 / size},{row},0,0.5")
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -77,11 +78,24 @@ def test_a_visit_without_an_episode_is_nan_and_an_interrupted_one_is_left_out(tm
         run_of(write_run(tmp_path / "b", [0.5], status="interrupted"))
 
 
-def test_norm_is_relative_to_the_first_row_and_the_rate_is_the_layers_geometric_mean(tmp_path: Path) -> None:
+def test_norms_are_relative_to_the_first_row_rates_a_geometric_mean_and_the_rest_means(
+    tmp_path: Path,
+) -> None:
     run = run_of(write_run(tmp_path / "a", [0.0] * 4))
     sizes = 1 + np.arange(8) / 7
-    np.testing.assert_allclose(run.norm, sizes.reshape(4, 2).mean(axis=1))
-    np.testing.assert_allclose(run.effective_lr, (0.2 / sizes).reshape(4, 2).mean(axis=1))
+    np.testing.assert_allclose(run.layers["norm"], sizes.reshape(4, 2).mean(axis=1))
+    np.testing.assert_allclose(run.layers["effective_lr"], (0.2 / sizes).reshape(4, 2).mean(axis=1))
+    np.testing.assert_allclose(run.layers["rotation"], np.array([0.5, 2.5, 4.5, 6.5]) / 2)
+    np.testing.assert_allclose(run.layers["dormant"], 0.5)
+
+
+def test_what_a_run_did_not_log_is_nan(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", [0.0] * 4)
+    metrics = (folder / "metrics.csv").read_text().replace("nap/rotation", "other").replace("plasticity/dormant", "x")
+    (folder / "metrics.csv").write_text(metrics)
+    run = run_of(folder)
+    assert np.isnan(run.layers["rotation"]).all() and np.isnan(run.layers["dormant"]).all()
+    assert np.isfinite(run.layers["norm"]).all()
 
 
 def test_an_arm_is_of_equal_settings_and_named_by_what_differs(tmp_path: Path) -> None:
@@ -115,8 +129,7 @@ def arm_of(scores: Any, settings: dict[str, Any], name: str = "arm", tasks: int 
             cycles=tuple(i // tasks if tasks else 0 for i in range(n)),
             frames=(100,) * n,
             scores={key: row * (0.5 if key == "auc_return" else 1) for key in visits.SCORES},
-            norm=np.ones(n),
-            effective_lr=np.ones(n),
+            layers=dict.fromkeys(visits.LAYERS, np.ones(n)),
         )
         for seed, row in enumerate(table)
     ]
@@ -189,11 +202,11 @@ def test_the_command_writes_picture_tables_and_csv(
     assert float(table[1]["ratio"]) == pytest.approx(3 / 8) and table[1]["reference"] == "fresh"
     assert (tmp_path / "o" / "arms.md").read_text().startswith("| arm | seeds |")
     assert imread(tmp_path / "o" / "visits.png").shape[1] == 1600
-    scores, shares, again, norms, rates = drawn[0].axes
+    scores, shares, again, *layers = drawn[0].axes
     np.testing.assert_allclose(scores.lines[1].get_ydata(), [0.9, 0.5, 0.4, 0.3])
     np.testing.assert_allclose(shares.lines[0].get_ydata(), [9 / 8, 5 / 8, 4 / 8, 3 / 8])
     assert [text.get_text() for text in scores.texts] == ["t0", "t1", "t0", "t1"]
-    assert len(again.lines) == 4 and len(norms.lines) == len(rates.lines) == 2
+    assert len(again.lines) == 4 and [len(axes.lines) for axes in layers] == [2] * len(visits.LAYERS)
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
