@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Adam
 
 from nap_rl.agents.draws import Draws, Numbers, by_pass, draw_numbers
 from nap_rl.agents.flat_weights import FlatWeights, Weights
 from nap_rl.agents.value_agent import ValueAgent
-from nap_rl.compilation import compiled_graph, pick_compile
+from nap_rl.compilation import compiled_function, pick_compile
 from nap_rl.nn import HeadLoss
 from nap_rl.plasticity import Method
 from nap_rl.plasticity.l2 import WeightDecay
@@ -162,7 +161,7 @@ class WholeUpdate:
         generators = [g for agent in self.agents for g in (agent.generator, agent.replay.generator)]
         states = [generator.get_state() for generator in generators]
         arguments = (flat.weights, self._ring, flat.norms, self._buffers, self._draw([1.0] * len(self.agents)))
-        self._function = _traced(step, arguments) if self._compiled else step
+        self._function = compiled_function(step, arguments) if self._compiled else step
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
         return self._function
@@ -289,7 +288,7 @@ class WholeActing:
         arguments = (self.flat.weights.online, self._buffers, stacks, random)
         if self._function is None:
             function = torch.vmap(self._pass, in_dims=(0, None, 0, 0)) if self._is_stacked else self._pass
-            self._function = _traced(function, arguments) if self._compiled else function
+            self._function = compiled_function(function, arguments) if self._compiled else function
         q = self._function(*arguments)
         return q
 
@@ -324,13 +323,3 @@ class _Values(nn.Module):
 
     def forward(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:
         return self.network.q_values(stacks, self.network.noise(eps), taus)
-
-
-def _traced(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    """The operators that `function` calls for such arguments, compiled."""
-
-    def call(*arguments: Any) -> Any:
-        return function(*arguments)
-
-    with torch.inference_mode(False), torch.no_grad():
-        return compiled_graph(make_fx(call, tracing_mode="fake")(*arguments))

@@ -7,11 +7,13 @@ import shutil
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 WORTH_COMPILING = 20_000
 """Updates of the shortest run that `auto` compiles: compiling takes up to a minute and saves milliseconds an update."""
@@ -72,11 +74,36 @@ def compiled_method(method: Callable[..., Any], on_cpu: bool) -> Callable[..., A
     return compiled
 
 
-def compiled_graph(graph: torch.fx.GraphModule) -> Callable[..., Any]:
-    """torch.compile of a traced graph of small tensors on a CPU: one thread, and C++ calls the kernels."""
+def compiled_function(function: Callable[..., Any], arguments: Sequence[Any]) -> Callable[..., Any]:
+    """The operators on small tensors of a CPU that `function` calls for such arguments, as C++ on one thread.
+
+    Without torch.compile around it, a call asks nothing about its arguments: they have the shapes and dtypes of
+    `arguments`. What is no tensor in them stays what it is now. A compiler that fails is a warning; `function` is run
+    as it is then.
+    """
+    leaves, inputs = tree_flatten(tuple(arguments))
+    outputs: list[TreeSpec] = []
+
+    def flat(*leaves: Any) -> list[Any]:
+        results, spec = tree_flatten(function(*tree_unflatten(leaves, inputs)))
+        outputs.append(spec)
+        return results
+
     options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": 1}
-    compiled: Callable[..., Any] = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-    return compiled
+    with torch.inference_mode(False), torch.no_grad():
+        graph = make_fx(flat, tracing_mode="fake")(*leaves)
+        try:
+            compiled = torch._inductor.compile(graph, leaves, options=options)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            warnings.warn(f"updates run uncompiled, more slowly: the compiler failed ({reason:.200})", stacklevel=2)
+            return function
+    (spec,) = outputs
+
+    def call(*arguments: Any) -> Any:
+        return tree_unflatten(compiled(*tree_leaves(arguments)), spec)
+
+    return call
 
 
 def compiler() -> str:

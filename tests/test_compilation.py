@@ -11,7 +11,14 @@ import torch
 import torch._inductor.config  # which reads CXX, once, and that tests change
 from torch import Tensor, nn
 
-from nap_rl.compilation import WORTH_COMPILING, compiled_method, compiler, pick_compile, pick_precision
+from nap_rl.compilation import (
+    WORTH_COMPILING,
+    compiled_function,
+    compiled_method,
+    compiler,
+    pick_compile,
+    pick_precision,
+)
 
 
 def test_auto_is_float32_until_there_is_evidence() -> None:
@@ -85,3 +92,26 @@ def test_two_objects_of_one_class_have_graphs_of_their_own_and_inputs_are_still_
     gradient_of = torch.tensor([-4.0], requires_grad=True)
     compiled[0](gradient_of).backward()
     assert gradient_of.grad is not None and float(gradient_of.grad) == 1.0
+
+
+def halved(pair: tuple[Tensor, Tensor], *, by: float = 2.0) -> dict[str, Tensor]:
+    first, second = pair
+    first.add_(1.0)
+    return {"sum": (first + second) / by}
+
+
+def test_a_compiled_function_gives_and_changes_what_the_function_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)  # operator by operator
+    run = compiled_function(halved, [(torch.zeros(2), torch.ones(2))])
+    first, second = torch.full((2,), 3.0), torch.full((2,), 4.0)
+    assert run((first, second))["sum"].tolist() == [4.0, 4.0] and first.tolist() == [4.0, 4.0]
+
+
+def test_a_compiler_that_fails_is_a_warning_and_the_function_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("error: out of\nmemory")
+
+    monkeypatch.setattr(torch._inductor, "compile", fail)
+    with pytest.warns(UserWarning, match=r"run uncompiled, more slowly: the compiler failed \(error: out of memory\)"):
+        run = compiled_function(halved, [(torch.zeros(2), torch.ones(2))])
+    assert run is halved
