@@ -18,6 +18,7 @@ from nap_rl.conf.environments import ATARI, ATARI_ACTIONS, Observations
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.ranges import check_ranges
 from nap_rl.conf.schema import Affine, Config, CosineSchedule, Norm
+from nap_rl.dotted import import_object
 from nap_rl.envs import Resize, check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP, import_cv2
 from nap_rl.machine import free_space
@@ -215,6 +216,11 @@ def _check_nap(config: Config, node: DictConfig) -> None:
 def _check_torso(agent: AgentConfig) -> None:
     if agent.torso not in TORSOS and "." not in agent.torso:
         raise ValueError(f"agent.torso={agent.torso} is none of {', '.join(TORSOS)}, and no dotted path of a class")
+    if "." in agent.torso:
+        try:
+            import_object(agent.torso)
+        except ValueError as error:
+            raise ValueError(f"agent.torso={agent.torso}: {error}") from None
     if len(agent.net_arch) > MOST_LAYERS:
         raise ValueError(f"agent.net_arch has {len(agent.net_arch)} layers, expected {MOST_LAYERS} or fewer")
 

@@ -38,6 +38,7 @@ REFUSED = {
         "resume=tests",
         "-x",
         "agent.torso=vgg",
+        "agent.torso=nowhere.Torso",
         "agent.init_from=nowhere.zip",
         "plasticity=redo plasticity.every=-1",
         "plasticity.name=reddo",
