@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class LayerMonitor:
         power: the k above; None takes 2 for torch.optim.SGD, with or without momentum, and 1 for all others.
         free: paths of submodules to leave out.
     """
+
+    projects: ClassVar[bool] = False
 
     def __init__(
         self, module: nn.Module, optimizer: Optimizer, *, power: int | None = None, free: Collection[str] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from nap_rl.nap.binding import MARK, follow, unfollow
+from nap_rl.nap.binding import MARK, follow, hold, release, unfollow
 from nap_rl.nap.groups import (
     Weights,
     check_choice,
@@ -70,6 +70,8 @@ class Projector:
             is 0, or the optimiser owns only some of its tensors. Also where nothing is to be projected.
     """
 
+    projects: ClassVar[bool] = True
+
     def __init__(
         self,
         module: nn.Module,
@@ -115,10 +117,12 @@ class Projector:
                 self._targets[name] = torch.tensor(norm, dtype=torch.float64, device=gain.device)
         self._projected = {**self._weights, **(self._pairs if affine == "project" else {})}
         self._projected_tensors = [tensor for tensors in self._projected.values() for tensor in tensors]
+        self._changed = {**self._projected, **(self._pairs if affine == "regularize" else {})}
         self._watched: list[int] = []
         self._update_active()
         self._hook: RemovableHandle | None = None
         self._attach()
+        hold(self.module, self.optimizer, self._layers())
 
     @property
     def groups(self) -> dict[str, Tensor]:
@@ -288,17 +292,18 @@ class Projector:
     def rebind(self, optimizer: Optimizer) -> None:
         """Follow `optimizer` instead, made anew over the same weights. Norms and the count of updates stay.
 
-        Raises ValueError where it does not own all that is projected.
+        Raises ValueError where it does not own all that this one projects or regularises.
         """
         parameters = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-        for name, tensors in self._projected.items():
+        for name, tensors in self._changed.items():
             if not all(tensor in parameters for tensor in tensors):
-                raise ValueError(f"the new optimizer does not own '{name}', which is projected.")
+                raise ValueError(f"the new optimizer does not own '{name}', which is projected or regularized.")
         self.remove()
         self.optimizer = optimizer
         self._watched = []
         self._update_active()
         self._attach()
+        hold(self.module, self.optimizer, self._layers())
 
     def remove(self) -> None:
         """Unhook from the optimiser: from now on nothing is projected, unless by `project()`."""
@@ -307,6 +312,7 @@ class Projector:
             self._hook = None
         self.optimizer.defaults.pop(MARK, None)
         unfollow(self)
+        release(self._layers())
 
     def _attach(self) -> None:
         self._hook = self.optimizer.register_step_post_hook(self._after_step)
@@ -314,8 +320,11 @@ class Projector:
         follow(self)
 
     def followed(self) -> Sequence[Tensor]:
-        """The projected weights."""
-        return self._projected_tensors
+        """All that is projected or regularised."""
+        return [tensor for tensors in self._changed.values() for tensor in tensors]
+
+    def _layers(self) -> list[nn.Module]:
+        return [self.module.get_submodule(name) for name in self._changed]
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which optimisers leave without their hooks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import warnings
@@ -111,7 +112,7 @@ def test_bottleneck_of_one_or_two_units_passes_numbers_and_no_signs(width: int) 
 
 def test_norm_that_one_number_reaches_is_refused_by_name() -> None:
     layers = [nn.Linear(8, 1), nn.ReLU(), nn.Linear(1, 16, bias=False), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()]
-    with pytest.raises(ValueError, match=r"leave '5' out with free"):
+    with pytest.raises(ValueError, match=r"leave '[45]' out with free"):
         normalize(nn.Sequential(*layers, nn.Linear(16, 2)), torch.randn(64, 8))
 
 
@@ -192,6 +193,62 @@ def test_optimizer_copied_without_its_projector_says_so() -> None:
     copied = copy.deepcopy((module, optimizer))
     with pytest.warns(UserWarning, match="copy of one that a Projector follows"):
         fit(*copied, x, 1)
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("options", [{}, {"every": None, "affine": "regularize"}])
+def test_copy_of_the_network_alone_says_once_that_nothing_projects_it(way: str, options: dict[str, Any]) -> None:
+    x = torch.randn(32, 8)
+    module = normalize(Residual(), x)
+    projector = Projector(module, torch.optim.Adam(module.parameters(), lr=1e-2), **options)
+    copied: Any = COPIES[way](module)  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(copied.parameters(), lr=1e-2)
+    LayerMonitor(copied, optimizer)
+    with pytest.warns(UserWarning, match=r"no Projector follows it: build Projector\(network, optimizer\)") as told:
+        fit(copied, optimizer, x)
+    assert len(told) == 1
+    own = Projector(copied, optimizer, **options)
+    own.load_state_dict(projector.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(copied, optimizer, x)
+        fit(module, projector.optimizer, x)
+    assert own.updates == projector.updates == 20 and own.max_relative_drift() < 1e-6
+
+
+def test_network_whose_projector_is_gone_says_so() -> None:
+    x = torch.randn(32, 8)
+    module, optimizer, projector = made(mlp(), x)
+    del optimizer, projector
+    gc.collect()
+    with pytest.warns(UserWarning, match="no Projector follows it"):
+        fit(module, torch.optim.Adam(module.parameters()), x, 1)
+
+
+def test_copies_that_nothing_trains_and_copies_without_projection_are_no_matter() -> None:
+    x = torch.randn(32, 8)
+    module, optimizer, projector = made(mlp(), x)
+    target = copy.deepcopy(module).requires_grad_(False)
+    average = torch.optim.swa_utils.AveragedModel(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(module, optimizer, x, 2)
+        average.update_parameters(module)
+        target.load_state_dict(module.state_dict())
+        projector.remove()
+        free = copy.deepcopy(module)
+        fit(free, torch.optim.Adam(free.parameters()), x, 1)
+
+
+def test_optimizers_of_other_weights_do_not_take_over_a_projector_that_only_regularizes() -> None:
+    x = torch.randn(32, 8)
+    module, other = normalize(mlp(), x), mlp()
+    optimizer = torch.optim.Adam(module.parameters())
+    projector = Projector(module, optimizer, every=None, affine="regularize")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(other, torch.optim.Adam(other.parameters()), x, 1)
+    assert projector.optimizer is optimizer
 
 
 def test_optimizer_made_anew_is_followed_with_a_warning() -> None:
@@ -330,6 +387,8 @@ def test_normalized_networks_are_scripted_traced_pickled_and_stacked(
 ) -> None:
     x = torch.randn(shape)
     nets = [normalize(make(), x, norm=norm).eval() for _ in range(2)]
+    for net in nets:
+        Projector(net, torch.optim.Adam(net.parameters()))
     expected = nets[1](x)
     loaded = pickle.loads(pickle.dumps(nets[1]))
     assert type(loaded) is type(nets[1]) and torch.equal(loaded(x), expected)
@@ -346,6 +405,7 @@ def test_normalized_networks_are_scripted_traced_pickled_and_stacked(
 def test_normalized_networks_are_exported(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     module = normalize(make(), x).eval()
+    Projector(module, torch.optim.Adam(module.parameters()))
     torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), module(x))
 
 
