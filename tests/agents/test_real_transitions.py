@@ -63,7 +63,7 @@ def transition(steps: list[Seen], t: int) -> tuple[list[Frame], int, float, floa
     return stacked(steps, t), steps[t].action, total, product, stacked(steps, t + N)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_stored_transitions_of_two_games_with_lost_lives_caps_and_a_switch_are_those_that_happened(
     tmp_path: Path, overlap: bool
 ) -> None:

@@ -41,11 +41,12 @@ STICKY = "env/protocol=machado2018"
 RESETS = [f"env.on_switch.{name}=reset" for name in ("replay", "optimizer", "target")]
 BACKPROP = ["plasticity=continual_backprop", "plasticity.rate=0.02", "plasticity.maturity=2"]
 CASES = {
-    "much at once": (
-        "atari",
+    "much at once, and on a switching step": (
+        "sequence",
         [STICKY, "agent.nap=true", "logger.diagnostics_every_updates=9", *BACKPROP],
-        [400],
+        [200],
     ),
+    "much at once": ("atari", [STICKY, "agent.nap=true", "logger.diagnostics_every_updates=9", *BACKPROP], [400]),
     "on a switching step": ("sequence", ["agent.nap=true"], [200]),
     "atari": ("atari", [], [400]),
     "in the warm-up, and between two updates": ("atari", [], [80, 408]),
@@ -77,7 +78,7 @@ def slow_but(*quick: str) -> Callable[[str], object]:
     return lambda name: name if name in quick else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("case", [*map(slow_but("much at once", "on a switching step"), CASES)])
+@pytest.mark.parametrize("case", [*map(slow_but("much at once, and on a switching step"), CASES)])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tiny: Any, tmp_path: Path) -> None:
     base, overrides, stops = CASES[case]
     assert_exact(tiny, tmp_path, [*getattr(tiny, base), *overrides], stops)

@@ -318,7 +318,7 @@ def play_chain(replay: Replay, episodes: int) -> None:
         (ExpectedValue(), 3),
         (Categorical(21, 0.0, 2.0), 3),
         pytest.param(Quantile(8), 3, marks=pytest.mark.slow),
-        (ImplicitQuantile(8, 8, 32), 3),
+        pytest.param(ImplicitQuantile(8, 8, 32), 3, marks=pytest.mark.slow),
     ],
     ids=["expected-1", "expected-3", "categorical-3", "quantile-3", "implicit_quantile-3"],
 )
@@ -353,7 +353,7 @@ def munchausen_values(alpha: float, temperature: float, clip: float) -> list[lis
 
 @pytest.mark.parametrize(
     "head",
-    [pytest.param(ExpectedValue(), marks=pytest.mark.slow), ImplicitQuantile(8, 8, 32)],
+    [ExpectedValue(), pytest.param(ImplicitQuantile(8, 8, 32), marks=pytest.mark.slow)],
     ids=lambda h: type(h).__name__,
 )
 def test_munchausen_reaches_the_fixed_point_of_its_own_value_iteration(make_agent: Make, head: Head) -> None:

@@ -25,8 +25,8 @@ def assert_same_future(ours: Any, theirs: Any, steps: int, num_actions: int) -> 
     ("game", "sticky"),
     [
         ("breakout", 0.25),
-        ("asterix", 0.0),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in [("breakout", 0.0), ("asterix", 0.25)]),
+        pytest.param("breakout", 0.0, marks=pytest.mark.slow),
+        *(pytest.param("asterix", sticky, marks=pytest.mark.slow) for sticky in (0.0, 0.25)),
         *(pytest.param("pong", sticky, marks=pytest.mark.slow) for sticky in (0.0, 0.25)),
     ],
 )
@@ -49,7 +49,7 @@ def test_episodes_of_different_phase_go_on_frame_by_frame(game: str, sticky: flo
 
 @pytest.mark.parametrize("sticky", [pytest.param(0.0, marks=pytest.mark.slow), 0.25])
 @pytest.mark.parametrize(  # 100 steps an episode
-    ("steps", "unseeded"), [(150, 1), (335, 0), pytest.param(480, 1, marks=pytest.mark.slow)]
+    ("steps", "unseeded"), [(150, 1), *(pytest.param(*each, marks=pytest.mark.slow) for each in [(335, 0), (480, 1)])]
 )
 def test_several_episodes_of_one_seed_go_on_frame_by_frame(steps: int, unseeded: int, sticky: float) -> None:
     def make() -> AtariEnvs:

@@ -55,9 +55,9 @@ def test_sb3_opens_what_is_its_own(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["agent=rainbow", "agent.nap=true", "agent.hidden=64"],
+        pytest.param(["agent=rainbow", "agent.nap=true", "agent.hidden=64"], marks=pytest.mark.slow),
         ["agent=c51", "agent.nap=true", "nap.norm=rms", "agent.torso=data_efficient"],
-        ["agent=dqn", "agent.nap=true", "nap=norm_only"],
+        pytest.param(["agent=dqn", "agent.nap=true", "nap=norm_only"], marks=pytest.mark.slow),
     ],
 )
 def test_everything_else_is_a_zip_of_rainbow(

@@ -92,7 +92,7 @@ def test_replay_gives_back_the_observations_that_the_environment_gave(stacked: b
     env.close()
 
 
-@pytest.mark.parametrize("nap", [False, True])
+@pytest.mark.parametrize("nap", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_updates_as_one_function_learn_the_same_and_go_through_a_zip(
     nap: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +134,14 @@ def test_trap_updates_keep_their_ratio_to_transitions(num_envs: int) -> None:
     assert model._n_updates == model.agent.updates == 2 * (160 // 8)
 
 
-@pytest.mark.parametrize(("policy", "nap"), [("MlpPolicy", True), ("MlpPolicy", False), ("CnnPolicy", True)])
+@pytest.mark.parametrize(
+    ("policy", "nap"),
+    [
+        ("MlpPolicy", True),
+        pytest.param("MlpPolicy", False, marks=pytest.mark.slow),
+        pytest.param("CnnPolicy", True, marks=pytest.mark.slow),
+    ],
+)
 def test_save_load_continue_is_an_unbroken_run(
     policy: str, nap: bool, tmp_path: Path, pong: Callable[..., VecEnv]
 ) -> None:
