@@ -27,7 +27,7 @@ from nap_rl.nap.norms import GroupNorms, scale, unit_norms
 from nap_rl.nap.roles import Role, assign_roles
 from nap_rl.nap.trace import Example
 
-Affine = Literal["project", "regularize", "free"]
+Affine = Literal["regularize", "project", "free"]
 
 
 class Group(NamedTuple):
@@ -52,9 +52,10 @@ class Projector:
         every: updates (steps of the optimiser) from one projection to the next. None never projects, so that
             `affine="regularize"` acts alone: the control of every claim about projection.
         affine: what happens to gain and offset (gamma, beta) of the norms that the optimiser owns.
-            "project": (gamma, beta) <- sqrt(d) (gamma, beta) / ||(gamma, beta)||, d the number of gains of
-            the norm: gamma = 1, beta = 0 stays as it is. Right where f(c x) = c f(x), as for ReLU.
             "regularize": gamma <- gamma - lr k (gamma - 1) and beta <- beta - lr k beta, after every update.
+            "project": (gamma, beta) <- sqrt(d) (gamma, beta) / ||(gamma, beta)||, d the number of gains of
+            the norm: gamma = 1, beta = 0 stays as it is. Only where f(c x) = c f(x), as for ReLU. Offsets
+            can still kill all units, and do in long streams.
             "free": nothing.
         output: "project" includes the layers that give the output, which no norm follows.
         scope: "tensor", one norm a weight tensor, as in the paper; "unit", one for each output unit.
@@ -78,7 +79,7 @@ class Projector:
         optimizer: Optimizer,
         *,
         every: int | None = 1,
-        affine: Affine = "project",
+        affine: Affine = "regularize",
         output: Literal["free", "project"] = "free",
         scope: Literal["tensor", "unit"] = "tensor",
         unnormalized: Literal["error", "project"] = "error",
@@ -86,7 +87,7 @@ class Projector:
         example_input: Example | None = None,
         free: Collection[str] = (),
     ) -> None:
-        check_choice("affine", affine, "project", "regularize", "free")
+        check_choice("affine", affine, "regularize", "project", "free")
         check_choice("output", output, "free", "project")
         check_choice("scope", scope, "tensor", "unit")
         check_choice("unnormalized", unnormalized, "error", "project")

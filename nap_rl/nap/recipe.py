@@ -21,7 +21,7 @@ def normalize_and_project(
     *,
     norm: NormKind = "layer",
     axes: Axes = "all",
-    affine: Literal["project", "regularize", "free", "omit"] = "project",
+    affine: Literal["regularize", "project", "free", "omit"] = "regularize",
     existing: Literal["keep", "replace"] = "keep",
     every: int = 1,
     output: Literal["free", "project"] = "free",

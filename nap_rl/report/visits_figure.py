@@ -89,8 +89,9 @@ def _cycles(axes: Axes, arms: Sequence[Arm], score: str) -> None:
 
 def _layers(axes: Axes, arms: Sequence[Arm], name: str) -> None:
     for i, arm in enumerate(arms):
-        pooled, at = _neighbours(of_layers(arm, name)[None])
-        axes.plot(at, pooled[0], **_look(i, at.size))
+        (pooled,), at = _neighbours(of_layers(arm, name)[None])
+        known = np.isfinite(pooled)  # diagnostics come every so many updates, not in each visit
+        axes.plot(at[known], pooled[known], **_look(i, int(known.sum())))
     style(axes, LAYERS[name])
     if name in ON_A_LOG_SCALE:
         axes.set_yscale("log", nonpositive="clip")

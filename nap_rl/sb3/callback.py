@@ -55,7 +55,7 @@ class NaPCallback(BaseCallback):
 
     Args:
         every: updates between two projections.
-        affine: of gains and offsets: "project", "regularize" or "free"; see `nap_rl.nap.Projector`.
+        affine: of gains and offsets: "regularize", "project" or "free"; see `nap_rl.nap.Projector`.
 
     Attributes:
         projectors: one for each optimiser, by the name of its module ("policy", "actor", "critic").
@@ -64,7 +64,7 @@ class NaPCallback(BaseCallback):
         ValueError: at the start of `learn`, if the policy has no normalisations.
     """
 
-    def __init__(self, every: int = 1, affine: Affine = "project", verbose: int = 0) -> None:
+    def __init__(self, every: int = 1, affine: Affine = "regularize", verbose: int = 0) -> None:
         super().__init__(verbose)
         self.every = every
         self.affine: Affine = affine

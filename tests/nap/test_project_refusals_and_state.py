@@ -116,7 +116,7 @@ def test_optimizer_that_owns_nothing_raises(small: Small) -> None:
     ("options", "sentence"),
     [
         ({"every": 0}, "every=0 must be"),
-        ({"affine": "omit"}, "affine='omit' is not one of project, regularize, free"),
+        ({"affine": "omit"}, "affine='omit' is not one of regularize, project, free"),
         ({"output": "yes"}, "output='yes'"),
         ({"scope": "row"}, "scope='row'"),
         ({"free": ["hed"]}, "free names 'hed'"),

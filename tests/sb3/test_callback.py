@@ -55,7 +55,7 @@ def test_each_optimizer_projects_only_what_it_owns() -> None:
     """Projecting the critic in the actor's step would change weights that autograd still needs: SAC crashed on it."""
     algorithm, env, settings = ALGORITHMS["SAC"]
     model = algorithm(nap_policy(SAC, "MlpPolicy"), env, seed=0, device="cpu", **settings)
-    callback = NaPCallback()
+    callback = NaPCallback(affine="project")
     model.learn(130, callback=callback)
     for name, module in {"actor": model.actor, "critic": model.critic}.items():
         owned = {parameter for group in module.optimizer.param_groups for parameter in group["params"]}
