@@ -18,6 +18,7 @@ from nap_rl.agents import Checkpointer, CheckpointsFailed, Diverged, Trainer
 from nap_rl.agents.checkpointer import report_divergence, restore
 from nap_rl.agents.stacked import play_together
 from nap_rl.conf import build, schema
+from nap_rl.conf.advice import advice
 from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
 from nap_rl.conf.resume import Resume, check_changes
@@ -262,6 +263,8 @@ def assemble(
     checkpointer = Checkpointer(folder, trainer, trainer.log, display, build.build_rhythm(config), about)
     if found is None:
         trainer.log.describe(schema.to_dict(config))
+        for sentence in advice(config):
+            display.note(sentence)
     else:
         path, saved = found
         restore(trainer, saved)

@@ -1,0 +1,25 @@
+"""What our measurements say of a configuration that is allowed, in sentences for the start of a run."""
+
+from __future__ import annotations
+
+from nap_rl.conf.env_schema import SequenceConfig, SequentialConfig
+from nap_rl.conf.schema import Affine, Config, ConstantSchedule
+
+
+def advice(config: Config) -> list[str]:
+    """Sentences; none for most configurations, and none without NaP."""
+    if not (config.agent.nap and config.nap.project):
+        return []
+    sequence = isinstance(config.env, (SequenceConfig, SequentialConfig))
+    found = []
+    if isinstance(config.schedule, ConstantSchedule) and not sequence:
+        found.append(
+            "with projection a constant learning rate stays constant in effect: on one task schedule=linear did better "
+            "(docs/results.md, figure 4)"
+        )
+    if sequence and config.nap.affine in (Affine.project, Affine.free):
+        found.append(
+            f"nap.affine={config.nap.affine.name}: in long sequences offsets sink and units die; "
+            "nap.affine=regularize and nap.affine=omit held (docs/guides/nap.md)"
+        )
+    return found
