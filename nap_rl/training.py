@@ -57,6 +57,7 @@ def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]
     with process_of_runs() as (signals, display, stack):
         with cli.refusing_bad_input():
             share_cores(config.threads, runs.count(), display)
+            advise(config, resume, display)
             trainer, checkpointer = stack.enter_context(opened(config, folder, resume, display, overrides))
         stop = stop_of(checkpointer, signals)
         ending = ending_of(trainer, checkpointer, signals, lambda: trainer.run(stop))
@@ -93,6 +94,7 @@ def train_together(
         opened_runs: list[tuple[Trainer, Checkpointer]] = []
         with cli.refusing_bad_input():
             share_cores(configs[0].threads, runs.count(), display)
+            advise(configs[0], left[0][2], display)
             for config, path, resume in left:
                 shown = display if not opened_runs else Progress(beside=f"seed {config.seed}")
                 run = stack.enter_context(opened(config, path, resume, shown, overrides, stacked=True))
@@ -191,6 +193,13 @@ def share_cores(setting: str, runs: int, display: Progress) -> None:
         display.note(f"threads={count}, not {alone}: {runs} runs share {threads.usable_cores()} cores")
 
 
+def advise(config: Config, resume: Resume, display: Progress) -> None:
+    """Says what was measured of such settings, to a run that begins."""
+    if resume.folder is None:
+        for sentence in advice(config):
+            display.note(sentence)
+
+
 def waiting_for_emulators(config: Config, display: Progress) -> AbstractContextManager[object]:
     """Says that many emulators take their time, and goes on saying so while they are opened and seeded."""
     env = config.env
@@ -263,8 +272,6 @@ def assemble(
     checkpointer = Checkpointer(folder, trainer, trainer.log, display, build.build_rhythm(config), about)
     if found is None:
         trainer.log.describe(schema.to_dict(config))
-        for sentence in advice(config):
-            display.note(sentence)
     else:
         path, saved = found
         restore(trainer, saved)
