@@ -15,6 +15,8 @@ Settings of the sweep:
     sweep.parallel=N        runs at a time; without it as many as cores, GPUs and memory take
     sweep.cpus_per_run=1    cores for each run, which computes with as many threads
     sweep.gpus_per_run=0.25 four runs share a GPU; without it a run has one for itself, where there are GPUs
+    sweep.seeds_per_process=1|N|auto  seeds that train.py stacks in one process; auto: where their networks are small,
+                            as many as keep all cores at work, 5 at most, but 1 with ray.address= or sweep.stop=asha
 
     sweep.search=random     sweep.samples=20 draws instead of all combinations, each with every seed;
                             tag(log,interval(1e-5,1e-2)) draws numbers
@@ -49,6 +51,7 @@ from nap_rl.sweep import grammar, local, named, record, resources, settings, tab
 from nap_rl.sweep.commands import COMMANDS, STUDY, TRAIN, Command
 from nap_rl.sweep.grammar import Combination
 from nap_rl.sweep.record import Record
+from nap_rl.sweep.sharing import processes
 from nap_rl.sweep.trials import Trial
 
 if TYPE_CHECKING:
@@ -124,7 +127,7 @@ def begin(
     from nap_rl.conf.sweeps import Planner
 
     folder = new_folder(asked)
-    planner = Planner(command, folder)
+    planner = Planner(command, folder, *sharing_of(asked))
     trials = planner.plan(cli.Arguments(asked.overrides, arguments.config_dirs), combinations)
     before = record.check_same(folder, command, trials)
     for trial in trials:
@@ -168,7 +171,7 @@ def begin_search(command: Command, asked: settings.Asked, arguments: cli.Argumen
     folder = new_folder(asked)
     if (folder / record.NAME).exists():
         raise ValueError(f"{folder} holds a sweep: name another folder, or go on with sweep.py resume={folder}")
-    planner = Planner(command, folder)
+    planner = Planner(command, folder, *sharing_of(asked))
     given = cli.Arguments(asked.overrides, arguments.config_dirs)
     first = optuna_search.OptunaSearch(asked.overrides, asked.settings.search_seed).ask(1)
     planner.plan(given, first)
@@ -196,13 +199,22 @@ def searching(sweep: Record, asked: settings.Asked, arguments: cli.Arguments) ->
         draws = max(min(at_once // len(search.ask(1)), left), 1)
         found: list[Trial] = []
         for _ in range(TRIES if left > 0 else 0):
-            planned = Planner(sweep.command, sweep.folder).plan(arguments, search.ask(draws))
+            planner = Planner(sweep.command, sweep.folder, *sharing_of(asked))
+            planned = planner.plan(arguments, search.ask(draws))
             if found := [trial for trial in planned if trial.folder not in known]:
                 break
         sweep.trials.extend(found)
         return found
 
     return more
+
+
+def sharing_of(asked: settings.Asked) -> tuple[int | None, int | None]:
+    """(seeds in a process, None for auto; processes at a time as far as that is known)."""
+    given = asked.settings
+    if asked.address is not None or given.stop == "asha":
+        return given.seeds_per_process, None
+    return given.seeds_per_process, given.parallel or max(threads.usable_cores() // given.cpus_per_run, 1)
 
 
 def new_folder(asked: settings.Asked) -> Path:
@@ -221,7 +233,10 @@ def run(sweep: Record, asked: settings.Asked, more: Callable[[int], list[Trial]]
     with sole_owner(sweep.folder):
         todo = sweep.unfinished()
         done = len(sweep.trials) - len(todo)
-        where = asked.address or f"{min(len(places), max(len(todo), 1))} at a time"
+        together = processes(todo)
+        at_once = min(len(places), max(len(together), 1))
+        kind = "at a time" if len(together) == len(todo) else f"processes of up to {max(map(len, together))} at a time"
+        where = asked.address or f"{at_once} {kind}"
         print(f"{len(sweep.trials)} runs, {done} done already, {where} -> {sweep.folder}", flush=True)
         sweep.write(now=True)
         with local.Signals() as signals, watching(sweep) as watcher:

@@ -38,6 +38,7 @@ def main() -> int:
     folder = Path(mkdtemp(prefix="sweep-kills-"))
     peace, war = given.peace or folder / "peace", folder / "war"
     axes = [*TINY, f"seed=0..{given.runs // 2 - 1}", "agent.nap=true,false", f"sweep.engine={given.engine}"]
+    axes.append("sweep.seeds_per_process=1")  # a kill is of one run
     began = time.monotonic()
     if given.peace is None:
         subprocess.run([sys.executable, "sweep.py", "train", *axes, f"sweep.dir={peace}"], cwd=ROOT, check=True)

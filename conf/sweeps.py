@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from nap_rl import cli
 from nap_rl.conf.schema import Config
-from nap_rl.sweep import trials
+from nap_rl.sweep import record, sharing, trials
 from nap_rl.sweep.commands import EVALUATE, STUDY, TRAIN, Command
 from nap_rl.sweep.grammar import Combination, expand
 from nap_rl.sweep.trials import Trial
@@ -20,15 +20,27 @@ TRAINING_BYTES = 600 << 20  # torch, networks and buffers of a small run, measur
 class Planner:
     """Plans the runs of one command in one folder, and adds up what they need.
 
+    Args:
+        seeds_per_process: runs that differ in their seed alone and share a process; None: as many as keep `at_once`
+            processes at work, and no more than `sharing.MOST`, where their networks can be stacked.
+        at_once: processes at a time; None: not known, so that None above means 1.
+
     Attributes:
-        bytes_per_run: of memory, of the run that needs most.
+        bytes_per_run: of memory, of the process that needs most.
         on_gpu: whether a run may compute on a GPU.
     """
 
-    def __init__(self, command: Command, folder: Path) -> None:
+    def __init__(
+        self, command: Command, folder: Path, seeds_per_process: int | None = 1, at_once: int | None = None
+    ) -> None:
+        if command is not TRAIN and (seeds_per_process or 1) > 1:
+            raise ValueError(f"sweep.seeds_per_process={seeds_per_process} is for trainings, not for {command.name}.py")
         self.command, self.folder = command, folder
+        self.seeds_per_process, self.at_once = seeds_per_process, at_once
         self.bytes_per_run, self.on_gpu = TRAINING_BYTES, False
         self._frame_bytes: dict[str, int] = {}
+        self._configs: list[Config] = []  # of the runs, in order
+        self._replay_bytes: list[int] = []
 
     def plan(self, arguments: cli.Arguments, combinations: Sequence[Combination] | None = None) -> list[Trial]:
         """All runs, checked.
@@ -51,7 +63,37 @@ class Planner:
                 combinations=combinations,
             )
         assert self.command is TRAIN
-        return trials.plan(arguments, "config", self._check, folder=self.folder, combinations=combinations)
+        self._configs, self._replay_bytes = [], []
+        runs = trials.plan(arguments, "config", self._check, folder=self.folder, combinations=combinations)
+        placed = sharing.share(runs, self.folder, self._most(runs), record.known(self.folder))
+        replay_bytes = {run.folder: size for run, size in zip(placed, self._replay_bytes, strict=True)}
+        for together in sharing.processes(placed):
+            needed = TRAINING_BYTES + sum(replay_bytes[run.folder] for run in together)
+            self.bytes_per_run = max(self.bytes_per_run, needed)
+        return placed
+
+    def _most(self, runs: Sequence[Trial]) -> Callable[[Sequence[Trial]], int]:
+        """For `sharing.share`: how many runs that differ in their seed alone share a process.
+
+        Raises:
+            ValueError: several shall, and their networks cannot be stacked.
+        """
+        asked = self.seeds_per_process
+        if asked is None:
+            asked = 1 if self.at_once is None else min(-(-len(runs) // self.at_once), sharing.MOST)
+        config_of = {run.folder: config for run, config in zip(runs, self._configs, strict=True)}
+
+        def most(arm: Sequence[Trial]) -> int:
+            from nap_rl.conf import build
+
+            if asked == 1 or (reason := build.stack_refusal(config_of[arm[0].folder])) is None:
+                return asked
+            if self.seeds_per_process is None:
+                return 1
+            which = f" ({arm[0].arm})" if arm[0].arm else ""
+            raise ValueError(f"sweep.seeds_per_process={asked}: runs{which} cannot share a process, because {reason}")
+
+        return most
 
     def _check(self, node: DictConfig) -> Config:
         from nap_rl.conf import check, environments
@@ -63,8 +105,8 @@ class Planner:
         kind = repr(config.env)
         if kind not in self._frame_bytes:
             self._frame_bytes[kind] = frame_bytes(environments.shown(config.env, config.seed)[0])
-        replay = Replay.nbytes(config.replay.capacity, self._frame_bytes[kind])
-        self.bytes_per_run = max(self.bytes_per_run, replay + TRAINING_BYTES)
+        self._configs.append(config)
+        self._replay_bytes.append(Replay.nbytes(config.replay.capacity, self._frame_bytes[kind]))
         self.on_gpu |= config.device.name != "cpu"
         return config
 

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nap_rl import checkpoint, cli
+from nap_rl.agents import ValueAgent
+from nap_rl.agents.divergence import Update
 from nap_rl.conf import build, schema
 from nap_rl.conf.check import to_config
+from nap_rl.conf.schema import Config
 
 Command = Callable[..., tuple[int, str, str]]
 Settings = tuple[str, ...]
@@ -85,6 +89,30 @@ def test_runs_that_died_before_their_summary_write_it_when_gone_on_with(
         found, before = ([summary(place / f"seed_{seed}") for seed in (3, 5)] for place in (folder, together))
         for name in ("status", "frames", "weights_sha256"):
             assert [each[name] for each in found] == [each[name] for each in before]
+
+
+def test_a_run_that_diverges_leaves_the_others_to_their_ends(
+    tmp_path: Path, train_here: Command, tiny_catch: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_agent, finish, doomed = build.build_agent, ValueAgent.finish, list[ValueAgent]()
+
+    def build_and_note(config: Config, *rest: Any, **more: Any) -> Any:
+        agent, projector = build_agent(config, *rest, **more)
+        doomed.extend([agent] if config.seed == 1 else [])
+        return agent, projector
+
+    def finish_or_diverge(agent: ValueAgent, update: Update) -> Update:
+        if agent in doomed and agent.updates == 20:
+            update = update._replace(loss=torch.tensor(float("nan")))
+        return finish(agent, update)
+
+    monkeypatch.setattr(build, "build_agent", build_and_note)
+    monkeypatch.setattr(ValueAgent, "finish", finish_or_diverge)
+    code, out, _ = train_here(*tiny_catch, "seeds=[0,1,2]", f"hydra.run.dir={tmp_path}")
+    assert code == 3 and "seed 1: diverged (the loss is nan at update 21," in out
+    found = [summary(tmp_path / f"seed_{seed}") for seed in range(3)]
+    assert [each["status"] for each in found] == ["finished", "diverged", "finished"]
+    assert [each["updates"] for each in found] == [60, 21, 60]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One run of a sweep as a process of its own, started again after each death until it has come to an end."""
+"""A process of a sweep, of one run or of several, started again after each death until all have come to their ends."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -18,6 +18,7 @@ from typing import IO, NamedTuple
 import nap_rl
 from nap_rl.sweep import commands
 from nap_rl.sweep.commands import Command
+from nap_rl.sweep.sharing import without_seed
 from nap_rl.sweep.trials import Trial
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -51,19 +52,29 @@ class Surroundings:
     show: bool = False
 
 
-class TrialRun:
-    """A run that is being brought to its end; nothing here waits."""
+def ending_of(trial: Trial, command: Command) -> Outcome | None:
+    """How a run ended for good, as its folder says; None: it may go on."""
+    if command.is_finished(trial.folder):
+        return Outcome("finished", 0)
+    summary = commands.summary_of(trial.folder) if command.has_status else {}
+    if summary.get("status") == "diverged":  # and would again
+        return Outcome("diverged", DIVERGED, summary.get("reason"))
+    return None
 
-    def __init__(self, trial: Trial, command: Command, surroundings: Surroundings) -> None:
-        self.trial, self.command, self.surroundings = trial, command, surroundings
+
+class TrialRun:
+    """The runs of one process, most often one, that are being brought to their ends; nothing here waits."""
+
+    def __init__(self, trials: Sequence[Trial], command: Command, surroundings: Surroundings) -> None:
+        self.trials, self.command, self.surroundings = trials, command, surroundings
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: int | None = None
         self._signals: list[int] = []
         self._deaths = 0
-        self._newest: str | None = None
+        self._newest: list[str | None] = []
 
-    def poll(self) -> Outcome | None:
-        """Start what is to be started; returns the outcome once there is one."""
+    def poll(self) -> list[Outcome] | None:
+        """Start what is to be started; returns the outcomes of all runs once there are all."""
         if self._process is None:
             return self._start()
         code = self._process.poll()
@@ -79,45 +90,49 @@ class TrialRun:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process at hand."""
-        return None if self._process is None else self._process.pid
-
-    def _start(self) -> Outcome | None:
-        folder = self.trial.folder
+    def _start(self) -> list[Outcome] | None:
         if self._signals:
-            return Outcome("interrupted", 128 + self._signals[0])
+            return self._outcomes(Outcome("interrupted", 128 + self._signals[0]))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder)
-            if lock is None:  # a process whose parent has died is still writing its checkpoint
-                return None
-            with lock:
-                if self.command.is_finished(folder):
-                    return Outcome("finished", 0)
-                if not self.trial.resumes:
-                    _clear(folder)
-                self._newest = commands.newest_checkpoint(folder)
-                commands.note_start(folder, socket.gethostname())
-                self._process = self._spawn(lock)
+            with ExitStack() as locks:
+                held = [_lock(trial.folder, make=True) for trial in self.trials]
+                for lock in held:
+                    if lock is not None:
+                        locks.enter_context(lock)
+                if None in held:  # a process whose parent has died is still writing its checkpoint
+                    return None
+                left = [trial for trial in self.trials if ending_of(trial, self.command) is None]
+                if not left:
+                    return self._outcomes(None)
+                for trial in left:
+                    if not trial.resumes:
+                        _clear(trial.folder)
+                    commands.note_start(trial.folder, socket.gethostname())
+                self._newest = self._checkpoints()
+                self._process = self._spawn(left, [lock.fileno() for lock in held if lock is not None])
         except OSError as error:
-            return Outcome("failed", CANNOT_WRITE, str(error))
+            return self._outcomes(Outcome("failed", CANNOT_WRITE, str(error)))
         return None
 
-    def _spawn(self, lock: IO[str]) -> subprocess.Popen[bytes]:
-        trial, given = self.trial, self.surroundings
+    def _spawn(self, left: Sequence[Trial], locks: Sequence[int]) -> subprocess.Popen[bytes]:
+        command, given, first = self.command, self.surroundings, left[0]
+        self._place = first.folder
+        arguments = command.arguments(first.folder, first.arguments, given.threads)
+        if len(left) > 1:
+            assert first.together is not None
+            self._place = first.together
+            seeds = [trial.seed for trial in left]
+            arguments = command.arguments_together(self._place, without_seed(first.arguments), seeds, given.threads)
         reading, self._pipe = os.pipe()
-        arguments = self.command.arguments(trial.folder, trial.arguments, given.threads)
         root = str(Path(nap_rl.__file__).absolute().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         threads = {name: str(given.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if given.threads}
         environment = {**os.environ, **threads, **(given.environment or {}), "PYTHONPATH": os.pathsep.join(paths)}
-        with open(os.devnull if given.show else trial.folder / commands.OUTPUT, "ab") as output:
+        with open(os.devnull if given.show else self._place / commands.OUTPUT, "ab") as output:
             try:
                 return subprocess.Popen(
-                    [sys.executable, "-m", "nap_rl.sweep.child", str(reading), self.command.program, *arguments],
-                    pass_fds=(reading, lock.fileno()),
+                    [sys.executable, "-m", "nap_rl.sweep.child", str(reading), command.program, *arguments],
+                    pass_fds=(reading, *locks),
                     start_new_session=True,  # Ctrl-C reaches it through us alone, and so once
                     env=environment,
                     stdin=subprocess.DEVNULL,
@@ -127,27 +142,37 @@ class TrialRun:
             finally:
                 os.close(reading)
 
-    def _judge(self, code: int) -> Outcome | None:
+    def _judge(self, code: int) -> list[Outcome] | None:
         """What the end of a process means; None: it is started again."""
-        folder = self.trial.folder
-        reason = commands.summary_of(folder).get("reason") or commands.last_words(folder)
-        if self.command.is_finished(folder):
-            return Outcome("finished", 0)
+        if all(ending_of(trial, self.command) for trial in self.trials):
+            return self._outcomes(None)
+        words = commands.last_words(self._place)
         if self._signals or code in STOPPED_CODES:
-            return Outcome("interrupted", 128 + self._signals[0] if self._signals else code)
+            return self._outcomes(Outcome("interrupted", 128 + self._signals[0] if self._signals else code))
         if code == REFUSED:
-            return Outcome("refused", code, commands.last_words(folder))
-        if code == DIVERGED:
-            return Outcome("diverged", code, reason)
-        if code == CANNOT_WRITE:
-            return Outcome("failed", code, reason)
-        newest = commands.newest_checkpoint(folder)
+            return self._outcomes(Outcome("refused", code, words))
+        if code in (DIVERGED, CANNOT_WRITE):
+            return self._outcomes(Outcome("diverged" if code == DIVERGED else "failed", code, words), own_reason=True)
+        newest = self._checkpoints()
         self._deaths = 1 if newest != self._newest else self._deaths + 1
         if self._deaths >= (DEATHS if code > 128 else FAILURES):
-            words = commands.last_words(folder)
             died = f"it died {self._deaths} times in a row without a new checkpoint, with exit code {code}"
-            return Outcome("failed", code, f"{died}: {words}" if words else died)
+            return self._outcomes(Outcome("failed", code, f"{died}: {words}" if words else died))
         return None
+
+    def _outcomes(self, others: Outcome | None, *, own_reason: bool = False) -> list[Outcome]:
+        """Of each run, in order: what its folder says, else `others`."""
+        found = []
+        for trial in self.trials:
+            outcome = ending_of(trial, self.command) or others
+            assert outcome is not None
+            if own_reason and outcome is others:
+                outcome = others._replace(reason=commands.summary_of(trial.folder).get("reason") or others.reason)
+            found.append(outcome)
+        return found
+
+    def _checkpoints(self) -> list[str | None]:
+        return [commands.newest_checkpoint(trial.folder) for trial in self.trials]
 
     def _close(self) -> None:
         if self._pipe is not None:
@@ -167,8 +192,10 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _lock(folder: Path) -> IO[str] | None:
+def _lock(folder: Path, *, make: bool = False) -> IO[str] | None:
     """The lock of a run's folder, or None while another process has it."""
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / LOCK, "a", encoding="ascii")  # noqa: SIM115  (closing it is releasing it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,6 +32,7 @@ class Command:
         has_status: whether `result` says by its "status" that the run is finished; else its existence does.
         resume: the setting that goes on with the run in a folder; "": the same command again does.
         threads: the setting for the number of its threads, or "".
+        together: the setting that trains several seeds in one process, or "".
     """
 
     name: str
@@ -41,6 +42,7 @@ class Command:
     has_status: bool = False
     resume: str = ""
     threads: str = ""
+    together: str = ""
 
     def is_finished(self, folder: Path) -> bool:
         """Whether the run in `folder` came to its end."""
@@ -50,14 +52,25 @@ class Command:
 
     def arguments(self, folder: Path, typed: Sequence[str], threads: int | None) -> list[str]:
         """What to type to begin the run in `folder`, or to go on with it."""
-        keys = {argument.split("=", 1)[0] for argument in typed}
-        more = [f"{self.threads}={threads}"] if self.threads and threads and self.threads not in keys else []
+        more = self._threads(typed, threads)
         if self.resume and has_checkpoint(folder):
             return [f"{self.resume}={folder}", *more]  # everything else stands in its checkpoint
         return [*typed, *more, f"{self.place}={quoted(str(folder))}"]
 
+    def arguments_together(
+        self, folder: Path, typed: Sequence[str], seeds: Sequence[int | None], threads: int | None
+    ) -> list[str]:
+        """What to type to begin the runs of `seeds` below `folder`, or to go on; `typed` holds no seed."""
+        listed = f"{self.together}=[{','.join(map(str, seeds))}]"
+        place = f"{self.place}={quoted(str(folder))}"
+        return [*typed, *self._threads(typed, threads), listed, f"{self.resume}=auto", place]
 
-TRAIN = Command("train", "nap_rl.train", has_status=True, resume="resume", threads="threads")
+    def _threads(self, typed: Sequence[str], threads: int | None) -> list[str]:
+        keys = {argument.split("=", 1)[0] for argument in typed}
+        return [f"{self.threads}={threads}"] if self.threads and threads and self.threads not in keys else []
+
+
+TRAIN = Command("train", "nap_rl.train", has_status=True, resume="resume", threads="threads", together="seeds")
 STUDY = Command("study", "nap_rl.study")
 EVALUATE = Command("evaluate", "nap_rl.evaluate", place="out", result="evaluation.json")
 COMMANDS = {command.name: command for command in (TRAIN, STUDY, EVALUATE)}

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from nap_rl.sweep.attempts import STOPPED_CODES, STOPPING, Outcome, Surroundings, TrialRun
 from nap_rl.sweep.record import Record
+from nap_rl.sweep.sharing import processes
 from nap_rl.sweep.trials import Trial
 
 POLL_SECONDS = 0.05
@@ -57,31 +58,33 @@ def passed_on(number: int) -> int:
 def run(
     record: Record, trials: Sequence[Trial], places: Sequence[Surroundings], watcher: Watcher, signals: Signals
 ) -> None:
-    """Bring `trials` to their ends, as many at a time as there are `places`; the outcomes stand in `record`.
+    """Bring `trials` to their ends, as many processes at a time as there are `places`; the outcomes stand in `record`.
 
     A signal goes on to all runs at hand, and no other begins. So does a run that somebody else stopped.
     """
-    waiting, free = deque(trials), deque(places)
+    waiting, free = deque(processes(trials)), deque(places)
     running: list[tuple[TrialRun, Surroundings]] = []
     passed = 0
     stopping = False
     while running or (waiting and not stopping):
         while waiting and free and not stopping and not signals.received:
-            trial, place = waiting.popleft(), free.popleft()
-            running.append((TrialRun(trial, record.command, place), place))
-            record.begins(trial)
-            watcher.begins(trial)
+            together, place = waiting.popleft(), free.popleft()
+            running.append((TrialRun(together, record.command, place), place))
+            for trial in together:
+                record.begins(trial)
+                watcher.begins(trial)
         for number in signals.received[passed:]:
             _each(running, lambda attempt, number=number: attempt.send(passed_on(number)))  # type: ignore[misc]
             passed, stopping = passed + 1, True
         for attempt, place in list(running):
-            if (outcome := attempt.poll()) is None:
+            if (outcomes := attempt.poll()) is None:
                 continue
             running.remove((attempt, place))
             free.append(place)
-            record.ends(attempt.trial, outcome)
-            watcher.ends(attempt.trial, outcome)
-            if outcome.code in STOPPED_CODES and not stopping:
+            for trial, outcome in zip(attempt.trials, outcomes, strict=True):
+                record.ends(trial, outcome)
+                watcher.ends(trial, outcome)
+            if any(outcome.code in STOPPED_CODES for outcome in outcomes) and not stopping:
                 stopping = True
                 _each(running, lambda other: other.send(signal.SIGTERM))
         watcher.looks()

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from nap_rl.sweep.child import GRACE
 from nap_rl.sweep.commands import Command
 from nap_rl.sweep.local import POLL_SECONDS, Signals, Watcher
 from nap_rl.sweep.record import Record
+from nap_rl.sweep.sharing import processes
 from nap_rl.sweep.trials import Trial
 
 STATE = ".tune"  # in the sweep's folder, while it runs
@@ -132,15 +134,18 @@ def run(
 
     state = record.folder.absolute() / STATE
     shutil.rmtree(state, ignore_errors=True)
-    notes = _notes(record, trials, watcher, signals, halving)
+    together = processes(trials)
+    notes = _notes(record, together, watcher, signals, halving)
     trainable = tune.with_resources(
-        tune.with_parameters(_trainable(), trials=[_absolute(trial) for trial in trials], command=record.command),
+        tune.with_parameters(
+            _trainable(), together=[[_absolute(trial) for trial in each] for each in together], command=record.command
+        ),
         {"CPU": takes.cpus, "GPU": takes.gpus} if takes.gpus else {"CPU": takes.cpus},
     )
     tuner = tune.Tuner(
         trainable,
         param_space={
-            "run": tune.grid_search(list(range(len(trials)))),
+            "run": tune.grid_search(list(range(len(together)))),
             "threads": takes.cpus,
             "metric": None if halving is None else halving.metric,
         },
@@ -161,8 +166,7 @@ def run(
     _wait_for(record, [trial for trial in trials if trial.folder in record.running])
     for trial in trials:
         if trial.folder in record.running:
-            done = record.command.is_finished(trial.folder)
-            outcome = Outcome("finished", 0) if done else Outcome("interrupted", _code(signals))
+            outcome = attempts.ending_of(trial, record.command) or Outcome("interrupted", _code(signals))
             record.ends(trial, outcome)
             watcher.ends(trial, outcome)
     shutil.rmtree(state, ignore_errors=True)
@@ -186,27 +190,28 @@ def _trainable() -> Any:
     class Run(tune.Trainable):  # type: ignore[misc]
         attempt: TrialRun | None = None
 
-        def setup(self, config: dict[str, Any], trials: Sequence[Trial], command: Command) -> None:
-            self.trials, self.command = trials, command
+        def setup(self, config: dict[str, Any], together: Sequence[Sequence[Trial]], command: Command) -> None:
+            self.together, self.command = together, command
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.cleanup()
-            self.folder = self.trials[new_config["run"]].folder
+            trials = self.together[new_config["run"]]
+            self.folder = trials[0].folder
             surroundings = Surroundings(threads=new_config["threads"])
             self.metric = new_config["metric"]
-            self.attempt = TrialRun(self.trials[new_config["run"]], self.command, surroundings)
+            self.attempt = TrialRun(trials, self.command, surroundings)
             return True
 
         def step(self) -> dict[str, Any]:
             assert self.attempt is not None
             until = time.monotonic() + REPORT_SECONDS
             while time.monotonic() < until:
-                if (outcome := self.attempt.poll()) is not None:
+                if (outcomes := self.attempt.poll()) is not None:
                     self.attempt = None
-                    return {"outcome": tuple(outcome), "done": True, **self.score()}
+                    return {"outcomes": [tuple(outcome) for outcome in outcomes], "done": True, **self.score()}
                 time.sleep(POLL_SECONDS)
-            return {"outcome": None, **self.score()}
+            return {"outcomes": None, **self.score()}
 
         def score(self) -> dict[str, float]:
             """How far the run is, and how good, for a scheduler that asks."""
@@ -234,7 +239,13 @@ def _trainable() -> Any:
     return Run
 
 
-def _notes(record: Record, trials: Sequence[Trial], watcher: Watcher, signals: Signals, halving: Halving | None) -> Any:
+def _notes(
+    record: Record,
+    together: Sequence[Sequence[Trial]],
+    watcher: Watcher,
+    signals: Signals,
+    halving: Halving | None,
+) -> Any:
     """What Tune tells, put into the record."""
     from ray import tune
 
@@ -249,22 +260,23 @@ def _notes(record: Record, trials: Sequence[Trial], watcher: Watcher, signals: S
             watcher.looks()
 
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            mine = self._run_of(trial)
-            if mine.folder not in record.running:
-                record.begins(mine)
-                watcher.begins(mine)
+            for mine in self._runs_of(trial):
+                if mine.folder not in record.running:
+                    record.begins(mine)
+                    watcher.begins(mine)
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            if result.get("outcome") is None:
+            if result.get("outcomes") is None:
                 return
-            mine, outcome = self._run_of(trial), Outcome(*result["outcome"])
-            record.ends(mine, outcome)
-            watcher.ends(mine, outcome)
-            if outcome.code in attempts.STOPPED_CODES:
-                self.stopper.stopping = True  # somebody else stopped it
+            for mine, words in zip(self._runs_of(trial), result["outcomes"], strict=True):
+                outcome = Outcome(*words)
+                record.ends(mine, outcome)
+                watcher.ends(mine, outcome)
+                if outcome.code in attempts.STOPPED_CODES:
+                    self.stopper.stopping = True  # somebody else stopped it
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            mine = self._run_of(trial)
+            mine, *_ = self._runs_of(trial)
             if halving is not None and mine.folder in record.running and not self.stopper.stop_all():
                 reason = f"asha ended it at {last_value(mine.folder, halving.metric)[0]:,.0f} frames"
                 outcome = Outcome("stopped", 0, reason)
@@ -272,9 +284,8 @@ def _notes(record: Record, trials: Sequence[Trial], watcher: Watcher, signals: S
                 watcher.ends(mine, outcome)
 
         @staticmethod
-        def _run_of(trial: Any) -> Trial:
-            number: int = trial.config["run"]
-            return trials[number]
+        def _runs_of(trial: Any) -> Sequence[Trial]:
+            return together[trial.config["run"]]
 
     return Notes()
 
@@ -316,8 +327,9 @@ def _code(signals: Signals) -> int:
 
 
 def _absolute(trial: Trial) -> Trial:
-    """With an absolute folder: Tune's processes have working folders of their own."""
-    return Trial(**{**vars(trial), "folder": trial.folder.absolute()})
+    """With absolute folders: Tune's processes have working folders of their own."""
+    together = None if trial.together is None else trial.together.absolute()
+    return replace(trial, folder=trial.folder.absolute(), together=together)
 
 
 def _remove_old() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nap_rl.files import write_atomic
 from nap_rl.sweep import commands
-from nap_rl.sweep.attempts import Outcome
+from nap_rl.sweep.attempts import Outcome, ending_of
 from nap_rl.sweep.commands import COMMANDS, Command
 from nap_rl.sweep.trials import Trial
 
@@ -46,8 +46,8 @@ class Record:
     def unfinished(self) -> list[Trial]:
         """Runs to start: those that did not finish, but for diverged ones, which would diverge again."""
         for trial in self.trials:
-            if self.command.is_finished(trial.folder):
-                self.outcomes[trial.folder] = Outcome("finished", 0)
+            if (ending := ending_of(trial, self.command)) is not None:
+                self.outcomes[trial.folder] = ending
             elif self.status(trial) not in ("diverged", "stopped"):
                 self.outcomes.pop(trial.folder, None)
         return [trial for trial in self.trials if trial.folder not in self.outcomes]
@@ -73,6 +73,7 @@ class Record:
             "folder": _relative(trial.folder, self.folder),
             "overrides": list(trial.differing),
             "arguments": list(trial.arguments),
+            "together": None if trial.together is None else _relative(trial.together, self.folder),
             "arm": trial.arm,
             "seed": trial.seed,
             "resumes": trial.resumes,
@@ -107,6 +108,7 @@ def read(folder: Path) -> Record:
                 seed=row["seed"],
                 resumes=row["resumes"],
                 frames=row.get("frames"),
+                together=folder / row["together"] if row.get("together") else None,
             )
             for row in rows
         ]
@@ -117,6 +119,13 @@ def read(folder: Path) -> Record:
     except (KeyError, TypeError, json.JSONDecodeError):
         raise ValueError(f"{path} is damaged: it does not list the runs of a sweep") from None
     return record
+
+
+def known(folder: Path) -> dict[frozenset[str], Trial]:
+    """The runs, by their settings, of the sweep in `folder`; {} in a new folder."""
+    if not (folder / NAME).exists():
+        return {}
+    return {frozenset(trial.arguments): trial for trial in read(folder).trials}
 
 
 def check_same(folder: Path, command: Command, trials: Sequence[Trial]) -> Mapping[Path, Outcome]:

@@ -28,6 +28,8 @@ class SweepSettings:
         engine: ray | local; None: ray where it is installed.
         parallel: runs at a time; None: as many as cores, GPUs and memory take.
         cpus_per_run: cores for each run, which computes with as many threads.
+        seeds_per_process: runs that differ in their seed alone and share a process; None: where they can be stacked,
+            as many as keep all cores at work, and no more than `sharing.MOST`.
         search: grid | random | optuna.
         samples: draws of a search; each runs with every seed.
         search_seed: of the draws.
@@ -41,6 +43,7 @@ class SweepSettings:
     engine: str | None = None
     parallel: int | None = None
     cpus_per_run: int = 1
+    seeds_per_process: int | None = None
     gpus_per_run: float | None = None
     search: str = "grid"
     samples: int = 20
@@ -119,12 +122,16 @@ def _check(settings: SweepSettings) -> None:
             raise ValueError(f"{PREFIX}{name}={getattr(settings, name)}, expected one of {', '.join(choices)}")
     if settings.search_seed < 0:
         raise ValueError(f"{PREFIX}search_seed={settings.search_seed}, expected 0 or more")
-    for name in ("parallel", "cpus_per_run", "samples", "grace_frames"):
+    for name in ("parallel", "cpus_per_run", "seeds_per_process", "samples", "grace_frames"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise ValueError(f"{PREFIX}{name}={value}, expected 1 or more")
     if settings.stop == "asha":
         _check_metric(settings.metric)
+        if (settings.seeds_per_process or 1) > 1:
+            raise ValueError(
+                f"sweep.stop=asha ends single runs: leave out {PREFIX}seeds_per_process={settings.seeds_per_process}"
+            )
     gpus = settings.gpus_per_run
     if gpus is not None and not (gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
         raise ValueError(f"{PREFIX}gpus_per_run={gpus}, expected a share of one GPU, such as 0.25, or whole GPUs")

@@ -33,6 +33,7 @@ class Trial:
         seed: of the run, None where its command has no such setting.
         resumes: whether its checkpoints hold all that it needs to go on.
         frames: its length, where that is known.
+        together: the folder of the process that it shares with the other runs of this folder; None: it has its own.
     """
 
     arguments: tuple[str, ...]
@@ -42,6 +43,7 @@ class Trial:
     seed: int | None = None
     resumes: bool = True
     frames: int | None = None
+    together: Path | None = None
 
 
 def plan(

@@ -95,7 +95,7 @@ def test_one_signal_stops_the_runs_at_hand_and_the_sweep(number: signal.Signals,
     assert sweep.returncode == code
     assert not (tmp_path / "seed=2").exists()
     assert rows(tmp_path)[0] == ("interrupted", 1, None) and rows(tmp_path)[2] == ("waiting", 0, None)
-    assert (tmp_path / "seed=0" / commands.OUTPUT).read_text() == "at work 1\n"
+    assert (tmp_path / "seed=0" / commands.OUTPUT).read_text() == "at work 1 on None\n"
 
 
 def test_runs_end_with_a_killed_driver_and_the_next_driver_starts_what_is_not_finished(tmp_path: Path) -> None:

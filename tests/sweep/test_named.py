@@ -29,7 +29,7 @@ def test_every_arm_can_run(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "runs"),
     [
-        ("figure6", 45),
+        ("figure6", 75),
         ("figure4", 50),
         ("schedules", 36),
         ("affine", 21),
