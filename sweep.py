@@ -21,7 +21,7 @@ Settings of the sweep:
     sweep.search=random     sweep.samples=20 draws instead of all combinations, each with every seed;
                             tag(log,interval(1e-5,1e-2)) draws numbers
     sweep.search=optuna     the same, but later draws learn from the runs before them
-    sweep.stop=asha         end the worse runs early, by sweep.metric=rollout/ep_rew_mean (with Ray)
+    sweep.stop=asha         end the worse runs early, by sweep.metric=rollout/ep_rew_mean
     ray.address=HOST:PORT   join a Ray cluster; without it Ray runs on this machine alone, and ends with the sweep
 
 Sweeps in conf/sweep: affine, atari57, figure4, figure6, frequency, norms, plasticity, schedules.
@@ -43,19 +43,16 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nap_rl import cli, machine, threads
 from nap_rl.process import sole_owner
 from nap_rl.sweep import grammar, local, named, record, resources, settings, table
 from nap_rl.sweep.commands import COMMANDS, STUDY, TRAIN, Command
 from nap_rl.sweep.grammar import Combination
+from nap_rl.sweep.halving import Halving, Judge
 from nap_rl.sweep.record import Record
 from nap_rl.sweep.sharing import processes
 from nap_rl.sweep.trials import Trial
-
-if TYPE_CHECKING:
-    from nap_rl.sweep.ray_tune import Halving
 
 TRIES = 20
 """For draws that were not drawn before; without one the search is at its end."""
@@ -241,10 +238,11 @@ def run(sweep: Record, asked: settings.Asked, more: Callable[[int], list[Trial]]
         sweep.write(now=True)
         with local.Signals() as signals, watching(sweep) as watcher:
             while todo or (more is not None and not signals.received and (todo := more(len(places) or 1))):
+                judge = judge_of(sweep, asked.settings)
                 if with_ray:
-                    run_with_ray(sweep, todo, asked, len(places) or asked.settings.parallel, watcher, signals)
+                    run_with_ray(sweep, todo, asked, len(places) or asked.settings.parallel, watcher, signals, judge)
                 else:
-                    local.run(sweep, todo, places, watcher, signals)
+                    local.run(sweep, todo, places, watcher, signals, judge)
                 todo = []
     print(f"\n{table.runs(sweep)}", flush=True)
     sum_up(sweep)
@@ -288,8 +286,6 @@ def uses_ray(asked: settings.Asked) -> bool:
     wanted = asked.settings.engine == "ray" or asked.address is not None
     if asked.address is not None and asked.settings.engine == "local":
         raise ValueError(f"ray.address={asked.address} needs Ray: leave out sweep.engine=local")
-    if asked.settings.stop == "asha" and (asked.settings.engine == "local" or not ray_tune.is_installed()):
-        raise ValueError("sweep.stop=asha needs Ray: pip install 'nap-rl[ray]', and leave out sweep.engine=local")
     if ray_tune.is_installed():
         return wanted or asked.settings.engine is None
     if wanted:
@@ -305,6 +301,7 @@ def run_with_ray(
     parallel: int | None,
     watcher: local.Watcher,
     signals: local.Signals,
+    judge: Judge | None,
 ) -> None:
     """Run on a Ray of this machine's own, or on the cluster at ray.address.
 
@@ -323,17 +320,22 @@ def run_with_ray(
         if gpus_per_run > there.get("GPU", 0):
             raise ValueError(f"sweep.gpus_per_run={gpus_per_run:g}, but the cluster has {there.get('GPU', 0):g} GPUs")
         takes = ray_tune.Resources(cpus, gpus_per_run, parallel)
-        ray_tune.run(sweep, todo, takes, watcher, signals, halving(sweep, asked.settings))
+        ray_tune.run(sweep, todo, takes, watcher, signals, judge)
 
 
-def halving(sweep: Record, given: settings.SweepSettings) -> Halving | None:
-    """What asha judges by, None where all runs go to their ends."""
-    from nap_rl.sweep.ray_tune import Halving
+def judge_of(sweep: Record, given: settings.SweepSettings) -> Judge | None:
+    """What ends the worse runs, None where all go to their ends.
 
+    Raises:
+        ValueError: runs share processes, which a verdict on one run would end.
+    """
     longest = max((trial.frames or 0 for trial in sweep.trials), default=0)
     if given.stop == "none" or not longest:
         return None
-    return Halving(given.metric, given.grace_frames or max(longest // 16, 1), longest)
+    if any(trial.together for trial in sweep.trials):
+        raise ValueError("sweep.stop=asha ends single runs, but this sweep began with runs that share a process")
+    halving = Halving(given.metric, given.grace_frames or max(longest // 16, 1), longest)
+    return Judge(halving, [trial.folder for trial in sweep.trials])
 
 
 def _command_named(overrides: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import nap_rl
-from nap_rl.sweep import commands
+from nap_rl.sweep import commands, halving
 from nap_rl.sweep.commands import Command
 from nap_rl.sweep.sharing import without_seed
 from nap_rl.sweep.trials import Trial
@@ -56,6 +56,8 @@ def ending_of(trial: Trial, command: Command) -> Outcome | None:
     """How a run ended for good, as its folder says; None: it may go on."""
     if command.is_finished(trial.folder):
         return Outcome("finished", 0)
+    if (frames := halving.ended_at(trial.folder)) is not None:
+        return Outcome("stopped", 0, f"asha ended it at {frames:,} frames")
     summary = commands.summary_of(trial.folder) if command.has_status else {}
     if summary.get("status") == "diverged":  # and would again
         return Outcome("diverged", DIVERGED, summary.get("reason"))
@@ -210,6 +212,6 @@ def _lock(folder: Path, *, make: bool = False) -> IO[str] | None:
 def _clear(folder: Path) -> None:
     """Remove what a run left that cannot go on: its checkpoints hold no replay."""
     for path in folder.iterdir():
-        if path.name in (commands.STARTS, commands.OUTPUT, LOCK):
+        if path.name in (commands.STARTS, commands.OUTPUT, halving.NAME, LOCK):
             continue
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

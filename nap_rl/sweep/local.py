@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Protocol
 
 from nap_rl.sweep.attempts import STOPPED_CODES, STOPPING, Outcome, Surroundings, TrialRun
+from nap_rl.sweep.halving import Judge, scores_of
 from nap_rl.sweep.record import Record
 from nap_rl.sweep.sharing import processes
 from nap_rl.sweep.trials import Trial
 
 POLL_SECONDS = 0.05
+JUDGE_SECONDS = 1.0
 
 
 class Watcher(Protocol):
@@ -56,16 +58,23 @@ def passed_on(number: int) -> int:
 
 
 def run(
-    record: Record, trials: Sequence[Trial], places: Sequence[Surroundings], watcher: Watcher, signals: Signals
+    record: Record,
+    trials: Sequence[Trial],
+    places: Sequence[Surroundings],
+    watcher: Watcher,
+    signals: Signals,
+    judge: Judge | None = None,
 ) -> None:
     """Bring `trials` to their ends, as many processes at a time as there are `places`; the outcomes stand in `record`.
 
-    A signal goes on to all runs at hand, and no other begins. So does a run that somebody else stopped.
+    A signal goes on to all runs at hand, and no other begins. So does a run that somebody else stopped. What `judge`
+    ends stops with a checkpoint.
     """
     waiting, free = deque(processes(trials)), deque(places)
     running: list[tuple[TrialRun, Surroundings]] = []
     passed = 0
     stopping = False
+    judged = time.monotonic()
     while running or (waiting and not stopping):
         while waiting and free and not stopping and not signals.received:
             together, place = waiting.popleft(), free.popleft()
@@ -76,12 +85,17 @@ def run(
         for number in signals.received[passed:]:
             _each(running, lambda attempt, number=number: attempt.send(passed_on(number)))  # type: ignore[misc]
             passed, stopping = passed + 1, True
+        if judge is not None and time.monotonic() - judged > JUDGE_SECONDS:
+            judged = time.monotonic()
+            _each(running, lambda attempt: _judge(attempt, judge))
         for attempt, place in list(running):
             if (outcomes := attempt.poll()) is None:
                 continue
             running.remove((attempt, place))
             free.append(place)
             for trial, outcome in zip(attempt.trials, outcomes, strict=True):
+                if judge is not None and outcome.status == "finished":
+                    judge.ends(trial.folder, scores_of(trial.folder, judge.halving), finished=True)
                 record.ends(trial, outcome)
                 watcher.ends(trial, outcome)
             if any(outcome.code in STOPPED_CODES for outcome in outcomes) and not stopping:
@@ -96,6 +110,12 @@ def run(
 def _each(running: Sequence[tuple[TrialRun, Surroundings]], do: Callable[[TrialRun], None]) -> None:
     for attempt, _ in running:
         do(attempt)
+
+
+def _judge(attempt: TrialRun, judge: Judge) -> None:
+    (run,) = attempt.trials
+    if judge.ends(run.folder, scores_of(run.folder, judge.halving)):
+        attempt.send(signal.SIGTERM)
 
 
 def exit_code(record: Record, signals: Signals) -> int:

@@ -7,7 +7,6 @@ see under one path: a new driver makes a new experiment of what is unfinished, a
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 import shutil
@@ -21,13 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from nap_rl.report.curves import read_metrics
 from nap_rl.sweep import attempts
 from nap_rl.sweep.attempts import Outcome, Surroundings, TrialRun
 from nap_rl.sweep.child import GRACE
 from nap_rl.sweep.commands import Command
+from nap_rl.sweep.halving import Judge, scores_of
 from nap_rl.sweep.local import POLL_SECONDS, Signals, Watcher
 from nap_rl.sweep.record import Record
 from nap_rl.sweep.sharing import processes
@@ -51,20 +48,6 @@ class Resources(NamedTuple):
     cpus: int
     gpus: float
     parallel: int | None
-
-
-class Halving(NamedTuple):
-    """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934): the worse runs end early.
-
-    Attributes:
-        metric: a column of metrics.csv; more is better.
-        grace: frames that every run gets.
-        longest: frames of the longest run.
-    """
-
-    metric: str
-    grace: int
-    longest: int
 
 
 def is_installed() -> bool:
@@ -123,11 +106,11 @@ def run(
     takes: Resources,
     watcher: Watcher,
     signals: Signals,
-    halving: Halving | None = None,
+    judge: Judge | None = None,
 ) -> None:
     """Bring `trials` to their ends; the outcomes stand in `record`. To be called within `cluster`.
 
-    A run that `halving` ends is "stopped": its checkpoints stay, and no driver goes on with it. A signal stops all runs
+    A run that `judge` ends is "stopped": its checkpoints stay, and no driver goes on with it. A signal stops all runs
     with their checkpoints, and no other begins.
     """
     from ray import tune
@@ -135,7 +118,7 @@ def run(
     state = record.folder.absolute() / STATE
     shutil.rmtree(state, ignore_errors=True)
     together = processes(trials)
-    notes = _notes(record, together, watcher, signals, halving)
+    notes = _notes(record, together, watcher, signals, judge)
     trainable = tune.with_resources(
         tune.with_parameters(
             _trainable(), together=[[_absolute(trial) for trial in each] for each in together], command=record.command
@@ -147,11 +130,9 @@ def run(
         param_space={
             "run": tune.grid_search(list(range(len(together)))),
             "threads": takes.cpus,
-            "metric": None if halving is None else halving.metric,
+            "halving": None if judge is None else judge.halving,
         },
-        tune_config=tune.TuneConfig(
-            max_concurrent_trials=takes.parallel, reuse_actors=halving is None, scheduler=_scheduler(halving)
-        ),
+        tune_config=tune.TuneConfig(max_concurrent_trials=takes.parallel, reuse_actors=judge is None),
         run_config=tune.RunConfig(
             name="sweep",
             storage_path=str(state),
@@ -173,16 +154,6 @@ def run(
     record.write(now=True)
 
 
-def _scheduler(halving: Halving | None) -> Any:
-    if halving is None:
-        return None
-    from ray.tune.schedulers import ASHAScheduler
-
-    return ASHAScheduler(
-        time_attr="frames", metric="metric", mode="max", grace_period=halving.grace, max_t=halving.longest + 1
-    )
-
-
 def _trainable() -> Any:
     """The class that Tune runs in an actor: a process that starts the run's process and looks after it."""
     from ray import tune
@@ -196,10 +167,10 @@ def _trainable() -> Any:
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.cleanup()
-            trials = self.together[new_config["run"]]
+            self.run, self.halving = new_config["run"], new_config["halving"]
+            trials = self.together[self.run]
             self.folder = trials[0].folder
             surroundings = Surroundings(threads=new_config["threads"])
-            self.metric = new_config["metric"]
             self.attempt = TrialRun(trials, self.command, surroundings)
             return True
 
@@ -209,16 +180,13 @@ def _trainable() -> Any:
             while time.monotonic() < until:
                 if (outcomes := self.attempt.poll()) is not None:
                     self.attempt = None
-                    return {"outcomes": [tuple(outcome) for outcome in outcomes], "done": True, **self.score()}
+                    return {**self.seen(), "outcomes": [tuple(outcome) for outcome in outcomes], "done": True}
                 time.sleep(POLL_SECONDS)
-            return {"outcomes": None, **self.score()}
+            return {**self.seen(), "outcomes": None}
 
-        def score(self) -> dict[str, float]:
-            """How far the run is, and how good, for a scheduler that asks."""
-            if self.metric is None:
-                return {}
-            frames, value = last_value(self.folder, self.metric)
-            return {"frames": frames, "metric": value}
+        def seen(self) -> dict[str, Any]:
+            """Which run it is, and its score at each rung that it has reached."""
+            return {"run": self.run, "scores": [] if self.halving is None else scores_of(self.folder, self.halving)}
 
         def cleanup(self) -> None:
             """Stop the run with its checkpoint; should this process be killed meanwhile, the run ends by itself."""
@@ -244,14 +212,14 @@ def _notes(
     together: Sequence[Sequence[Trial]],
     watcher: Watcher,
     signals: Signals,
-    halving: Halving | None,
+    judge: Judge | None,
 ) -> Any:
     """What Tune tells, put into the record."""
     from ray import tune
 
     class Notes(tune.Callback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.stopper = _stopper(signals)
+            self.stopper = _stopper(together, signals, judge)
 
         def setup(self, **info: Any) -> None:
             signals.install()  # Tune has taken SIGUSR1
@@ -276,12 +244,11 @@ def _notes(
                     self.stopper.stopping = True  # somebody else stopped it
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            mine, *_ = self._runs_of(trial)
-            if halving is not None and mine.folder in record.running and not self.stopper.stop_all():
-                reason = f"asha ended it at {last_value(mine.folder, halving.metric)[0]:,.0f} frames"
-                outcome = Outcome("stopped", 0, reason)
-                record.ends(mine, outcome)
-                watcher.ends(mine, outcome)
+            for mine in self._runs_of(trial):
+                outcome = attempts.ending_of(mine, record.command)
+                if outcome is not None and mine.folder in record.running:
+                    record.ends(mine, outcome)
+                    watcher.ends(mine, outcome)
 
         @staticmethod
         def _runs_of(trial: Any) -> Sequence[Trial]:
@@ -290,29 +257,23 @@ def _notes(
     return Notes()
 
 
-def _stopper(signals: Signals) -> Any:
+def _stopper(together: Sequence[Sequence[Trial]], signals: Signals, judge: Judge | None) -> Any:
+    """What Tune asks of each result and between results: whether the run ends, whether all do."""
     from ray import tune
 
     class Stop(tune.Stopper):  # type: ignore[misc]
         stopping = False
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
+            if judge is None:
+                return False
+            (run,) = together[result["run"]]
+            return judge.ends(run.folder, result["scores"], finished=result["outcomes"] is not None)
 
         def stop_all(self) -> bool:
             return self.stopping or bool(signals.received)
 
     return Stop()
-
-
-def last_value(folder: Path, column: str) -> tuple[float, float]:
-    """(frames, value) of the last row of metrics.csv in which the column has one; (0, -infinity) without one."""
-    try:
-        columns = read_metrics(folder)
-    except (OSError, ValueError):  # no row yet, or half of one
-        return 0.0, -math.inf
-    known = np.isfinite(columns.get(column, np.full(1, np.nan)))
-    return (float(columns["frames"][known][-1]), float(columns[column][known][-1])) if known.any() else (0.0, -math.inf)
 
 
 def _wait_for(record: Record, trials: Sequence[Trial]) -> None:

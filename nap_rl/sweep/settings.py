@@ -33,7 +33,7 @@ class SweepSettings:
         search: grid | random | optuna.
         samples: draws of a search; each runs with every seed.
         search_seed: of the draws.
-        stop: none | asha, which ends the worse runs early; needs Ray.
+        stop: none | asha, which ends the worse runs early.
         metric: column of metrics.csv by which asha judges; more is better.
         grace_frames: frames that asha gives each run; None: a sixteenth of the longest.
         gpus_per_run: 0.25 lets four runs share a GPU; None: one each where there are GPUs.

@@ -4,6 +4,7 @@
 finishes when it is started again; slow: takes 6 s; doomed: kills itself each time; diverged: exits with 3 and a reason.
 With seeds=[0,1,2] it is a run of each in FOLDER/seed_0 and so on; mixed: that of seed 1 diverges and the others finish;
 half: the first finishes, then it kills itself.
+score-NUMBER: writes that number to metrics.csv each 100 frames, and finishes at 1,000, within 3 s.
 """
 
 import json
@@ -45,6 +46,14 @@ if code == "wait":
     time.sleep(60)
 if code == "slow":
     time.sleep(6)
+    code = "0"
+if code.startswith("score-"):
+    with open(folder / "metrics.csv", "w") as file:
+        file.write("updates,frames,score\n")
+        for frames in range(100, 1001, 100):
+            time.sleep(0.3)
+            file.write(f"1,{frames},{code.removeprefix('score-')}\n")
+            file.flush()
     code = "0"
 if code == "half" and len(runs) > 1:
     write_summary(next(iter(runs.values())), "0")

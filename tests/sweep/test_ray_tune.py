@@ -24,23 +24,32 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ray_tune.is_installed(), 
 SWEEP = """
 import sys, pathlib
 sys.path[:0] = [{root!r}, {here!r}]
-from nap_rl.sweep import local, ray_tune, record, table
+from nap_rl.sweep import halving, local, ray_tune, record, sharing, table
 from nap_rl.sweep.commands import Command
 from nap_rl.sweep.trials import Trial
 folder, codes = pathlib.Path({folder!r}), {codes!r}
-command = Command("train", {program!r}, has_status=True, resume="resume")
-planned = [Trial((f"code={{c}}",), (f"seed={{i}}",), folder / f"seed={{i}}") for i, c in enumerate(codes)]
+command = Command("train", {program!r}, has_status=True, resume="resume", together="seeds")
+seeds = [f"seed={{i}}" for i in range(len(codes))]
+planned = [Trial((f"code={{c}}", s), (s,), folder / s, seed=i) for i, (s, c) in enumerate(zip(seeds, codes))]
+planned = sharing.share(planned, folder, lambda arm: {most}, {{}})
 sweep = record.Record(folder, command, planned, {{}})
+rules = halving.Halving("score", grace=200, longest=1000)
+judge = halving.Judge(rules, [trial.folder for trial in planned]) if {judged!r} else None
 with local.Signals() as signals, ray_tune.cluster({address!r}, 2, 0) as there:
     lines = table.Lines(sweep, beginnings=False)
-    ray_tune.run(sweep, sweep.unfinished(), ray_tune.Resources(1, 0.0, None), lines, signals)
+    takes = ray_tune.Resources(1, 0.0, 1 if judge else None)
+    ray_tune.run(sweep, sweep.unfinished(), takes, lines, signals, judge)
 sys.exit(local.exit_code(sweep, signals))
 """
 
 
-def driver(folder: Path, *codes: str, address: str | None = None) -> subprocess.Popen[str]:
+def driver(
+    folder: Path, *codes: str, address: str | None = None, judged: bool = False, most: int = 1
+) -> subprocess.Popen[str]:
+    """A sweep in a process of its own, with as many as `most` runs of the same code in a process."""
     values = {"root": str(HERE.parents[1]), "here": str(HERE), "program": str(HERE / "fake_run.py")}
-    script = textwrap.dedent(SWEEP).format(folder=str(folder / "sweep"), codes=codes, address=address, **values)
+    more = {"codes": codes, "address": address, "judged": judged, "most": most}
+    script = textwrap.dedent(SWEEP).format(folder=str(folder / "sweep"), **more, **values)
     home = {**os.environ, "HOME": str(folder / "home"), "PYTHONPATH": values["root"]}
     (folder / "home").mkdir(exist_ok=True)
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=home)
@@ -122,6 +131,27 @@ def test_everything_ends_with_a_killed_driver_and_the_next_one_takes_over(tmp_pa
     (place / "checkpoints" / "1" / "code").write_text("0")
     assert driver(tmp_path, "wait", "0").wait(240) == 0
     assert [row[0] for row in rows(tmp_path)] == ["finished", "finished"] and rows(tmp_path)[0][1] == 2
+
+
+def test_runs_that_share_a_process_have_their_own_ends(tmp_path: Path) -> None:
+    sweep = driver(tmp_path, "mixed", "mixed", "mixed", "half", "half", most=3)
+    out, _ = sweep.communicate(timeout=240)
+    assert sweep.returncode == 3, out
+    assert rows(tmp_path) == [("finished", 1), ("diverged", 1), ("finished", 1), ("finished", 1), ("finished", 2)]
+
+
+def test_the_next_driver_keeps_the_verdicts_of_a_killed_one(tmp_path: Path) -> None:
+    sweep = driver(tmp_path, "score-5", "score-1", "wait", judged=True)
+    place = tmp_path / "sweep" / "seed=2"
+    wait_until((place / "begun").exists)
+    sweep.kill()
+    wait_until(lambda: not processes_of(tmp_path))
+    (tmp_path / "sweep" / record.NAME).unlink()
+    (place / "checkpoints" / "1" / "code").write_text("score-3")
+    sweep = driver(tmp_path, "score-5", "score-1", "wait", judged=True)
+    out, _ = sweep.communicate(timeout=240)
+    assert sweep.returncode == 0, out
+    assert rows(tmp_path) == [("finished", 1), ("stopped", 1), ("stopped", 2)]
 
 
 def test_a_lost_node_of_a_cluster_loses_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
