@@ -24,7 +24,7 @@ from nap_rl.sweep import attempts
 from nap_rl.sweep.attempts import Outcome, Surroundings, TrialRun
 from nap_rl.sweep.child import GRACE
 from nap_rl.sweep.commands import Command
-from nap_rl.sweep.halving import Judge, scores_of
+from nap_rl.sweep.halving import Halving, Judge, scores_of
 from nap_rl.sweep.local import POLL_SECONDS, Signals, Watcher
 from nap_rl.sweep.record import Record
 from nap_rl.sweep.sharing import processes
@@ -121,7 +121,10 @@ def run(
     notes = _notes(record, together, watcher, signals, judge)
     trainable = tune.with_resources(
         tune.with_parameters(
-            _trainable(), together=[[_absolute(trial) for trial in each] for each in together], command=record.command
+            _trainable(),
+            together=[[_absolute(trial) for trial in each] for each in together],
+            command=record.command,
+            halving=None if judge is None else judge.halving,
         ),
         {"CPU": takes.cpus, "GPU": takes.gpus} if takes.gpus else {"CPU": takes.cpus},
     )
@@ -130,7 +133,6 @@ def run(
         param_space={
             "run": tune.grid_search(list(range(len(together)))),
             "threads": takes.cpus,
-            "halving": None if judge is None else judge.halving,
         },
         tune_config=tune.TuneConfig(max_concurrent_trials=takes.parallel, reuse_actors=judge is None),
         run_config=tune.RunConfig(
@@ -161,14 +163,20 @@ def _trainable() -> Any:
     class Run(tune.Trainable):  # type: ignore[misc]
         attempt: TrialRun | None = None
 
-        def setup(self, config: dict[str, Any], together: Sequence[Sequence[Trial]], command: Command) -> None:
-            self.together, self.command = together, command
+        def setup(
+            self,
+            config: dict[str, Any],
+            together: Sequence[Sequence[Trial]],
+            command: Command,
+            halving: Halving | None,
+        ) -> None:
+            self.together, self.command, self.halving = together, command, halving
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.cleanup()
-            self.run, self.halving = new_config["run"], new_config["halving"]
-            trials = self.together[self.run]
+            self.number = new_config["run"]
+            trials = self.together[self.number]
             self.folder = trials[0].folder
             surroundings = Surroundings(threads=new_config["threads"])
             self.attempt = TrialRun(trials, self.command, surroundings)
@@ -186,7 +194,7 @@ def _trainable() -> Any:
 
         def seen(self) -> dict[str, Any]:
             """Which run it is, and its score at each rung that it has reached."""
-            return {"run": self.run, "scores": [] if self.halving is None else scores_of(self.folder, self.halving)}
+            return {"run": self.number, "scores": [] if self.halving is None else scores_of(self.folder, self.halving)}
 
         def cleanup(self) -> None:
             """Stop the run with its checkpoint; should this process be killed meanwhile, the run ends by itself."""

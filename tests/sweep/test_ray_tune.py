@@ -92,7 +92,7 @@ def listening_addresses(pids: set[int]) -> set[str]:
     return found
 
 
-def wait_until(what: object, seconds: float = 120) -> None:
+def wait_until(what: object, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what():  # type: ignore[operator]
         assert time.monotonic() < deadline

@@ -175,7 +175,7 @@ def test_trainings_that_share_a_process_survive_kills_and_signals(tmp_path: Path
     tiny = ("train", "experiment=permuted_catch", "env.visits=1", "logger.tensorboard=false", "device=cpu")
     typed = (*tiny, "seed=0..2", "checkpoint.every=500", "sweep.engine=local", "sweep.seeds_per_process=3")
     peace = sweep_py(*typed, f"sweep.dir={tmp_path / 'peace'}")
-    out, _ = peace.communicate(timeout=300)
+    out, _ = peace.communicate(timeout=900)
     assert peace.returncode == 0, out
     assert rows(tmp_path / "peace") == [("finished", 1, None)] * 3
     folder = tmp_path / "war"
@@ -185,7 +185,7 @@ def test_trainings_that_share_a_process_survive_kills_and_signals(tmp_path: Path
     os.kill(process, signal.SIGKILL)  # the process of the runs
     wait_for_checkpoints(folder, 2000)
     driver.send_signal(signal.SIGINT)
-    out, _ = driver.communicate(timeout=120)
+    out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, out
     assert rows(folder) == [("interrupted", 2, None)] * 3
     driver = sweep_py(f"resume={folder}")
@@ -193,7 +193,7 @@ def test_trainings_that_share_a_process_survive_kills_and_signals(tmp_path: Path
     driver.kill()
     driver.communicate()
     driver = sweep_py(f"resume={folder}")
-    out, _ = driver.communicate(timeout=300)
+    out, _ = driver.communicate(timeout=900)
     assert driver.returncode == 0, out
     assert rows(folder) == [("finished", 4, None)] * 3
     assert [each["weights_sha256"] for each in summaries(folder)] == [
@@ -203,7 +203,7 @@ def test_trainings_that_share_a_process_survive_kills_and_signals(tmp_path: Path
 
 def wait_for_checkpoints(folder: Path, frames: int) -> None:
     """Until each run has one of so many frames."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     newest = [folder / "seed=0..2" / f"seed_{seed}" for seed in range(3)]
     while not all(int((commands.newest_checkpoint(run) or "-0").rpartition("-")[2]) >= frames for run in newest):
         assert time.monotonic() < deadline
