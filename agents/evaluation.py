@@ -92,7 +92,9 @@ def mean_score(played: list[Played]) -> float:
     return sum(episode.score for episode in played) / len(played)
 
 
-def play_episodes(policy: Policy, envs: VectorEnv, episodes: int) -> list[Played]:
+def play_episodes(
+    policy: Policy, envs: VectorEnv, episodes: int, watch: Callable[[int], None] = lambda ended: None
+) -> list[Played]:
     """Exactly `episodes` whole episodes, ordered by environment and number.
 
     The share of each environment is fixed before the first step. (The first `episodes` to finish would be short ones.)
@@ -101,6 +103,7 @@ def play_episodes(policy: Policy, envs: VectorEnv, episodes: int) -> list[Played
     Args:
         policy: acts in the environments that still play.
         envs: not yet reset; N of them, of which min(N, episodes) play.
+        watch: called after each step with the number of episodes that have ended.
     """
     shares = [len(range(env, episodes, envs.num_envs)) for env in range(envs.num_envs)]
     played: list[list[Played]] = [[] for _ in shares]
@@ -120,6 +123,7 @@ def play_episodes(policy: Policy, envs: VectorEnv, episodes: int) -> list[Played
                 played[env].append(Played(seed, score, length, tuple(actions_of[env])))
                 actions_of[env].clear()
         observations, first = step.observations, step.ended
+        watch(sum(map(len, played)))
     return [episode for of_env in played for episode in of_env]
 
 

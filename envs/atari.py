@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from types import ModuleType
@@ -21,11 +22,14 @@ from ale_py.vector_env import AtariVectorEnv
 from nap_rl.envs.games import check_game
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.step import Actions, Episode, Flags, Frames, Step
+from nap_rl.logging.waiting import Waiting
 
 FRAME_SKIP = 4  # emulator frames to an agent step; the last two are max-pooled
 STACK = 4  # frames that a network sees at a time
 FRAME_SHAPE = (84, 84)
 SCREEN_SHAPE = (210, 160)
+MANY = 16  # emulators, from which on a word is said
+LOAD_SECONDS = 0.12  # an emulator's, to open it or to seed it, which loads its game
 
 
 class Resize(str, Enum):
@@ -103,7 +107,8 @@ class AtariEnvs:
         self.seed = seed
         self.reseed_steps = reseed_steps
         self._cv2 = import_cv2("env.protocol.resize=linear") if protocol.resize is Resize.linear else None
-        self._envs = vector_env(game, num_envs, protocol, threads=threads or min(num_envs, os.cpu_count() or 1))
+        with self._waiting("opening", num_envs):
+            self._envs = vector_env(game, num_envs, protocol, threads=threads or min(num_envs, os.cpu_count() or 1))
         self.num_actions = len(self._envs.ale.get_action_set())
         self._episodes = np.zeros(num_envs, dtype=np.int64)  # begun so far
         self._seeded = np.zeros(num_envs, dtype=np.int64)  # value of `_episodes` when last seeded
@@ -227,9 +232,10 @@ class AtariEnvs:
         """Begin new episodes where `mask`: [N, 84, 84]; the other environments keep their frame."""
         envs = np.flatnonzero(mask)
         seeds = [episode_seed(self.seed, int(env), int(self._episodes[env])) for env in envs]
-        frames, info = self._guarded(
-            self._envs.reset, seed=np.array(seeds) if seeded else None, options={"reset_mask": mask}
-        )
+        with self._waiting("seeding", len(envs) if seeded else 0):
+            frames, info = self._guarded(
+                self._envs.reset, seed=np.array(seeds) if seeded else None, options={"reset_mask": mask}
+            )
         self._episodes[envs] += 1
         if seeded:
             self._seeded[envs] = self._episodes[envs]
@@ -239,6 +245,11 @@ class AtariEnvs:
         self._scores[envs] = 0.0
         self._steps[envs] = 0
         return self._resized(frames[:, 0])
+
+    def _waiting(self, what: str, count: int) -> AbstractContextManager[object]:
+        if count < MANY:
+            return nullcontext()
+        return Waiting(f"{what} {count} emulators of {self.game}", LOAD_SECONDS * count)
 
     def _resized(self, frames: Frames) -> Frames:
         """[N, 84, 84] or [N, 210, 160] -> [N, 84, 84]."""

@@ -22,6 +22,7 @@ from nap_rl.envs.human import human_normalized
 from nap_rl.envs.video import write_video
 from nap_rl.files import write_atomic
 from nap_rl.logging.files import GrowingFile, row
+from nap_rl.logging.waiting import Counting
 from nap_rl.machine import pick_device
 from nap_rl.report import scores
 from nap_rl.report.scores import Score
@@ -155,7 +156,7 @@ def play(subject: Subject, game: str, settings: EvaluationConfig, *, table: Grow
     envs = subject.open_envs(game, min(settings.num_envs, settings.episodes), env_seed)
     policy = EpsilonGreedy(subject.policy, settings.epsilon, subject.num_actions, seed=exploration_seed)
     try:
-        played = play_episodes(policy, envs, settings.episodes)
+        played = play_episodes(policy, envs, settings.episodes, Counting(game, f"{settings.episodes:,} episodes"))
     finally:
         envs.close()
     for i, episode in enumerate(played):

@@ -6,7 +6,7 @@ import platform
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,20 +19,16 @@ from nap_rl.agents.checkpointer import report_divergence, restore
 from nap_rl.agents.stacked import play_together
 from nap_rl.conf import build, schema
 from nap_rl.conf.advice import advice
-from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
 from nap_rl.conf.resume import Resume, check_changes
 from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
 from nap_rl.logging import Progress, RunLog
 from nap_rl.logging.console import say
-from nap_rl.logging.waiting import Waiting
 from nap_rl.process import RunsHere, StopSignals, sole_owner
 from nap_rl.sweep.commands import TRAIN
 
 DIVERGED, CANNOT_WRITE, EMULATOR_DIED = 3, 4, 5
-MANY_ENVS = 16  # from here on seeding takes seconds
-SEEDING_SECONDS = 0.25  # an emulator: it is opened, seeded, and its game begun
 
 
 class Ending(NamedTuple):
@@ -132,8 +128,7 @@ def opened(
         ValueError, OSError: as `assemble`, or another process has the folder.
     """
     with sole_owner(folder):
-        with waiting_for_emulators(config, display):
-            trainer, checkpointer = assemble(config, folder, resume, display, overrides, stacked=stacked)
+        trainer, checkpointer = assemble(config, folder, resume, display, overrides, stacked=stacked)
         with closing(trainer.env), trainer.log:
             yield trainer, checkpointer
 
@@ -198,16 +193,6 @@ def advise(config: Config, resume: Resume, display: Progress) -> None:
     if resume.folder is None:
         for sentence in advice(config):
             display.note(sentence)
-
-
-def waiting_for_emulators(config: Config, display: Progress) -> AbstractContextManager[object]:
-    """Says that many emulators take their time, and goes on saying so while they are opened and seeded."""
-    env = config.env
-    if env.num_envs < MANY_ENVS or not isinstance(env, (AtariConfig, SequentialConfig)):
-        return nullcontext()
-    what, seconds = f"seeding {env.num_envs} emulators", SEEDING_SECONDS * env.num_envs
-    display.note(f"{what}, about {seconds:.0f} s")
-    return Waiting(what, seconds)
 
 
 def assemble(

@@ -1,25 +1,32 @@
-"""A word every few seconds while one call takes its time, also one that lets no other thread of this process run."""
+"""A word every few seconds while something takes its time, even a call that lets no other thread run."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+
+EVERY = 5.0  # seconds between two lines
 
 # Ends with its standard input: when the wait is over, or with this process.
 SCRIPT = """
 import select, sys, time
 what, every, about = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 began = time.monotonic()
+if about >= every:
+    print(f"{what}, about {about:.0f} s", file=sys.stderr, flush=True)
 while not select.select([sys.stdin], [], [], every)[0]:
-    print(f"{what}: {time.monotonic() - began:.0f} s, of about {about:.0f}", file=sys.stderr, flush=True)
+    print(f"{what}: {time.monotonic() - began:.0f} s, of about {about:.0f} s", file=sys.stderr, flush=True)
 """
 
 
 class Waiting:
-    """Within it a line comes on standard error every few seconds: "seeding 256 emulators: 20 s, of about 64".
+    """Within it a line comes on standard error every few seconds: "seeding 256 emulators: 20 s, of about 64 s".
 
+    A long wait begins with a line, a short one says nothing.
     The lines are printed by a child process: C++ code may hold Python's lock for a minute. Where none can be started
     there are no lines.
 
@@ -29,7 +36,7 @@ class Waiting:
         every: seconds between two lines.
     """
 
-    def __init__(self, what: str, about: float, *, every: float = 5.0) -> None:
+    def __init__(self, what: str, about: float, *, every: float = EVERY) -> None:
         self._command = [sys.executable, "-S", "-c", SCRIPT, what, str(every), str(about)]
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -46,3 +53,22 @@ class Waiting:
             with suppress(OSError):
                 self._child.stdin.close()
             self._child.wait()
+
+
+class Counting:
+    """Called with a count as often as one likes, prints it every few seconds: "pong: 12 of 100 episodes, 20 s"."""
+
+    def __init__(
+        self, what: str, of: str, *, every: float = EVERY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what, self._of, self._every, self._clock = what, of, every, clock
+        self._began = self._said = clock()
+
+    def __call__(self, count: int) -> None:
+        """So much is done."""
+        now = self._clock()
+        if now - self._said < self._every:
+            return
+        self._said = now
+        with suppress(OSError):
+            print(f"{self._what}: {count:,} of {self._of}, {now - self._began:.0f} s", file=sys.stderr, flush=True)

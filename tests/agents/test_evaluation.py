@@ -97,6 +97,12 @@ def test_stacks_begin_anew_with_each_episode() -> None:
     assert steps[:4] == [[0, 0, 0, 1], [0, 0, 1, 2], [0, 1, 2, 3], [0, 0, 0, 1]] and steps[7] == [2, 3, 4, 5]
 
 
+def test_the_number_of_ended_episodes_is_told_after_each_step() -> None:
+    told: list[int] = []
+    play_episodes(Watcher(), Scripted([[2, 3], [1]]), 3, told.append)  # type: ignore[arg-type]
+    assert told == [1, 2, 2, 2, 3]
+
+
 class Constant:
     def act(self, stacks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         return np.full(len(stacks), 2)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nap_rl.envs import AtariEnvs, Protocol, SequentialAtari
+from nap_rl.envs import AtariEnvs, Protocol, SequentialAtari, atari
 from nap_rl.envs.sequence import plan
 
 
@@ -62,6 +64,24 @@ def test_at_a_switch_last_observations_show_the_old_game_and_observations_the_ne
     assert not np.array_equal(step.observations, step.last_observations)
     for made in (envs, twin, breakout):
         made.close()
+
+
+def test_opening_and_seeding_many_emulators_is_said_at_every_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+
+    def waiting(what: str, about: float) -> AbstractContextManager[None]:
+        said.append(what)
+        return nullcontext()
+
+    monkeypatch.setattr(atari, "MANY", 2)
+    monkeypatch.setattr(atari, "Waiting", waiting)
+    envs = SequentialAtari(["pong", "breakout"], 16, 1, 2, seed=0)
+    envs.reset()
+    assert said == ["opening 2 emulators of pong", "seeding 2 emulators of pong"]
+    for _ in range(2):
+        envs.step(actions(envs))
+    assert said[2:] == ["opening 2 emulators of breakout", "seeding 2 emulators of breakout"]
+    envs.close()
 
 
 def test_every_visit_has_seeds_of_its_own_and_a_seed_repeats_them() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_rl.logging.waiting import Waiting
+from nap_rl.logging.waiting import Counting, Waiting
 
 
 def test_lines_come_while_a_call_holds_pythons_lock_and_none_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
@@ -19,7 +19,8 @@ def test_lines_come_while_a_call_holds_pythons_lock_and_none_afterwards(capfd: p
         for _ in range(8):
             ctypes.PyDLL(None).usleep(100_000)  # keeps the lock during the call, as ale-py does
     lines = capfd.readouterr().err.splitlines()
-    assert lines and all(re.fullmatch(r"seeding 256 emulators: \d+ s, of about 64", line) for line in lines)
+    assert lines[0] == "seeding 256 emulators, about 64 s" and len(lines) > 1
+    assert all(re.fullmatch(r"seeding 256 emulators: \d+ s, of about 64 s", line) for line in lines[1:])
     time.sleep(0.15)
     assert capfd.readouterr().err == ""
 
@@ -43,3 +44,16 @@ def test_the_lines_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     before = log.read_text()
     time.sleep(0.2)
     assert log.read_text() == before
+
+
+def test_a_count_is_said_every_five_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 100.0
+    count = Counting("pong", "40 episodes", clock=lambda: now)
+    for done in range(40):
+        count(done)
+        now += 0.4
+    assert capsys.readouterr().err.splitlines() == [
+        "pong: 13 of 40 episodes, 5 s",
+        "pong: 26 of 40 episodes, 10 s",
+        "pong: 39 of 40 episodes, 16 s",
+    ]
