@@ -19,14 +19,17 @@ began = time.monotonic()
 if about >= every:
     print(f"{what}, about {about:.0f} s", file=sys.stderr, flush=True)
 while not select.select([sys.stdin], [], [], every)[0]:
-    print(f"{what}: {time.monotonic() - began:.0f} s, of about {about:.0f} s", file=sys.stderr, flush=True)
+    spent = time.monotonic() - began
+    left = f", of about {about:.0f} s" if spent < about else ""
+    print(f"{what}: {spent:.0f} s{left}", file=sys.stderr, flush=True)
 """
 
 
 class Waiting:
     """Within it a line comes on standard error every few seconds: "seeding 256 emulators: 20 s, of about 64 s".
 
-    A long wait begins with a line, a short one says nothing.
+    A long wait begins with a line, a short one says nothing. One that goes beyond its estimate goes on without it.
+
     The lines are printed by a child process: C++ code may hold Python's lock for a minute. Where none can be started
     there are no lines.
 

@@ -25,6 +25,13 @@ def test_lines_come_while_a_call_holds_pythons_lock_and_none_afterwards(capfd: p
     assert capfd.readouterr().err == ""
 
 
+def test_a_wait_that_is_longer_than_estimated_gives_no_estimate_any_more(capfd: pytest.CaptureFixture[str]) -> None:
+    with Waiting("seeding", 0.1, every=0.1):
+        time.sleep(0.5)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) > 1 and all(re.fullmatch(r"seeding: \d+ s", line) for line in lines[1:])
+
+
 def test_a_short_wait_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with Waiting("seeding", 1):
         pass
