@@ -99,9 +99,9 @@ def learn_whole(agent: ValueAgent) -> str | None:
     return None
 
 
-def learn_whole_if_worth(agent: ValueAgent, updates: float) -> None:
-    """`learn_whole` for a small network that will make so many `updates`, where `compile=auto` would compile."""
-    if agent.device.type == "cpu" and not agent.compiled and is_small(agent) and pick_compile("auto", updates):
+def learn_whole_if_worth(agent: ValueAgent, updates: float, setting: str = "auto") -> None:
+    """`learn_whole` for a small network that will make so many `updates`, where compile=`setting` compiles."""
+    if agent.device.type == "cpu" and not agent.compiled and is_small(agent) and pick_compile(setting, updates):
         learn_whole(agent)
 
 

@@ -120,6 +120,7 @@ def rainbow(env: str, nap: bool) -> Run:
         "MlpPolicy",
         single_env(env),
         nap=nap,
+        compile="on",
         learning_rate=RATE,
         buffer_size=100_000,
         learning_starts=BEFORE_LEARNING,

@@ -46,6 +46,8 @@ class Rainbow(OffPolicyAlgorithm):
         env: an environment, a VecEnv of any kind, or the id of an environment. Its observations may come in any dtype
             and container: they are cast to their space's dtype.
         nap: normalisations in front of every nonlinearity, and a projection after each update.
+        compile: on a CPU, updates of a small network become one compiled function: "auto" (in a `learn` that makes
+            20,000 of them), "on" or "off". Compiling takes half a minute, once on a machine. No zip holds it.
         policy_kwargs: some fields of `NetworkSpec`: hidden, net_arch, head, outputs, noisy_sigma0, ...
         stats_window_size, tensorboard_log, verbose, seed, device: as in every algorithm of SB3.
         settings: some fields of `Settings`; see `DEFAULTS` for their values by policy.
@@ -70,6 +72,7 @@ class Rainbow(OffPolicyAlgorithm):
         env: GymEnv | str | None,
         *,
         nap: bool = False,
+        compile: str = "auto",
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -83,6 +86,9 @@ class Rainbow(OffPolicyAlgorithm):
         self.spec = make_spec(policy, policy_kwargs or {}, nap)
         self.settings = make_settings(policy, settings)
         self.nap = nap
+        self.compile = compile
+        if compile not in ("auto", "on", "off"):
+            raise ValueError(f"compile is '{compile}', expected auto, on or off")
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]  # None where a zip is loaded to predict
@@ -188,7 +194,6 @@ class Rainbow(OffPolicyAlgorithm):
     ) -> tuple[npt.NDArray[np.int64], tuple[npt.NDArray[Any], ...] | None]:
         """Actions [N] (0-dim for one observation): greedy at the mean weights, or else under noise and epsilon."""
         del episode_start
-        self.policy.set_training_mode(False)
         stacks, batched = self._encode(observation)
         epsilon = 0.0 if deterministic else self.exploration_rate
         actions = self.agent.act(stacks, epsilon, noisy=not deterministic)
@@ -258,7 +263,6 @@ class Rainbow(OffPolicyAlgorithm):
         due, self._unlearnt = divmod(self._unlearnt, settings.train_freq)
         if due == 0 or len(self.agent.replay) == 0:
             return
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         importance = Linear(settings.importance_initial, settings.importance_final)(min(progress, 1.0))
         for _ in range(due * settings.gradient_steps):
@@ -297,12 +301,10 @@ class Rainbow(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Rainbow:
-        """`total_timesteps` transitions over all environments, with a row of the log every `log_interval` episodes.
-
-        On a CPU, updates of a small network are compiled where there will be enough of them.
-        """
+        """`total_timesteps` transitions over all environments, with a row of the log every `log_interval` episodes."""
         settings = self.settings
-        learn_whole_if_worth(self.agent, total_timesteps * settings.gradient_steps / settings.train_freq)
+        updates = total_timesteps * settings.gradient_steps / settings.train_freq
+        learn_whole_if_worth(self.agent, updates, self.compile)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     # Zips.
