@@ -11,8 +11,11 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra.core.default_element import ResultDefault
 from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,22 +39,40 @@ def _emulators_are_closed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _presets_are_parsed_once() -> Iterator[None]:
-    """Hydra parses 27 YAML files in each composition, and 700 tests compose. What a test wrote is read each time."""
-    load, parsed = ConfigRepository.load_config, {}
+def _presets_are_read_once() -> Iterator[None]:
+    """Hydra reads and merges 27 YAML files in each of 700 compositions. Here it does so once a choice of presets.
 
-    def load_config(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
-        key = *(source.full_path() for source in repository.get_sources()), config_path
-        if key in parsed:
-            known: ConfigResult = pickle.loads(parsed[key])
+    What a test wrote, or stored for a run that goes on, is read each time.
+    """
+    read, merge = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+    kept: dict[object, bytes] = {}
+
+    def key_of(repository: IConfigRepository, *more: object) -> object:
+        return *(source.full_path() for source in repository.get_sources()), *more
+
+    def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
+        key = key_of(repository, config_path)
+        if key in kept:
+            known: ConfigResult = pickle.loads(kept[key])
             return known
-        found: ConfigResult | None = load(repository, config_path)
+        found: ConfigResult | None = read(repository, config_path)
         if found is not None and found.path.startswith("pkg:"):
-            parsed[key] = pickle.dumps(found)
+            kept[key] = pickle.dumps(found)
         return found
 
+    def merge_once(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        key = key_of(repo, *((each.config_path, each.package, each.parent, each.is_self) for each in defaults))
+        if key in kept:
+            known: DictConfig = pickle.loads(kept[key])
+            return known
+        merged = merge(loader, defaults, repo)
+        if not any(path in str(key) for path in ("file:", "stored")):
+            kept[key] = pickle.dumps(merged)
+        return merged
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigRepository, "load_config", load_config)
+        patch.setattr(ConfigRepository, "load_config", read_once)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
         yield
 
 
