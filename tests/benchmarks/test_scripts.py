@@ -147,6 +147,7 @@ def test_learner(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["SB3 DQN"][-1] == 1.0 and "`aten::mm`" in text
 
 
+@pytest.mark.slow
 def test_growth(capsys: pytest.CaptureFixture[str]) -> None:
     growth.main(["--quick", "--threads", "1", "--updates", "20"])
     header, *found = rows(capsys.readouterr().out)
