@@ -46,8 +46,7 @@ class Rainbow(OffPolicyAlgorithm):
         env: an environment, a VecEnv of any kind, or the id of an environment. Its observations may come in any dtype
             and container: they are cast to their space's dtype.
         nap: normalisations in front of every nonlinearity, and a projection after each update.
-        compile: on a CPU, updates of a small network become one compiled function: "auto" (in a `learn` that makes
-            20,000 of them), "on" or "off". Compiling takes half a minute, once on a machine. No zip holds it.
+        compile: small networks' updates on a CPU become one function: "auto" (from 20,000 a `learn` on), "on", "off".
         policy_kwargs: some fields of `NetworkSpec`: hidden, net_arch, head, outputs, noisy_sigma0, ...
         stats_window_size, tensorboard_log, verbose, seed, device: as in every algorithm of SB3.
         settings: some fields of `Settings`; see `DEFAULTS` for their values by policy.
@@ -302,8 +301,7 @@ class Rainbow(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> Rainbow:
         """`total_timesteps` transitions over all environments, with a row of the log every `log_interval` episodes."""
-        settings = self.settings
-        updates = total_timesteps * settings.gradient_steps / settings.train_freq
+        updates = total_timesteps * self.settings.gradient_steps / self.settings.train_freq
         learn_whole_if_worth(self.agent, updates, self.compile)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
