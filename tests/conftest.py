@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from hydra._internal.config_repository import ConfigRepository, IConfigRepositor
 from hydra.core.default_element import ResultDefault
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
+
+# Tensors of tests are small: two threads would spend a fourth of the suite's time on waiting for each other.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
