@@ -137,6 +137,7 @@ def test_a_state_of_other_settings_is_refused_in_a_sentence(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_finished_sequence_that_gets_more_cycles_switches_where_it_had_ended(tiny: Any, tmp_path: Path) -> None:
     overrides = [*tiny.sequence, "env.on_switch.replay=reset"]
     once = tiny.configured(*overrides, "env.cycles=1")

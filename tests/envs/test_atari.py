@@ -30,7 +30,7 @@ def test_rewards_are_raw_and_not_clipped() -> None:
     assert rewards.dtype == np.float32
 
 
-@pytest.mark.parametrize("zeroes", [True, False])
+@pytest.mark.parametrize("zeroes", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_lost_life_zeroes_the_discount_and_does_not_end_the_episode(zeroes: bool) -> None:
     envs = AtariEnvs("breakout", 2, Protocol(life_loss_ends_value=zeroes, fire_on_reset=True), seed=0)
     envs.reset()

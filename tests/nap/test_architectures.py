@@ -58,7 +58,7 @@ def test_every_norm_gives_invariance(build: Build, name: str, norm: str, axes: s
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("mlp", "nature") else pytest.mark.slow) for n in HIDDEN_OUTPUTS],
+    [pytest.param(n, marks=() if n == "mlp" else pytest.mark.slow) for n in HIDDEN_OUTPUTS],
 )
 def test_norms_stay_for_500_updates_and_grow_without_projection(build: Build, train: Train, name: str) -> None:
     module, x = build(name)

@@ -25,7 +25,7 @@ Observations = npt.NDArray[np.uint8]
 Checkpointed = Callable[..., tuple[ValueAgent, Projector | None]]
 
 
-@pytest.mark.parametrize(("name", "algorithm"), [("dqn", DQN), ("qr_dqn", QRDQN)])
+@pytest.mark.parametrize(("name", "algorithm"), [("dqn", DQN), pytest.param("qr_dqn", QRDQN, marks=pytest.mark.slow)])
 def test_sb3_opens_what_is_its_own(
     checkpoint_of: Checkpointed, name: str, algorithm: Any, tmp_path: Path, observations: Observations
 ) -> None:
