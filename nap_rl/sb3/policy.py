@@ -46,6 +46,11 @@ class RainbowPolicy(BasePolicy):
         fused = torch.device(device).type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(self.q_net.parameters(), lr=lr_schedule(1), eps=adam_eps, fused=fused)
 
+    def set_training_mode(self, mode: bool) -> None:
+        """As in SB3, which asks for it at each step; here all modules are walked only where the mode is another one."""
+        if mode != self.training:
+            super().set_training_mode(mode)
+
     def forward(self, observation: PyTorchObs) -> Tensor:
         """Greedy actions [N] without noise."""
         return self._predict(observation)
