@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -238,8 +239,11 @@ def test_auto_finds_the_newest_unfinished_run_of_the_same_settings(
     left_by_a_run(runs / "0-finished", 8_000, SMALL)
     left_by_a_run(runs / "1-other", 4_000, [*SMALL, "seed=1"])
     assert planned(*SMALL, "resume=auto")[0].folder is None
-    left_by_a_run(runs / "0-older", 4_000, SMALL)
-    left_by_a_run(runs / "0-newer", 2_000, SMALL)
+    older = left_by_a_run(runs / "0-older", 4_000, SMALL)
+    newer = left_by_a_run(runs / "0-newer", 2_000, SMALL)
+    for folder, hour in ((older, 1), (newer, 2)):  # a file system's clock may not tell two that are written at once
+        for path in (folder, *folder.rglob("*")):
+            os.utime(path, (hour * 3_600, hour * 3_600))
     found = planned(*SMALL, "resume=auto", "checkpoint.keep=4")[0].folder
     assert found is not None and found.name == "0-newer"
     assert planned(*SMALL, "seed=1", "resume=auto")[0].folder == Path("runs/default/pong-rainbow/1-other")
