@@ -40,7 +40,7 @@ class FlatWeights:
         agents: of one architecture.
 
     Attributes:
-        weights: the memory.
+        weights: the memory, which stays the same.
         projection, norms: what each agent's projector does after a step, and to which norms: [groups] float64, or
             [S, groups].
     """
@@ -51,6 +51,12 @@ class FlatWeights:
         self.names = list(parameters)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self.sizes = [shape.numel() for shape in self._shapes]
+        self._is_single = len(agents) == 1
+        seeds = () if self._is_single else (len(agents),)
+        lengths = [*[sum(self.sizes)] * len(Weights._fields[:-1]), len(self.names)]
+        self.weights = Weights(*(torch.zeros(*seeds, length) for length in lengths))
+        self.projection, norms = projection_of(agents[0])
+        self.norms = norms.expand(*seeds, len(norms)).clone()
         self._is_laid_out = False
         for agent in agents:
             agent.on_new_state = self.forget
@@ -70,27 +76,22 @@ class FlatWeights:
 
     @torch.inference_mode(False)
     def lay_out(self) -> None:
-        """Move everything into new memory, if something was replaced since the last call."""
+        """Move into the memory whatever was put in the place of its views since the last call."""
         if self._is_laid_out:
             return
-        rows = {name: torch.zeros(len(self.agents), sum(self.sizes)) for name in Weights._fields[:-1]}
-        steps = torch.zeros(len(self.agents), len(self.names))
         for row, agent in enumerate(self.agents):
-            views = [self.pieces(rows[name][row]) for name in Weights._fields[:-1]]
-            parameters = zip(agent.network.parameters(), agent.target.parameters(), *views, steps[row], strict=True)
+            *vectors, steps = (each if self._is_single else each[row] for each in self.weights)
+            views = [self.pieces(vector) for vector in vectors]
+            parameters = zip(agent.network.parameters(), agent.target.parameters(), *views, steps, strict=True)
             for online, target, at_online, at_target, exp_avg, exp_avg_sq, gradient, step in parameters:
                 online.data = at_online.copy_(online.detach())
                 target.data = at_target.copy_(target)
-                online.grad = gradient if online.grad is None else gradient.copy_(online.grad)
+                online.grad = gradient.zero_() if online.grad is None else gradient.copy_(online.grad)
                 moments = agent.optimizer.state[online]
                 for name, view in (("step", step), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-                    moments[name] = view.copy_(moments[name]) if name in moments else view
-        self.projection, norms = projection_of(self.agents[0])
-        self.norms = torch.stack([norms, *(projection_of(agent)[1] for agent in self.agents[1:])])
-        self.weights = Weights(**rows, steps=steps)
-        if len(self.agents) == 1:
-            self.weights = Weights(*(each[0] for each in self.weights))
-            self.norms = self.norms[0]
+                    moments[name] = view.copy_(moments[name]) if name in moments else view.zero_()
+            self.projection, norms = projection_of(agent)
+            (self.norms if self._is_single else self.norms[row]).copy_(norms)
         self._is_laid_out = True
 
 

@@ -102,7 +102,8 @@ class ValueAgent:
         actions: npt.NDArray[np.int64] = q.argmax(dim=1).cpu().numpy()
         if epsilon > 0.0:
             explore = self.exploration.random(len(actions)) < epsilon
-            actions[explore] = self.exploration.integers(0, q.shape[1], int(explore.sum()))
+            if explore.any():
+                actions[explore] = self.exploration.integers(0, q.shape[1], int(explore.sum()))
         return actions
 
     def q_values(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:

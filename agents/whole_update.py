@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -147,8 +148,7 @@ class WholeUpdate:
             raise ValueError("the replay holds no complete transition yet")
         flat.lay_out()
         function = self.trace() if self._function is None else self._function
-        inputs = self._draw(exponents)
-        self._results = Results(*function(flat.weights, self._ring, flat.norms, self._buffers, inputs))
+        self._results = Results(*function(self._draw(exponents)))
         for agent in self.agents:
             if agent.projector is not None:
                 agent.projector.updates += 1
@@ -160,8 +160,8 @@ class WholeUpdate:
         step = torch.vmap(self._step, in_dims=(0, self._ring_dims, 0, None, 0)) if self._is_stacked else self._step
         generators = [g for agent in self.agents for g in (agent.generator, agent.replay.generator)]
         states = [generator.get_state() for generator in generators]
-        arguments = (flat.weights, self._ring, flat.norms, self._buffers, self._draw([1.0] * len(self.agents)))
-        self._function = compiled_function(step, arguments) if self._compiled else step
+        fixed, inputs = (flat.weights, self._ring, flat.norms, self._buffers), self._draw([1.0] * len(self.agents))
+        self._function = compiled_function(step, fixed, [inputs]) if self._compiled else partial(step, *fixed)
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
         return self._function
@@ -285,11 +285,11 @@ class WholeActing:
             return q
         self.flat.lay_out()
         random = tuple(each for each in (eps, taus) if each is not None)
-        arguments = (self.flat.weights.online, self._buffers, stacks, random)
         if self._function is None:
             function = torch.vmap(self._pass, in_dims=(0, None, 0, 0)) if self._is_stacked else self._pass
-            self._function = compiled_function(function, arguments) if self._compiled else function
-        q = self._function(*arguments)
+            fixed, inputs = (self.flat.weights.online, self._buffers), (stacks, random)
+            self._function = compiled_function(function, fixed, inputs) if self._compiled else partial(function, *fixed)
+        q = self._function(stacks, random)
         return q
 
     def _pass(

@@ -123,6 +123,7 @@ def rainbow(env: str, nap: bool) -> Run:
         compile="on",
         learning_rate=RATE,
         buffer_size=100_000,
+        batch_size=32,
         learning_starts=BEFORE_LEARNING,
         train_freq=4,
         target_update_interval=400,

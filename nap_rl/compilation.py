@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -74,22 +75,23 @@ def compiled_method(method: Callable[..., Any], on_cpu: bool) -> Callable[..., A
     return compiled
 
 
-def compiled_function(function: Callable[..., Any], arguments: Sequence[Any]) -> Callable[..., Any]:
-    """The operators on small tensors of a CPU that `function` calls for such arguments, as C++ on one thread.
+def compiled_function(function: Callable[..., Any], fixed: Sequence[Any], inputs: Sequence[Any]) -> Callable[..., Any]:
+    """`function(*fixed, *inputs)` as a function of `inputs` alone: its operators as C++ on one thread of a CPU.
 
     Without torch.compile around it, a call asks nothing about its arguments: they have the shapes and dtypes of
-    `arguments`. What is no tensor in them stays what it is now. A compiler that fails is a warning; `function` is run
-    as it is then.
+    `inputs`, and the tensors of `fixed` are the same ones each time. What is no tensor stays what it is now. A compiler
+    that fails is a warning; `function` is run as it is then.
     """
-    leaves, inputs = tree_flatten(tuple(arguments))
+    leaves, arguments = tree_flatten((*fixed, *inputs))
     outputs: list[TreeSpec] = []
 
     def flat(*leaves: Any) -> list[Any]:
-        results, spec = tree_flatten(function(*tree_unflatten(leaves, inputs)))
+        results, spec = tree_flatten(function(*tree_unflatten(leaves, arguments)))
         outputs.append(spec)
         return results
 
-    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": 1}
+    # Fused too far, a loop over pairs computes anew for each pair what belongs to one of both.
+    options: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": 1, "realize_opcount_threshold": 8}
     with torch.inference_mode(False), torch.no_grad():
         graph = make_fx(flat, tracing_mode="fake")(*leaves)
         try:
@@ -97,11 +99,12 @@ def compiled_function(function: Callable[..., Any], arguments: Sequence[Any]) ->
         except Exception as error:
             reason = " ".join(str(error).split())
             warnings.warn(f"updates run uncompiled, more slowly: the compiler failed ({reason:.200})", stacklevel=2)
-            return function
+            return functools.partial(function, *fixed)
     (spec,) = outputs
+    same = tree_leaves(tuple(fixed))
 
-    def call(*arguments: Any) -> Any:
-        return tree_unflatten(compiled(*tree_leaves(arguments)), spec)
+    def call(*inputs: Any) -> Any:
+        return tree_unflatten(compiled(*same, *tree_leaves(inputs)), spec)
 
     return call
 

@@ -102,9 +102,21 @@ def halved(pair: tuple[Tensor, Tensor], *, by: float = 2.0) -> dict[str, Tensor]
 
 def test_a_compiled_function_gives_and_changes_what_the_function_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)  # operator by operator
-    run = compiled_function(halved, [(torch.zeros(2), torch.ones(2))])
     first, second = torch.full((2,), 3.0), torch.full((2,), 4.0)
+    run = compiled_function(halved, [(torch.zeros(2), torch.ones(2))], [])
+    assert run()["sum"].tolist() == [1.0, 1.0]
+    run = compiled_function(halved, [], [(torch.zeros(2), torch.ones(2))])
     assert run((first, second))["sum"].tolist() == [4.0, 4.0] and first.tolist() == [4.0, 4.0]
+
+
+def test_what_is_fixed_is_read_and_changed_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)
+    total = torch.zeros(2)
+    add = compiled_function(lambda total, more: total.add_(more), [total], [torch.ones(2)])
+    add(torch.ones(2))
+    total.mul_(10.0)
+    add(torch.full((2,), 3.0))
+    assert total.tolist() == [13.0, 13.0]
 
 
 def test_a_compiler_that_fails_is_a_warning_and_the_function_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,5 +125,5 @@ def test_a_compiler_that_fails_is_a_warning_and_the_function_runs_as_it_is(monke
 
     monkeypatch.setattr(torch._inductor, "compile", fail)
     with pytest.warns(UserWarning, match=r"run uncompiled, more slowly: the compiler failed \(error: out of memory\)"):
-        run = compiled_function(halved, [(torch.zeros(2), torch.ones(2))])
-    assert run is halved
+        run = compiled_function(halved, [], [(torch.zeros(2), torch.ones(2))])
+    assert run((torch.zeros(2), torch.ones(2)))["sum"].tolist() == [1.0, 1.0]

@@ -30,9 +30,7 @@ import torch
 from torch import Tensor
 
 from nap_rl.replay.priorities import Priorities
-
-Array = npt.NDArray[np.generic]
-Indices = npt.NDArray[np.int64]
+from nap_rl.replay.slots import Array, Indices, put
 
 
 class Transitions(NamedTuple):
@@ -162,9 +160,9 @@ class Replay:
         """
         envs = np.arange(len(self.counts)) if envs is None else envs
         at = self._advance(envs, frames, first)
-        self.actions[at] = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
-        self.rewards[at] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
-        self.discounts[at] = torch.as_tensor(discounts, dtype=torch.float32, device=self.device)
+        put(self.actions, at, actions)
+        put(self.rewards, at, rewards)
+        put(self.discounts, at, discounts)
         # The frame at serial c completes the window of the start at c - n, unless the episode is younger.
         complete = envs[self.ages[envs] >= self.n_steps]
         self._open_and_retire(envs, [(complete, self.counts[complete] - 1 - self.n_steps)])
@@ -176,7 +174,7 @@ class Replay:
         """
         self._advance(envs, frames, np.zeros(len(envs), dtype=bool))
         # The next slot belongs to another episode, even before its first frame is written: no window may reach into it.
-        self.first[self._slots(envs, self.counts[envs])] = True
+        put(self.first, self._flat(envs, self.counts[envs]), np.True_)
         starts = []
         for j in range(1, self.n_steps + 1):
             old_enough = envs[self.ages[envs] >= j]
@@ -281,6 +279,14 @@ class Replay:
         owner = self.priorities if name.startswith("priorities.") else self
         setattr(owner, name.removeprefix("priorities."), tensor)
 
+    def adopt(self, other: Replay) -> None:
+        """Hold what `other`, a replay of the same shape, holds: in this one's memory, which compiled updates read."""
+        for tensor, theirs in zip(self.tensors().values(), other.tensors().values(), strict=True):
+            tensor.copy_(theirs)
+        self.counts[:], self.ages[:], self.valid[:] = other.counts, other.ages, other.valid
+        self.size = other.size
+        self.generator.set_state(other.generator.get_state())
+
     def state_dict(self) -> dict[str, Tensor]:
         """All but the slots, which `records` gives."""
         return {
@@ -344,19 +350,18 @@ class Replay:
 
     def clear(self) -> None:
         """Forget every transition; the memory stays."""
-        slots = torch.arange(len(self.valid), device=self.device)
-        self.priorities.write(slots, torch.zeros_like(self.rewards), torch.zeros_like(self.first))
+        self.priorities.clear()
         self.valid[:] = False
         self.size = 0
         self.ages[:] = -1
 
-    def _advance(self, envs: Indices, frames: Array, first: npt.NDArray[np.bool_]) -> Tensor:
+    def _advance(self, envs: Indices, frames: Array, first: npt.NDArray[np.bool_]) -> Indices:
         """Write frames into the next slot of each column and return those slots."""
         serials = self.counts[envs]
-        slots = self._slots(envs, serials)
-        self.frames.index_copy_(0, slots, torch.as_tensor(frames).to(self.frames))
-        self.first[slots] = torch.as_tensor(first, device=self.device)
-        self.serials[slots] = torch.from_numpy(serials).to(self.device)
+        slots = self._flat(envs, serials)
+        put(self.frames, slots, frames)
+        put(self.first, slots, first)
+        put(self.serials, slots, serials)
         self.ages[envs] = np.where(first, 0, self.ages[envs] + 1)
         self.counts[envs] += 1
         return slots
@@ -369,9 +374,8 @@ class Replay:
         self.size += len(opened) - int(self.valid[retired].sum())
         self.valid[retired] = False
         self.valid[opened] = True
-        slots = torch.from_numpy(np.concatenate([opened, retired])).to(self.device)
-        valid = torch.arange(len(slots), device=self.device) < len(opened)
-        self.priorities.write(slots, self.largest_priority.expand(len(slots)), valid)
+        slots = np.concatenate([opened, retired])
+        self.priorities.write(slots, self.largest_priority, np.arange(len(slots)) < len(opened))
 
     def _flat(self, envs: Indices, serials: Indices) -> Indices:
         flat: Indices = envs * self.length + serials % self.length

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from nap_rl.replay.slots import Indices, put
 
 BLOCK = 128
 """Leaves of a block. A sample of B from N slots reads N/BLOCK block sums + B*BLOCK leaves: fewest at BLOCK = sqrt(N/B),
@@ -70,13 +74,20 @@ class Priorities:
         for name, tensor in state.items():
             getattr(self, name).copy_(tensor)
 
-    def write(self, slots: Tensor, priorities: Tensor, valid: Tensor) -> None:
-        """Set raw priorities and whether slots can be drawn: slots [K] int64, all different, [K] float32, [K] bool."""
-        self.valid.view(-1)[slots] = valid.to(self.valid.dtype)
-        self.leaves.view(-1)[slots] = torch.where(valid, priorities.pow(self.exponent), 0.0)
+    def clear(self) -> None:
+        """No slot can be drawn."""
+        for name in self.TENSORS:
+            getattr(self, name).zero_()
+
+    def write(self, slots: Indices, priorities: Tensor, valid: npt.NDArray[np.bool_]) -> None:
+        """Set raw priorities, [K] or one for all, and whether slots can be drawn; slots [K], all different."""
+        device = self.leaves.device
+        put(self.valid.view(-1), slots, valid)
+        put(self.leaves.view(-1), slots, priorities.pow(self.exponent) * torch.from_numpy(valid).to(device))
         blocks = slots // BLOCK
-        self.valid_counts[blocks] = self.valid.index_select(0, blocks).sum(dim=1, dtype=torch.float64)
-        self._sum_leaves(blocks)
+        at = torch.from_numpy(blocks).to(device)
+        put(self.valid_counts, blocks, self.valid.index_select(0, at).sum(dim=1, dtype=torch.float64))
+        put(self.leaf_sums, blocks, self.leaves.index_select(0, at).sum(dim=1, dtype=torch.float64))
 
     def update(self, slots: Tensor, priorities: Tensor, keep: Tensor) -> None:
         """New raw priorities of valid slots: [K] int64, [K] float32, [K] bool; entries not kept change nothing.
@@ -89,9 +100,7 @@ class Priorities:
         leaves.scatter_reduce_(0, slots, entries, reduce="amax", include_self=False)
         largest = leaves[slots]
         leaves[slots] = torch.where(largest < 0.0, before, largest)
-        self._sum_leaves(slots // BLOCK)
-
-    def _sum_leaves(self, blocks: Tensor) -> None:
+        blocks = slots // BLOCK
         self.leaf_sums[blocks] = self.leaves.index_select(0, blocks).sum(dim=1, dtype=torch.float64)
 
     def is_valid(self, slots: Tensor) -> Tensor:

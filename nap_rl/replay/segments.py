@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nap_rl.replay.buffer import Indices, Replay
+from nap_rl.replay.buffer import Replay
+from nap_rl.replay.slots import Indices
 
 RECORDS = 8_192  # of a segment, at most: 58 MB of Atari frames in memory, 1 to 4 MB on disk
 LEVEL = 3  # of zlib

@@ -396,5 +396,4 @@ class Rainbow(OffPolicyAlgorithm):
         """
         replay = self._make_replay(seed=0)
         replay_file.decode(replay, Path(path))
-        self.agent.replay = replay
-        self.replay_buffer = replay  # type: ignore[assignment]
+        self.agent.replay.adopt(replay)

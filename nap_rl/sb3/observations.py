@@ -191,9 +191,10 @@ def _encode(space: spaces.Space[Any], observation: Any) -> tuple[Array, bool]:
         return _one_hot(array.reshape(-1, 1), np.array([space.n]), np.array([space.start])), batched
     if isinstance(space, spaces.MultiDiscrete):
         return _one_hot(array.reshape(len(array), -1), space.nvec.ravel(), space.start.ravel()), batched
-    with np.errstate(over="ignore"):
-        array = array.astype(space.dtype, copy=False)
-    _check_finite(array)
+    if array.dtype != space.dtype:
+        with np.errstate(over="ignore"):
+            array = array.astype(space.dtype)
+        _check_finite(array)
     return array, batched
 
 

@@ -30,7 +30,7 @@ def filled(values: Sequence[float], *, exponent: float = 0.5, uniform: float = 0
     """Slot i has priority values[i]; a negative one means that it is not valid."""
     priorities = Priorities(len(values), exponent=exponent, uniform_probability=uniform)
     raw = torch.tensor(values, dtype=torch.float32)
-    priorities.write(torch.arange(len(values)), raw.clamp(min=0.0), raw >= 0)
+    priorities.write(np.arange(len(values)), raw.clamp(min=0.0), (raw >= 0).numpy())
     return priorities
 
 
@@ -111,11 +111,11 @@ def test_a_slot_of_zero_priority_or_not_valid_is_never_drawn_even_at_the_edges_o
 
 def test_a_slot_made_invalid_is_never_drawn_again_and_comes_back_when_it_is_valid() -> None:
     priorities = filled([1.0] * 10, uniform=0.5)
-    slots = torch.tensor([3, 7])
-    priorities.write(slots, torch.tensor([100.0, 100.0]), torch.tensor([False, False]))
+    slots = np.array([3, 7])
+    priorities.write(slots, torch.tensor([100.0, 100.0]), np.array([False, False]))
     assert not set(priorities.sample(2000).slots.tolist()) & {3, 7}
     assert not priorities.is_valid(slots).any() and priorities.is_valid(torch.tensor([0, 9])).all()
-    priorities.write(slots[:1], torch.tensor([100.0]), torch.tensor([True]))
+    priorities.write(slots[:1], torch.tensor([100.0]), np.array([True]))
     drawn = set(priorities.sample(2000).slots.tolist())
     assert 3 in drawn and 7 not in drawn
 
@@ -186,7 +186,7 @@ def many_updates(calls: int, batch: int, capacity: int) -> None:
         if call % 3 == 0:
             slots = rng.choice(capacity, batch, replace=False)
             now = rng.random(batch) < 0.7
-            priorities.write(torch.from_numpy(slots), torch.from_numpy(values), torch.from_numpy(now))
+            priorities.write(slots, torch.from_numpy(values), now)
             raw[slots], valid[slots] = values, now
         else:
             slots = rng.integers(0, capacity, batch)
@@ -212,13 +212,13 @@ def test_sums_do_not_drift_over_10_million_updates(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("capacity", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17])
 def test_slots_beyond_a_capacity_that_fills_no_whole_block_are_never_drawn(capacity: int) -> None:
     priorities = Priorities(capacity, uniform_probability=0.5)
-    slots = torch.arange(capacity)
-    priorities.write(slots, torch.ones(capacity), torch.ones(capacity, dtype=torch.bool))
+    slots = np.arange(capacity)
+    priorities.write(slots, torch.ones(()), np.ones(capacity, dtype=bool))
     draw = priorities.sample(3_000, torch.Generator().manual_seed(0))
     assert int(draw.slots.min()) >= 0 and int(draw.slots.max()) < capacity
     assert torch.allclose(draw.probabilities, torch.tensor(1 / capacity))
     assert chi_square_is_plausible(draw.slots, np.full(capacity, 1 / capacity))
-    priorities.write(slots[:-1], torch.zeros(capacity - 1), torch.zeros(capacity - 1, dtype=torch.bool))
+    priorities.write(slots[:-1], torch.zeros(()), np.zeros(capacity - 1, dtype=bool))
     assert set(priorities.sample(100).slots.tolist()) == {capacity - 1}
 
 
@@ -267,7 +267,7 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, float], sent
 
 def test_sampling_is_uniform_where_every_priority_is_zero() -> None:
     priorities = Priorities(10, exponent=0.5, uniform_probability=0.0)
-    priorities.write(torch.tensor([2, 5]), torch.zeros(2), torch.tensor([True, True]))
+    priorities.write(np.array([2, 5]), torch.zeros(()), np.array([True, True]))
     draw = priorities.sample(100)
     assert set(draw.slots.tolist()) == {2, 5}
     assert draw.probabilities.tolist() == [0.5] * 100

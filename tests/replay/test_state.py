@@ -94,3 +94,16 @@ def test_a_replay_of_another_shape_is_refused() -> None:
         make(num_envs=2).load_state_dict(make().state_dict())
     with pytest.raises(ValueError, match="capacity"):
         make(capacity=70).load_state_dict(make().state_dict())
+
+
+def test_a_replay_that_adopts_another_samples_as_that_one_from_memory_of_its_own() -> None:
+    original, other = make(), make()
+    play(original, 150, seed=1)
+    play(other, 30, seed=3)
+    memory = {name: tensor.data_ptr() for name, tensor in other.tensors().items()}
+    other.adopt(original)
+    assert memory == {name: tensor.data_ptr() for name, tensor in other.tensors().items()}
+    for replay in (original, other):
+        play(replay, 60, seed=2)
+    for one, two in zip(original.sample(64, 0.7), other.sample(64, 0.7), strict=True):
+        assert torch.equal(one, two)

@@ -114,6 +114,20 @@ def test_updates_as_one_function_learn_the_same_and_go_through_a_zip(
         torch.testing.assert_close(found[1][name], plain, rtol=1e-4, atol=1e-5)
 
 
+def test_a_loaded_replay_is_what_a_compiled_update_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)
+    model = Rainbow("MlpPolicy", cartpole(), compile="on", **SMALL)
+    model.learn(60)
+    model.save_replay_buffer(tmp_path / "replay")
+    size = len(model.agent.replay)
+    model.learn(60, reset_num_timesteps=False)
+    model.load_replay_buffer(tmp_path / "replay")
+    assert len(model.agent.replay) == size
+    priorities = model.agent.replay.state_dict()["priorities.leaves"]
+    model.agent.update(0.5)
+    assert not torch.equal(model.agent.replay.state_dict()["priorities.leaves"], priorities)
+
+
 @pytest.mark.parametrize(("setting", "whole"), [("on", True), ("off", False), ("auto", False)])
 def test_a_short_run_is_compiled_where_that_is_asked_for(
     setting: str, whole: bool, monkeypatch: pytest.MonkeyPatch
