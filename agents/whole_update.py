@@ -22,14 +22,10 @@ from nap_rl.agents.flat_weights import FlatWeights, Weights
 from nap_rl.agents.value_agent import ValueAgent
 from nap_rl.compilation import compiled_function, pick_compile
 from nap_rl.nn import HeadLoss
-from nap_rl.plasticity import Method
-from nap_rl.plasticity.l2 import WeightDecay
 from nap_rl.replay import Replay, Transitions
 
 MOST_PARAMETERS = 500_000
 """Of a small network. Larger ones are bound by arithmetic, no longer by calls."""
-OUTSIDE = (Method, WeightDecay)
-"""Plasticity methods that act after an update, on weights alone."""
 
 
 class Inputs(NamedTuple):
@@ -61,7 +57,7 @@ def refusal(agent: ValueAgent) -> str | None:
     kept = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
     if agent.device.type != "cpu" or agent.replay.device.type != "cpu":
         return f"the learner is on {agent.device.type}"
-    if type(agent.method) not in OUTSIDE:
+    if agent.method.within_update:
         return f"the plasticity method {type(agent.method).__name__} acts in the middle of it"
     if agent.precision is not torch.float32:
         return "its passes are in bfloat16"

@@ -33,6 +33,8 @@ class ContinualBackprop(Method):
         maturity: updates for which a new unit is safe.
     """
 
+    within_update = True
+
     def __init__(
         self,
         network: nn.Module,

@@ -17,6 +17,8 @@ class L2(Method):
     projection undoes (up to Adam's rescaling), and acts on the output layer, which NaP leaves free.
     """
 
+    within_update = True
+
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-4, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.coefficient: float = option("coefficient", coefficient)

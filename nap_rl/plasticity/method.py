@@ -41,6 +41,8 @@ class Method:
 
     norm: str | None = None
     """The normalisation without which the method is not itself ("layer"), None where any network will do."""
+    within_update = False
+    """Whether it adds to the loss or looks at the pass that learns; else it acts on weights after updates alone."""
     statistics_batch = 64
     """States that `inputs` should give, for shares of dormant units (Sokar et al. 2023)."""
 

@@ -18,6 +18,8 @@ class Regenerative(Method):
     (1 - cos(theta, theta_0)): it only turns the weights back, and never competes with the projection.
     """
 
+    within_update = True
+
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-3, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.coefficient: float = option("coefficient", coefficient)
