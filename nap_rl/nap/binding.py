@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Any, ClassVar, Protocol
 from weakref import ReferenceType, WeakSet, ref
 
@@ -102,40 +102,51 @@ def _listen() -> None:
 
 
 def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Look once at each optimiser, and once more after a Projector or a copy of a projected layer was made."""
     if torch.compiler.is_compiling() or optimizer in _harmless:
         return
-    mine = [follower for follower in _followers if follower.optimizer is optimizer]
     moved = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    harmless = True
-    for other in list(_followers):
-        inside = any(value is optimizer for value in vars(other.optimizer).values())  # of Lookahead or SAM, say
-        if other.optimizer is optimizer or inside or any(isinstance(follower, type(other)) for follower in mine):
-            continue
-        shared = [tensor in moved for tensor in other.followed()]
-        if all(shared):
-            _warn(
-                optimizer, f"{{}} has taken over all weights of a {type(other).__name__}, which follows it from now on."
-            )
-            other.rebind(optimizer)
-            other.after_step()
-            harmless = False
-        elif any(shared):
-            name = type(other).__name__
-            _warn(
-                optimizer, f"{{}} moves some of the weights of a {name} that follows another: give it its own {name}."
-            )
-    if optimizer.defaults.get(MARK) and not mine and harmless:
+    mine = [follower for follower in _followers if follower.optimizer is optimizer]
+    if _hand_over(optimizer, moved, mine):
+        return
+    if optimizer.defaults.get(MARK) and not mine:
         _warn(optimizer, "{} is a copy of one that a Projector follows, but the Projector was not copied with it.")
-    projected = {tensor for follower in _followers if follower.projects for tensor in follower.followed()}
-    layers = [held.parameters() for held in list(_held)]
-    if any(moved.intersection(layer) and projected.isdisjoint(layer) for layer in layers):
+    if _trains_held_layer(moved):
         _warn(
             optimizer,
             "{} trains weights that a Projector projected, or a copy of them, and no Projector follows it: build "
             "Projector(network, optimizer).",
         )
-    if harmless:
-        _harmless.add(optimizer)
+    _harmless.add(optimizer)
+
+
+def _hand_over(optimizer: Optimizer, moved: Set[Tensor], mine: Sequence[Follower]) -> bool:
+    """Whether `optimizer` has all weights of somebody else's follower, which follows it from now on; warns of some."""
+    handed_over = False
+    for other in list(_followers):
+        inside = any(value is optimizer for value in vars(other.optimizer).values())  # of Lookahead or SAM, say
+        if other.optimizer is optimizer or inside or any(isinstance(follower, type(other)) for follower in mine):
+            continue
+        shared, name = [tensor in moved for tensor in other.followed()], type(other).__name__
+        if all(shared):
+            _warn(optimizer, f"{{}} has taken over all weights of a {name}, which follows it from now on.")
+            other.rebind(optimizer)
+            other.after_step()
+            handed_over = True
+        elif any(shared):
+            _warn(
+                optimizer, f"{{}} moves some of the weights of a {name} that follows another: give it its own {name}."
+            )
+    return handed_over
+
+
+def _trains_held_layer(moved: Set[Tensor]) -> bool:
+    """Whether a layer among `moved` is held, and no Projector is there that projects it."""
+    held = [layer for each in list(_held) if not moved.isdisjoint(layer := each.parameters())]
+    if not held:
+        return False
+    projected = {tensor for follower in _followers if follower.projects for tensor in follower.followed()}
+    return any(projected.isdisjoint(layer) for layer in held)
 
 
 def _warn(optimizer: Optimizer, text: str) -> None:
