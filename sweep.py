@@ -11,7 +11,7 @@ run each: 0,1,2 or 0..4 or range(0,10,2) or choice(a,b). All combinations are ch
 
 Settings of the sweep:
     sweep.dir=FOLDER        the sweep's folder; without it a new one below runs/sweeps/
-    sweep.engine=ray|local  Ray Tune (pip install 'nap-rl[ray]'), or plain processes; without it Ray where it is there
+    sweep.engine=ray|local  Ray Tune (pip install -e '.[ray]'), or plain processes; without it Ray where it is there
     sweep.parallel=N        runs at a time; without it as many as cores, GPUs and memory take
     sweep.cpus_per_run=1    cores for each run, which computes with as many threads
     sweep.gpus_per_run=0.25 four runs share a GPU; without it a run has one for itself, where there are GPUs
@@ -164,7 +164,7 @@ def begin_search(command: Command, asked: settings.Asked, arguments: cli.Argumen
     if command is not TRAIN:
         raise ValueError(f"sweep.search=optuna needs scores of trainings, not of {command.name}.py")
     if not optuna_search.is_installed():
-        raise ValueError("sweep.search=optuna needs Optuna, which is not installed: pip install 'nap-rl[ray]'")
+        raise ValueError("sweep.search=optuna needs Optuna, which is not installed: pip install -e '.[ray]'")
     folder = new_folder(asked)
     if (folder / record.NAME).exists():
         raise ValueError(f"{folder} holds a sweep: name another folder, or go on with sweep.py resume={folder}")
@@ -290,7 +290,7 @@ def uses_ray(asked: settings.Asked) -> bool:
         return wanted or asked.settings.engine is None
     if wanted:
         what = f"ray.address={asked.address}" if asked.address else "sweep.engine=ray"
-        raise ValueError(f"{what} needs Ray, which is not installed: pip install 'nap-rl[ray]'")
+        raise ValueError(f"{what} needs Ray, which is not installed: pip install -e '.[ray]'")
     return False
 
 

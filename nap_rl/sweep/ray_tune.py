@@ -51,7 +51,7 @@ class Resources(NamedTuple):
 
 
 def is_installed() -> bool:
-    """Whether the extra is: `pip install 'nap-rl[ray]'`."""
+    """Whether the extra is: `pip install -e '.[ray]'`."""
     return find_spec("ray") is not None and find_spec("pyarrow") is not None
 
 

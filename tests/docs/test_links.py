@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,14 @@ def test_documents_named_in_the_text_are_there(page: Path) -> None:
     named = re.findall(r"\bdocs/[\w/-]+\.(?:md|png)", page.read_text())
     commands = set(re.findall(r"--out (docs/[\w/.$-]+)", page.read_text()))
     assert [name for name in named if name not in commands and not (ROOT / name).exists()] == []
+
+
+def test_extras_are_installed_from_the_clone_and_exist() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    sources = [*PAGES, *ROOT.glob("*.py"), *(ROOT / "nap_rl").rglob("*.py")]
+    told = [line for source in sources for line in re.findall(r"pip install [^\n`]*\[\w+\]", source.read_text())]
+    assert told
+    for line in told:
+        extra = re.search(r"pip install -e '?\.\[(\w+)\]", line)
+        assert extra is not None and extra[1] in setup["options.extras_require"], line
