@@ -9,12 +9,16 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 
 import pytest
 import torch
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra._internal.defaults_list import DefaultsList
 from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
@@ -50,6 +54,7 @@ def _presets_are_read_once() -> Iterator[None]:
     What a test wrote, or stored for a run that goes on, is read each time.
     """
     read, merge = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+    choose, chosen = config_loader_impl.create_defaults_list, dict[object, DefaultsList]()
     kept: dict[object, bytes] = {}
 
     def key_of(repository: IConfigRepository, *more: object) -> object:
@@ -75,7 +80,23 @@ def _presets_are_read_once() -> Iterator[None]:
             kept[key] = pickle.dumps(merged)
         return merged
 
+    def choose_once(
+        repo: IConfigRepository, config_name: str | None, overrides_list: list[Override], **more: bool
+    ) -> DefaultsList:
+        """The presets that are composed depend on the choices of groups alone, and not on values."""
+        choices = [
+            each
+            for each in overrides_list
+            if repo.group_exists(each.key_or_group) and not isinstance(each.value(), dict)
+        ]
+        key = key_of(repo, config_name, *(each.input_line for each in choices), *more.values())
+        found = chosen[key] if key in chosen else choose(repo, config_name, choices, **more)
+        if not any(path in str(key) for path in ("file:", "stored")):
+            chosen[key] = found
+        return replace(found, config_overrides=[each for each in overrides_list if each not in choices])
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_loader_impl, "create_defaults_list", choose_once)
         patch.setattr(ConfigRepository, "load_config", read_once)
         patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
         yield
