@@ -25,8 +25,9 @@ from nap_rl import checkpoint, cli
 from nap_rl.conf import evaluation, schema
 from nap_rl.conf.evaluation import EvaluationConfig
 from nap_rl.envs import check_game
+from nap_rl.envs.atari import FRAME_SHAPE, STACK
 from nap_rl.envs.video import check_video
-from nap_rl.sb3 import archive
+from nap_rl.sb3 import layout
 
 
 class Found(NamedTuple):
@@ -151,10 +152,12 @@ def find_zip(path: Path, settings: EvaluationConfig) -> Found:
     """
     if path.suffix != ".zip" and not zipfile.is_zipfile(path):
         raise NoAgentError(f"{path} is neither a run's folder nor a zip")
-    archive.check(path)
+    torso = layout.read_torso(path)
     if settings.env.game is None:
         raise ValueError(f"{path} does not say its game: add env.game=, for example env.game=pong")
     check_game(settings.env.game)
+    if torso is not None and not torso.fits(STACK, FRAME_SHAPE):
+        raise ValueError(f"{path} acts on {torso.acts_on}, but Atari's observations here are {[STACK, *FRAME_SHAPE]}")
     return Found(path, path, None)
 
 

@@ -73,13 +73,13 @@ def to_config(config: DictConfig, *, begins: bool = True) -> Config:
 
 
 def _check_what_torch_reads(config: Config, observations: Observations, num_actions: int, begins: bool) -> None:
+    if begins and config.agent.init_from is not None:
+        init_from.check(config.agent.init_from, config, observations)
     made_for_them = ATARI_TORSOS if observations == ATARI else ANY_TORSOS
     if config.agent.torso not in made_for_them:
         from nap_rl.conf.networks import check_network
 
         check_network(config, num_actions, observations)
-    if begins and config.agent.init_from is not None:
-        init_from.check(config.agent.init_from, config)
     from nap_rl.conf.memory import check_replay
 
     check_replay(config, observations)

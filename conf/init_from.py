@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from nap_rl import checkpoint
 from nap_rl.conf import schema
+from nap_rl.conf.environments import Observations
 from nap_rl.conf.schema import Config
 from nap_rl.envs import TaskStream
-from nap_rl.envs.atari import FRAME_SHAPE, STACK
 
 if TYPE_CHECKING:  # a run's folder is checked before torch is imported
     from torch import Tensor
@@ -33,17 +33,19 @@ RANDOM_SHARE = 0.1  # of the actions by which observations are gathered
 OBSERVATIONS = 1_000
 
 
-def check(source: str, config: Config) -> None:
+def check(source: str, config: Config, observations: Observations) -> None:
     """Compares the torso of `source` with the configuration's, as far as settings and shapes tell; builds nothing.
 
-    The number of actions, the head and the streams may differ.
+    The number of actions, the head and the streams may differ. A zip of another torso is refused before torch is
+    imported.
 
     Raises:
         OSError, ValueError: there are no such weights, they are damaged, or their torso is another one; names `source`.
     """
     with _naming(source):
         if _is_zip(source):
-            _check_torso_of_zip(_read_zip(source), config)
+            _check_torso_of_zip(source, config, observations)
+            _read_zip(source)
         else:
             _check_torso_of_run(checkpoint.newest_of_run(Path(source)), config)
 
@@ -102,8 +104,8 @@ def _check_torso_of_run(folder: Path, config: Config) -> None:
     for name, ours in _torso_settings(config).items():
         if theirs[name] != ours:
             raise ValueError(
-                f"its torso is another one ({name}: {theirs[name]} there and {ours} here): agent.torso, agent.nap, "
-                "nap and plasticity have to be as in that run"
+                f"its torso is another one ({name}: {theirs[name]} there and {ours} here): agent.torso, "
+                "agent.net_arch, agent.nap, nap and plasticity have to be as in that run"
             )
 
 
@@ -112,22 +114,38 @@ def _torso_settings(config: Config) -> dict[str, Any]:
     norms = "plain" if config.nap.affine is schema.Affine.omit else "learnable"
     return {
         "agent.torso": config.agent.torso,
+        "agent.net_arch": _list(config.agent.net_arch),
         "norms by agent.nap": norms if config.agent.nap and config.nap.normalize else "none",
         "plasticity=crelu": config.plasticity.name == "crelu",
     }
 
 
-def _check_torso_of_zip(model: Model, config: Config) -> None:
-    from nap_rl.conf.networks import network_spec
+def _check_torso_of_zip(source: str, config: Config, observations: Observations) -> None:
+    from nap_rl.sb3 import layout
 
-    ours = network_spec(config).shapes(FRAME_SHAPE, STACK, model.actions)
-    for name, tensor in model.network.items():
-        shape = ours.get(name)
-        if name.startswith(TORSO) and name.endswith(".weight") and shape != tensor.shape:
+    theirs, ours = layout.read_torso(source), _torso_settings(config)
+    if theirs is None:
+        return
+    if not theirs.fits(observations.stack, observations.shape):
+        seen = [observations.stack, *observations.shape]
+        raise ValueError(f"it acts on {theirs.acts_on}, and {config.env.name} shows observations of {seen}")
+    for name, value in (("agent.torso", theirs.name), ("agent.net_arch", _list(theirs.net_arch))):
+        if ours[name] != value:
             raise ValueError(
-                f"its torso is another one ({name} is {_shape(tensor.shape)} there and {_shape(shape)} here): "
-                f"use agent.torso={model.spec.torso}"
+                f"its torso is another one ({name}: {value} there and {ours[name]} here): use {name}={value}"
             )
+    norms = (config.nap.norm.name, config.nap.axes.name, config.nap.affine is not schema.Affine.omit)
+    if theirs.norms is not None and (ours["norms by agent.nap"] == "none" or norms != theirs.norms):
+        norm, axes, affine = theirs.norms
+        settings = f"agent.nap=true nap.norm={norm} nap.axes={axes}" + ("" if affine else " nap.affine=omit")
+        raise ValueError(f"its torso has NaP's norms: use {settings}")
+    if ours["plasticity=crelu"]:
+        raise ValueError("plasticity=crelu gives the torso twice the features of a zip's: use another method")
+
+
+def _list(widths: Sequence[int]) -> str:
+    """As it is typed."""
+    return f"[{','.join(map(str, widths))}]"
 
 
 @contextmanager
@@ -168,9 +186,6 @@ def _read_zip(source: str) -> Model:
 
 @lru_cache(maxsize=1)
 def _read_zip_once(source: str, size: int, changed: int) -> Model:
-    from nap_rl.sb3 import archive
-
-    archive.check(source)  # before torch is imported
     from nap_rl.sb3.model import read_model
 
     return read_model(source)

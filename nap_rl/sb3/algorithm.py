@@ -365,8 +365,7 @@ class Rainbow(OffPolicyAlgorithm):
         """
         if print_system_info:
             get_system_info()
-        file = Path(path)
-        saved = read_model(file if file.exists() or file.suffix == ".zip" else file.with_name(f"{file.name}.zip"))
+        saved = read_model(archive.with_suffix(path))
         try:
             if saved.algorithm != "Rainbow":
                 raise ValueError(f"it is of {saved.algorithm}, which nap_rl.sb3.load reads")

@@ -42,6 +42,7 @@ ACTOR_CRITIC = ("actor.optimizer.pth", "critic.optimizer.pth", "ent_coef_optimiz
 # Fields of `data` by which SB3's other algorithms are told apart.
 OTHERS = {
     "cg_max_steps": "TRPO",
+    "n_delta": "ARS",
     "clip_range": "PPO",
     "normalize_advantage": "A2C",
     "top_quantiles_to_drop_per_net": "TQC",
@@ -68,16 +69,17 @@ class Archive(NamedTuple):
     variables: dict[str, Any]
 
 
-class _Plain(NamedTuple):
-    """The members that need no torch, and the names of all."""
+class Members(NamedTuple):
+    """What a zip tells without torch."""
 
     names: set[str]
     hints: dict[str, Any]
     dropped: dict[str, str]
     version: tuple[int, ...]
+    shapes: dict[str, tuple[int, ...]]  # of the policy's tensors; {} where only torch can tell
 
 
-def check(path: str | Path) -> None:
+def check(path: str | Path) -> Members:
     """Refuses whatever can be refused without torch, which takes a second to import; `read` refuses the rest.
 
     Raises:
@@ -85,7 +87,7 @@ def check(path: str | Path) -> None:
         ZipError: it is no SB3 zip, not a sound one, or one of an actor-critic algorithm.
     """
     with _opened(Path(path)) as archive:
-        _check(archive)
+        return _check(archive)
 
 
 def read(path: str | Path) -> Archive:
@@ -97,7 +99,7 @@ def read(path: str | Path) -> Archive:
     """
     path = Path(path)
     with _opened(path) as archive:
-        names, hints, dropped, version = _check(archive)
+        names, hints, dropped, version, _ = _check(archive)
         from torch import Tensor
 
         from nap_rl.sb3 import tensor_file
@@ -112,6 +114,13 @@ def read(path: str | Path) -> Archive:
         if not isinstance(optimizer, dict) or not isinstance(variables, dict):
             raise ZipError("has an optimizer or variables that are no dictionaries")
         return Archive(path, hints, dropped, version, policy, optimizer, variables)
+
+
+def with_suffix(path: str | Path) -> Path:
+    """The path, with ".zip" where only that is there: SB3 adds it when it saves, and when it loads."""
+    path = Path(path)
+    longer = path.with_name(f"{path.name}.zip")
+    return longer if longer.is_file() and not path.is_file() else path
 
 
 @contextmanager
@@ -134,19 +143,19 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ZipError(f"{path} cannot be read as an SB3 zip: {what}") from None
 
 
-def _check(archive: zipfile.ZipFile) -> _Plain:
+def _check(archive: zipfile.ZipFile) -> Members:
     """All members, as far as that goes without torch."""
     names = _check_members(archive)
     hints, dropped = data_json.parse(_chunks(archive, "data"))
     version = _version(_member(archive, VERSION)) if VERSION in names else ()
-    texts = {
+    shapes = {
         name: tensor_structure.check(_member(archive, name), _SmallReads) for name in names if name.endswith(".pth")
     }
-    if {"action_net", "actor"} & {text.split(".", 1)[0] for text in texts["policy.pth"]}:
+    if {"action_net", "actor"} & {name.split(".", 1)[0] for name in shapes["policy.pth"]}:
         other = next((name for field, name in OTHERS.items() if field in hints), "actor-critic")
         article = "an" if other[0] in "aA" else "a"
         raise ZipError(f"holds {article} {other} policy: DQN, QR-DQN and Rainbow are read")
-    return _Plain(names, hints, dropped, version)
+    return Members(names, hints, dropped, version, shapes["policy.pth"])
 
 
 class _SmallReads:
@@ -170,6 +179,8 @@ def _check_members(archive: zipfile.ZipFile) -> set[str]:
         name = info.filename
         if name in ACTOR_CRITIC:
             raise ZipError("holds a policy of SAC, TD3 or their like: DQN, QR-DQN and Rainbow are read")
+        if name.endswith("/data.pkl"):
+            raise ZipError("is a file of torch.save, as policy.save() writes: save the whole model by model.save()")
         if name not in MEMBERS:
             raise ZipError(f"is no SB3 zip: it has a member {name[:60]!r}")
         if name in names:

@@ -9,12 +9,18 @@ the actions (row n * A + a), we have them behind (row a * N + n).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+from nap_rl.sb3.archive import Members, ZipError, check, naming
 
-from nap_rl.nn import NetworkSpec
+if TYPE_CHECKING:  # a zip that does not fit is refused before torch is imported
+    from torch import Tensor
+
+    from nap_rl.nn import NetworkSpec
 
 NETS = {"q_net": "DQN", "quantile_net": "QRDQN"}
 OUTPUT = "streams.advantage.output"
@@ -22,8 +28,72 @@ CONVOLUTIONS = [f"features_extractor.cnn.{i}" for i in (0, 2, 4)]
 FEATURES = "features_extractor.linear.0"
 
 
-class LayoutError(ValueError):
-    """The tensors are those of no DQN or QR-DQN that is read here; ends a sentence with the file's name."""
+class Torso(NamedTuple):
+    """The torso of a zip's network, and what it looks at.
+
+    Attributes:
+        name, net_arch: `torso` and `net_arch` of `NetworkSpec`.
+        inputs: channels of an image, numbers of a vector; those of all stacked frames.
+        norms: kind, axes and affine of NaP's norms; None for none.
+    """
+
+    name: str
+    net_arch: tuple[int, ...]
+    inputs: int
+    norms: tuple[str, str, bool] | None = None
+
+    @property
+    def acts_on(self) -> str:
+        """Its observations, in words."""
+        return f"{self.inputs} numbers" if self.name == "mlp" else f"images of {self.inputs} channels"
+
+    def fits(self, stack: int, frame_shape: Sequence[int]) -> bool:
+        """Whether it can look at `stack` frames of a shape."""
+        if self.name == "mlp":
+            return stack * math.prod(frame_shape) == self.inputs
+        return len(frame_shape) in (2, 3) and stack * math.prod(frame_shape[:-2]) == self.inputs
+
+
+def read_torso(path: str | Path) -> Torso | None:
+    """The torso of a zip by names and shapes alone, without torch; None where only the tensors can tell.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ZipError: it is no sound zip, or no CnnPolicy or MlpPolicy.
+    """
+    members = check(path)
+    with naming(path):
+        try:
+            return _torso_of_rainbow(members.hints["nap_rl"]) if "nap_rl" in members.hints else _torso_of_sb3(members)
+        except (LookupError, TypeError):  # it does not say so: the zip is refused once its tensors are read
+            return None
+
+
+def _torso_of_sb3(members: Members) -> Torso | None:
+    for net in NETS:
+        split = {name: name.partition(".") for name in members.shapes}
+        if online := {rest: members.shapes[name] for name, (first, _, rest) in split.items() if first == net}:
+            layers = sb3_layers(online, net)
+            images, net_arch, _ = _widths(layers, {layer: online[f"{layer}.bias"] for layer in layers})
+            return Torso("nature" if images else "mlp", net_arch, online[f"{layers[0]}.weight"][1])
+    return None
+
+
+def _torso_of_rainbow(said: Mapping[str, Any]) -> Torso:
+    spec, shape, stack = said["network"], said["frame_shape"], said["stack"]
+    if not all(type(size) is int for size in (stack, *shape, *spec["net_arch"])):
+        raise TypeError("sizes are whole numbers")
+    norms = None if spec["norm"] is None else (str(spec["norm"]), str(spec["axes"]), spec["affine"] is True)
+    inputs = stack * math.prod(shape if spec["torso"] == "mlp" else shape[:-2])
+    return Torso(str(spec["torso"]), tuple(spec["net_arch"]), inputs, norms)
+
+
+def _widths(layers: Sequence[str], biases: Mapping[str, Sequence[int]]) -> tuple[bool, tuple[int, ...], int]:
+    """(whether it looks at images, net_arch, hidden) of a `NetworkSpec`, by the lengths of SB3's biases."""
+    images = layers[0] == CONVOLUTIONS[0]
+    widths = [math.prod(biases[layer]) for layer in layers[3 if images else 0 :]]
+    *between, hidden, _ = [0, *widths] if len(widths) == 1 else widths
+    return images, tuple(between), hidden
 
 
 def describe(tensors: Mapping[str, Tensor], net: str, quantiles: int) -> NetworkSpec:
@@ -35,15 +105,15 @@ def describe(tensors: Mapping[str, Tensor], net: str, quantiles: int) -> Network
         quantiles: N of QR-DQN, 1 for DQN.
 
     Raises:
-        LayoutError: they are in no CnnPolicy or MlpPolicy.
+        ZipError: they are in no CnnPolicy or MlpPolicy.
     """
+    from nap_rl.nn import NetworkSpec
+
     layers = sb3_layers(tensors, net)
-    images = layers[0] == CONVOLUTIONS[0]
-    widths = [tensors[f"{layer}.bias"].numel() for layer in layers[3 if images else 0 :]]
-    *between, hidden, _ = [0, *widths] if len(widths) == 1 else widths
+    images, net_arch, hidden = _widths(layers, {layer: tensors[f"{layer}.bias"].shape for layer in layers})
     return NetworkSpec(
         torso="nature" if images else "mlp",
-        net_arch=tuple(between),
+        net_arch=net_arch,
         hidden=hidden,
         head="quantile" if net == "quantile_net" else "expected",
         outputs=quantiles,
@@ -53,7 +123,7 @@ def describe(tensors: Mapping[str, Tensor], net: str, quantiles: int) -> Network
 
 
 def sb3_layers(tensors: Iterable[str], net: str) -> list[str]:
-    """SB3's names of layers, from input to output; LayoutError for tensors of other layers, or half a layer."""
+    """SB3's names of layers, from input to output; ZipError for tensors of other layers, or half a layer."""
     names = set(tensors)
     linear = sorted({int(found[1]) for name in names if (found := re.match(rf"{net}\.([0-9]{{1,4}})\.", name))})
     images = any(name.startswith("features_extractor.") for name in names)
@@ -61,12 +131,12 @@ def sb3_layers(tensors: Iterable[str], net: str) -> list[str]:
     expected = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
     if other := sorted(names - expected):
         if "extractors." in other[0]:
-            raise LayoutError("has a MultiInputPolicy: CnnPolicy and MlpPolicy are read")
-        raise LayoutError(f"has a tensor '{other[0][:60]}', which is in no CnnPolicy or MlpPolicy of SB3")
+            raise ZipError("has a MultiInputPolicy: CnnPolicy and MlpPolicy are read")
+        raise ZipError(f"has a tensor '{other[0][:60]}', which is in no CnnPolicy or MlpPolicy of SB3")
     if missing := sorted(expected - names):
-        raise LayoutError(f"has no tensor '{missing[0]}'")
+        raise ZipError(f"has no tensor '{missing[0]}'")
     if not linear:
-        raise LayoutError(f"has no layers of {net}")
+        raise ZipError(f"has no layers of {net}")
     return layers
 
 

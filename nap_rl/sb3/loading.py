@@ -12,7 +12,7 @@ import torch
 
 from nap_rl.agents import Diverged, ValueAgent
 from nap_rl.replay import Replay
-from nap_rl.sb3.archive import naming
+from nap_rl.sb3.archive import naming, with_suffix
 from nap_rl.sb3.learning import learning
 from nap_rl.sb3.model import Model, read_model
 from nap_rl.sb3.observations import NotFinite
@@ -67,7 +67,8 @@ def load(
     Settings that cannot be taken are named in a warning each, and never keep the policy from acting.
 
     Args:
-        path: written by DQN, sb3-contrib's QRDQN or `nap_rl.sb3.Rainbow`, CnnPolicy or MlpPolicy.
+        path: written by DQN, sb3-contrib's QRDQN or `nap_rl.sb3.Rainbow`, CnnPolicy or MlpPolicy; as in SB3, with or
+            without ".zip".
         capacity, num_envs: of the agent's replay, which starts empty (SB3 keeps none in a zip).
         device: of the agent.
 
@@ -75,7 +76,7 @@ def load(
         FileNotFoundError: there is no such file.
         ZipError: the zip is damaged or hostile, or its policy cannot act here; one sentence.
     """
-    model = read_model(path)
+    model = read_model(with_suffix(path))
     with naming(model.path):
         settings = learning(model.archive, model.algorithm, model.spec.pixels, model.adam)
         network = model.build().to(device)

@@ -86,8 +86,6 @@ def read_model(path: str | Path) -> Model:
             return _model(archive)
         except ZipError:
             raise
-        except layout.LayoutError as error:
-            raise ZipError(str(error)) from None
         except (ValueError, TypeError, KeyError, RuntimeError, OverflowError, MemoryError, AttributeError) as error:
             raise ZipError(f"describes no network that can be built: {error}") from None
 

@@ -35,13 +35,8 @@ def initialize(model: Model, network: QNetwork) -> Fit:
     NaP's normalisations are fresh, and the biases in front of them are left out.
 
     Raises:
-        ValueError: a weight of the torso does not fit, or the zip has layers that the network cannot have.
+        ValueError: a weight of the torso does not fit.
     """
-    if model.spec.pixels and model.spec.net_arch:
-        count = len(model.spec.net_arch) + 1
-        raise ValueError(f"it has {count} hidden layers behind its convolutions, and agent.hidden is one")
-    if len(model.frame_shape) == 3:
-        raise ValueError(f"it acts on images of {list(model.frame_shape)}, and the environments here give grey frames")
     theirs, ours = model.network, network.state_dict()
     fits = {name for name in theirs if name in ours and theirs[name].shape == ours[name].shape}
     for name in theirs:
@@ -49,7 +44,7 @@ def initialize(model: Model, network: QNetwork) -> Fit:
             here = "missing" if name not in ours else "x".join(map(str, ours[name].shape))
             raise ValueError(
                 f"its torso is another one ({name} is {'x'.join(map(str, theirs[name].shape))} there and {here} here): "
-                f"use agent.torso={model.spec.torso}"
+                f"use agent.torso={model.spec.torso} agent.net_arch={list(model.spec.net_arch)}"
             )
     weights = {name for name in theirs if not name.startswith(TORSO) and name.endswith("weight")}
     if not (_same_head(model, network) and weights <= fits and network.streams.actions == model.actions):

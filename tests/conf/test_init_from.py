@@ -119,7 +119,6 @@ def test_a_check_builds_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_zip_is_read_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
     monkeypatch.setattr("nap_rl.sb3.model.read_model", reads.append)
-    monkeypatch.setattr("nap_rl.sb3.archive.check", lambda path: None)
     (tmp_path / "model.zip").write_bytes(b"first")
     for _ in range(3):
         init_from._read_zip(str(tmp_path / "model.zip"))

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import QRDQN
+from sb3_contrib import ARS, QRDQN
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from nap_rl.nn import NetworkSpec
-from nap_rl.sb3 import ZipError, load, transfer
+from nap_rl.sb3 import ZipError, layout, load, transfer
 from nap_rl.sb3.data_json import DataError, parse, without_long_strings
 from nap_rl.sb3.model import read_model
 from tests.sb3.envs import Pictures
@@ -88,6 +88,9 @@ def agrees(model: Any, path: Path, observations: Any) -> None:
         ours = load(path, capacity=100)
     expected, _ = model.predict(observations, deterministic=True)
     assert np.array_equal(ours.predict(observations)[0], expected)
+    torso, read = layout.read_torso(path), ours.model
+    assert torso is not None and (torso.name, torso.net_arch) == (read.spec.torso, read.spec.net_arch)
+    assert torso.fits(read.stack, read.frame_shape) and not torso.fits(read.stack + 1, read.frame_shape)
     ours.agent.act(ours.model.observations.encode(observations)[0], epsilon=0.5)
 
 
@@ -150,20 +153,11 @@ def test_without_the_shape_in_words_the_layers_tell_the_smallest_square(tmp_path
     assert height == width and 57 <= height <= 64
 
 
-@pytest.mark.parametrize(
-    ("shape", "net_arch", "sentence"),
-    [
-        ((84, 84, 4), [64], "it has 2 hidden layers behind its convolutions, and agent.hidden is one"),
-        ((84, 84, 3), [], r"it acts on images of \[3, 84, 84\], and the environments here give grey frames"),
-    ],
-)
-def test_what_no_configuration_can_take_up_is_said(
-    shape: tuple[int, ...], net_arch: list[int], sentence: str, tmp_path: Path
-) -> None:
-    kwargs = {"net_arch": net_arch, "features_extractor_kwargs": {"features_dim": 8}}
-    DQN("CnnPolicy", Pictures(shape), buffer_size=10, policy_kwargs=kwargs, device="cpu").save(tmp_path / "model")
+def test_a_network_with_other_layers_is_refused_with_the_settings_that_fit(tmp_path: Path) -> None:
+    kwargs = {"net_arch": [64], "features_extractor_kwargs": {"features_dim": 8}}
+    DQN("CnnPolicy", Pictures((84, 84, 4)), buffer_size=10, policy_kwargs=kwargs, device="cpu").save(tmp_path / "model")
     network = NetworkSpec(hidden=8, head="expected", dueling=False, noisy_sigma0=None).build((84, 84), 4, 3)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=r"use agent\.torso=nature agent\.net_arch=\[8\]$"):
         transfer.initialize(read_model(tmp_path / "model.zip"), network)
 
 
@@ -356,6 +350,7 @@ def test_an_exploration_schedule_that_had_not_ended_is_named(trained: Callable[.
     [
         (PPO, "CartPole-v1", "a PPO policy"),
         (A2C, "CartPole-v1", "an A2C policy"),
+        (ARS, "CartPole-v1", "an ARS policy"),
         (SAC, "Pendulum-v1", "a policy of SAC, TD3 or their like"),
     ],
 )
@@ -387,3 +382,13 @@ def test_multi_input_policies_are_named(tmp_path: Path) -> None:
     DQN("MultiInputPolicy", Entries(), buffer_size=10, device="cpu").save(tmp_path / "model")
     with pytest.raises(ZipError, match="has a MultiInputPolicy: CnnPolicy and MlpPolicy are read"):
         load(tmp_path / "model.zip")
+
+
+def test_a_file_of_torch_save_is_called_one(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "policy.pth")
+    with pytest.raises(ZipError, match=r"is a file of torch.save, .* save the whole model by model.save\(\)"):
+        load(tmp_path / "policy.pth")
+
+
+def test_the_suffix_may_be_left_out_as_in_sb3(trained: Callable[..., Path]) -> None:
+    assert load(trained().with_suffix(""), capacity=100).predict(np.zeros(4))[0].shape == ()

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
+from stable_baselines3 import DQN
 
 import evaluate
 from nap_rl import cli
 from nap_rl.agents import ValueAgent
-from nap_rl.conf import build, evaluation, schema
+from nap_rl.conf import build, environments, evaluation, schema
 from nap_rl.conf.check import to_config
 from nap_rl.nap import Projector
-from nap_rl.sb3 import export, load
+from nap_rl.sb3 import Rainbow, export, load
+from tests.sb3.envs import Pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["replay.capacity=2000", "agent.min_replay_steps=100", "env.game=pong", "device=cpu"]
@@ -88,6 +90,79 @@ def test_full_nap_tells_how_many_greedy_actions_stay(dqn_zip: Path) -> None:
 def test_another_torso_is_refused(dqn_zip: Path) -> None:
     with pytest.raises(ValueError, match=r"agent.init_from=.*: its torso is another one .* use agent.torso=nature"):
         built("agent=dqn", "agent.torso=impala", f"agent.init_from={dqn_zip}")
+
+
+REFUSED_UNREAD = [
+    ("agent=dqn agent.torso=impala", "cnn", "its torso is another one (agent.torso: nature there and impala here): "),
+    ("agent=dqn", "hidden", "its torso is another one (agent.net_arch: [8] there and [] here): use agent.net_arch=[8]"),
+    ("agent=dqn", "colours", "it acts on images of 3 channels, and pong shows observations of [4, 84, 84]"),
+    ("agent=dqn", "vectors", "it acts on 4 numbers, and pong shows observations of [4, 84, 84]"),
+    ("env=gym agent=dqn_small", "cnn", "it acts on images of 4 channels, and CartPole-v1 shows observations of [1, 4]"),
+    ("env=gym agent=dqn_small", "vectors", "its torso is another one (agent.net_arch: [6] there and [64,64] here): "),
+    (
+        "env=gym agent=dqn_small agent.net_arch=[6]",
+        "nap",
+        "its torso has NaP's norms: use agent.nap=true nap.norm=layer",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fresh models: of SB3's CnnPolicy and MlpPolicy, and a Rainbow with NaP."""
+    folder = tmp_path_factory.mktemp("zips")
+    for name, channels, net_arch in (("cnn", 4, []), ("hidden", 4, [6]), ("colours", 3, [])):
+        kwargs = {"net_arch": net_arch, "features_extractor_kwargs": {"features_dim": 8}}
+        env = Pictures((84, 84, channels))
+        DQN("CnnPolicy", env, buffer_size=9, policy_kwargs=kwargs, device="cpu").save(folder / name)
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=9, policy_kwargs={"net_arch": [6, 7]}, device="cpu").save(
+        folder / "vectors"
+    )
+    kwargs = {"net_arch": [6], "hidden": 7, "outputs": 5}
+    Rainbow("MlpPolicy", "CartPole-v1", buffer_size=99, nap=True, policy_kwargs=kwargs, device="cpu").save(
+        folder / "nap"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(("settings", "name", "sentence"), REFUSED_UNREAD)
+def test_a_zip_that_does_not_fit_is_refused_before_its_tensors_are_read(
+    settings: str, name: str, sentence: str, zips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nap_rl.sb3.model.read_model", None)
+    typed = [*(each for each in SMALL if not ("env=" in settings and "env." in each)), *settings.split()]
+    schema.register()
+    cli.register_resolvers()
+    with pytest.raises(ValueError) as caught:
+        to_config(cli.compose("config", [*typed, f"agent.init_from={zips / name}.zip"]))
+    assert str(caught.value).startswith(f"agent.init_from={zips / name}.zip: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "actions"),
+    [
+        ("agent=dqn agent.net_arch=[8] agent.hidden=6", "hidden", 3),
+        ("env=gym agent=dqn_small agent.net_arch=[6] agent.hidden=7", "vectors", 2),
+        (
+            "env=gym agent=rainbow_small agent.net_arch=[6] agent.hidden=7 agent/head=quantile agent.head.quantiles=5 "
+            "agent.noisy_sigma0=0.5 agent.nap=true",
+            "nap",
+            2,
+        ),
+    ],
+)
+def test_every_network_of_a_zip_is_taken_over_exactly_by_the_settings_that_describe_it(
+    settings: str, name: str, actions: int, zips: Path
+) -> None:
+    schema.register()
+    cli.register_resolvers()
+    typed = [*(each for each in SMALL if not ("env=" in settings and "env." in each)), *settings.split()]
+    config = to_config(cli.compose("config", [*typed, "compile=off", f"agent.init_from={zips / name}.zip"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent, _ = build.build_agent(config, actions, torch.device("cpu"), environments.shown(config.env, 0)[0])
+    expected = load(zips / f"{name}.zip", capacity=100).agent.network.state_dict()
+    assert all(torch.equal(tensor, expected[n]) for n, tensor in agent.network.state_dict().items())
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
