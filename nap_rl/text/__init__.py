@@ -1,0 +1,1 @@
+"""Text: files in their published formats, tokens, streams of them, and scores of a model."""
