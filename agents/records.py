@@ -191,7 +191,7 @@ class Records:
             task=self.visit.task,
             cycle=self.visit.cycle,
             fps=self._recent_rate(self.collector.frames),
-            episode_return=self._mean_score(),
+            episode_return=self.mean_score,
             loss=float(self._updates[-1].loss) if self._updates and self.agent.device.type == "cpu" else None,
             norm_drift=self.max_norm_drift if self.agent.updates else None,
             learning_rate=learning_rate,
@@ -211,7 +211,9 @@ class Records:
             return False
         return update == 1 or update // every > (update - self.log_every_updates) // every
 
-    def _mean_score(self) -> float | None:
+    @property
+    def mean_score(self) -> float | None:
+        """Of the last 100 episodes of the visit; None without any."""
         return sum(episode.score for episode in self._recent) / len(self._recent) if self._recent else None
 
     def _mean_steps(self) -> float | None:
@@ -228,7 +230,7 @@ class Records:
         drift = self._norm_drift(layers)
         self.max_norm_drift = max(self.max_norm_drift, drift)
         values: dict[str, float | None] = {
-            "rollout/ep_rew_mean": self._mean_score(),
+            "rollout/ep_rew_mean": self.mean_score,
             "rollout/ep_len_mean": self._mean_steps(),
             "time/fps": self.fps,
             "time/elapsed_seconds": self.elapsed_seconds,
@@ -240,7 +242,7 @@ class Records:
             "task/cycle": float(self.visit.cycle),
         }
         for task in self.tasks:
-            values[f"task/{task}/return"] = self._mean_score() if task == self.visit.task else None
+            values[f"task/{task}/return"] = self.mean_score if task == self.visit.task else None
         values["nap/norm_drift"] = drift
         for measure in LAYER_MEASURES:
             for name, layer in layers.items():

@@ -22,6 +22,7 @@ from nap_rl.agents.collector import Collector
 from nap_rl.agents.divergence import Diverged, Update
 from nap_rl.agents.evaluation import Evaluator, evaluated_tasks
 from nap_rl.agents.records import Records
+from nap_rl.agents.rewarming import Stall
 from nap_rl.agents.trainer_config import TrainerConfig
 from nap_rl.agents.value_agent import ValueAgent
 from nap_rl.envs.step import TaskStream
@@ -109,6 +110,8 @@ class Trainer:
             diagnostics_every_updates=config.diagnostics_every_updates,
         )
         self.clock = Clock(config.min_replay_steps, 0, config.min_replay_steps * env.frame_skip)
+        rewarming = config.rewarming
+        self.stall = None if rewarming is None else Stall(rewarming, self.clock.schedule_from_frame)
         self._compilations = {"acting", "the update"} if agent.compiled else set()  # still to come in this process
 
     @property
@@ -156,6 +159,7 @@ class Trainer:
                 yield from self._learn()
             step = self.collector.recv()
             self.records.add(step)
+            self._rewarm_if_stalled()
             if not self.overlap:
                 yield from self._learn()
             self._evaluate_if_due()
@@ -174,8 +178,8 @@ class Trainer:
 
     def _update(self) -> Play:
         self._note_compilation("the update")
-        learning_rate = self._learning_rate()
-        self.agent.set_learning_rate(learning_rate)
+        learning_rate, factors = self._learning_rate(), self.config.layer_factors
+        self.agent.set_learning_rate(learning_rate, None if factors is None else factors(self._schedule_progress()))
         self.records.before_update()
         try:
             update = yield Learn(self._importance_exponent())
@@ -205,7 +209,7 @@ class Trainer:
             self.agent.copy_to_target()
         if on_switch.restart_schedule:
             learning_from_frame = self.clock.learning_from_step * self.env.frame_skip
-            self.clock = replace(self.clock, schedule_from_frame=max(self.frames, learning_from_frame))
+            self._begin_schedule(max(self.frames, learning_from_frame))
 
     def _evaluate_if_due(self) -> None:
         """Score the network in the task that was just played, and in what else `eval.tasks` names."""
@@ -222,10 +226,26 @@ class Trainer:
 
     # Schedules
 
+    def _begin_schedule(self, frame: int) -> None:
+        self.clock = replace(self.clock, schedule_from_frame=frame)
+        if self.stall is not None:
+            self.stall.begin(frame)
+
+    def _rewarm_if_stalled(self) -> None:
+        if self.stall is not None and self.stall(self.frames, self.records.mean_score):
+            self.display.note(f"learning stalls: the learning rate is warmed again at {self.frames:,} frames")
+            self._begin_schedule(self.frames)
+
+    def _schedule_progress(self) -> float:
+        begin, rewarming = self.clock.schedule_from_frame, self.config.rewarming
+        if rewarming is not None:
+            end = begin + rewarming.cycle_frames
+        else:
+            end = self.records.visit.end if self.config.on_switch.restart_schedule else self.config.schedule_frames
+        return progress(self.frames, begin, max(end - begin, 1))
+
     def _learning_rate(self) -> float:
-        end = self.records.visit.end if self.config.on_switch.restart_schedule else self.config.schedule_frames
-        begin = self.clock.schedule_from_frame
-        return self.config.learning_rate(progress(self.frames, begin, max(end - begin, 1)))
+        return self.config.learning_rate(self._schedule_progress())
 
     def _importance_exponent(self) -> float:
         return self.config.importance(progress(self.frames, 0, self.config.importance_frames or self.config.frames))
@@ -269,6 +289,7 @@ class Trainer:
                 **self.records.state_dict(),
                 "learning_since": [self.clock.learning_from_step, self.clock.learning_from_update],
                 "schedule_begin": self.clock.schedule_from_frame,
+                "stall": None if self.stall is None else self.stall.state(),
                 "torch_rng": torch.get_rng_state(),
             },
         }
@@ -292,6 +313,8 @@ class Trainer:
         self.records.load_state_dict(trainer)
         step, update = trainer["learning_since"]
         self.clock = Clock(step, update, trainer["schedule_begin"])
+        if self.stall is not None and trainer.get("stall") is not None:
+            self.stall.load_state(trainer["stall"])
         torch.set_rng_state(trainer["torch_rng"])
         if self.env.switch_is_due:  # the saved run ended with its last visit; this stream is longer
             self.collector.switch()

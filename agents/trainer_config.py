@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from nap_rl.agents.rewarming import Rewarming
 from nap_rl.schedules import Linear, Schedule
 
 
@@ -36,6 +38,9 @@ class TrainerConfig:
         min_replay_steps: agent steps before the first update, and again after the replay was cleared.
         schedule_frames: frame at which the learning rate's schedule ends. It begins with the first update. With
             `on_switch.restart_schedule` it runs over each visit instead.
+        layer_factors: progress of that schedule -> {layer: what the rate of its weights is multiplied by}. Needs an optimiser
+            whose groups name their layers; None for one rate.
+        rewarming: the schedule runs over `rewarming.cycle_frames`, and anew when learning stalls; None for never.
         epsilon, epsilon_frames: share of uniformly random actions, and the first frames (of the run, or of each visit)
             over which it changes.
         importance, importance_frames: importance exponent, and the frames over which it changes (None: `frames`).
@@ -55,3 +60,5 @@ class TrainerConfig:
     importance_frames: int | None = None
     diagnostics_every_updates: int | None = None
     on_switch: OnSwitch = OnSwitch()
+    layer_factors: Callable[[float], Mapping[str, float]] | None = None
+    rewarming: Rewarming | None = None

@@ -197,13 +197,14 @@ class ValueAgent:
         """target <- online, also where `tau` is below 1."""
         move_target(self.target, self.network)
 
-    def set_learning_rate(self, rate: float) -> None:
-        """For the next updates."""
+    def set_learning_rate(self, rate: float, layer_factors: Mapping[str, float] | None = None) -> None:
+        """For the next updates; a group of the optimiser that names its layer has `rate` times the layer's factor."""
         for group in self.optimizer.param_groups:
+            own = rate if layer_factors is None else rate * layer_factors.get(group.get("layer", ""), 1.0)
             if isinstance(group["lr"], Tensor):  # which a captured update reads
-                group["lr"].fill_(rate)
+                group["lr"].fill_(own)
             else:
-                group["lr"] = rate
+                group["lr"] = own
 
     def renew(self, fresh: QNetwork) -> None:
         """Take over the weights of `fresh`: moments, target and norms begin anew. The caller renews the method."""

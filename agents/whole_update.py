@@ -61,6 +61,8 @@ def refusal(agent: ValueAgent) -> str | None:
         return f"the plasticity method {type(agent.method).__name__} acts in the middle of it"
     if agent.precision is not torch.float32:
         return "its passes are in bfloat16"
+    if any("layer" in group for group in optimizer.param_groups):
+        return "layers have learning rates of their own (schedule.scope=layer)"
     if not isinstance(optimizer, Adam) or len(optimizer.param_groups) != 1:
         return f"the optimiser is {type(optimizer).__name__} with {len(optimizer.param_groups)} groups of weights"
     (group,) = optimizer.param_groups

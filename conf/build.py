@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
@@ -18,24 +19,25 @@ from nap_rl.agents.stacked import StackedAgents
 from nap_rl.agents.whole_update import MOST_PARAMETERS, is_small, learn_whole, refusal
 from nap_rl.agents.wrapping import capture_agent, compile_agent
 from nap_rl.compilation import pick_compile, pick_precision
-from nap_rl.conf import environments, init_from
+from nap_rl.conf import environments, init_from, learning_rates
 from nap_rl.conf.agent_schema import AgentConfig
 from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
-from nap_rl.conf.environments import ATARI, Observations, frame_skip, open_envs, visit_frames
+from nap_rl.conf.environments import ATARI, Observations, frame_skip, open_envs
 from nap_rl.conf.environments import build_env as build_env
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.memory import replay_device
 from nap_rl.conf.networks import build_network, example_input, network_spec
-from nap_rl.conf.schema import Affine, Config, CosineSchedule, LinearSchedule
+from nap_rl.conf.schema import Affine, Config, RecordedSchedule, Scope
 from nap_rl.conf.seeds import seeds
 from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen
 from nap_rl.machine import pick_device
-from nap_rl.nap import Projector, project
+from nap_rl.nap import Projector, project, weight_groups
+from nap_rl.nap.groups import split_groups
 from nap_rl.nn import QNetwork
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
-from nap_rl.schedules import Constant, Cosine, Linear, Schedule, Warmup
+from nap_rl.schedules import Linear
 
 
 def build_agent(
@@ -67,7 +69,7 @@ def build_agent(
         and method_named(config.plasticity.name) is Method
         and config.nap.every == 1
     )
-    optimizer = _optimizer(agent, network, captured)
+    optimizer = _optimizer(config, network, captured)
     example = example_input(network_spec(config), observations).to(device)
     projector = _projector(config, network, optimizer, example)
     replay = Replay(
@@ -155,11 +157,16 @@ def native_wanted(config: Config, compiled: bool, device: torch.device) -> bool:
     return name == "on" or (name == "auto" and compiled and device.type == "cpu")
 
 
-def _optimizer(agent: AgentConfig, network: QNetwork, captured: bool) -> torch.optim.Adam:
-    rate: float | torch.Tensor = agent.learning_rate
+def _optimizer(config: Config, network: QNetwork, captured: bool) -> torch.optim.Adam:
+    rate: float | torch.Tensor = config.agent.learning_rate
     if captured:  # a number would stay what it was when captured
         rate = torch.tensor(rate, device=next(network.parameters()).device)
-    return torch.optim.Adam(network.parameters(), lr=rate, eps=agent.adam_eps, fused=True, capturable=captured)
+    eps = config.agent.adam_eps
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, eps=eps, fused=True, capturable=captured)
+    if isinstance(config.schedule, RecordedSchedule) and config.schedule.scope is Scope.layer:
+        layers = weight_groups(network)
+        split_groups(optimizer, {name: layers[name] for name in layers if not learning_rates.gives_output(name)})
+    return optimizer
 
 
 def build_renewal(config: Config, observations: Observations) -> Callable[[ValueAgent, int], None]:
@@ -198,23 +205,26 @@ def build_rhythm(config: Config) -> CheckpointRhythm:
     return CheckpointRhythm(frames, seconds, settings.keep, settings.max_failures, settings.replay)
 
 
-def build_trainer_config(config: Config, span_frames: int | None = None) -> TrainerConfig:
+def build_trainer_config(config: Config, span_frames: int | None = None, folder: Path | None = None) -> TrainerConfig:
     """Length and rhythm of a run.
 
     Args:
         span_frames: emulator frames that lines over the whole run take; None for `config.frames`. A run that goes on
             beyond its end keeps the span that it began with.
+        folder: of the run, with the rates that `learning_rates.keep` put there; None reads them where they are.
     """
     agent, env, schedule = config.agent, config.env, config.schedule
     assert config.frames is not None
     span_frames = span_frames or config.frames
-    schedule_frames = getattr(schedule, "over_frames", None) or span_frames
+    rates = learning_rates.build(config, span_frames, folder)
     return TrainerConfig(
         frames=config.frames,
         update_every_steps=agent.update_every_steps,
         min_replay_steps=agent.min_replay_steps,
-        learning_rate=_learning_rate(config, schedule_frames),
-        schedule_frames=schedule_frames,
+        learning_rate=rates.schedule,
+        layer_factors=rates.layer_factors,
+        rewarming=rates.rewarming,
+        schedule_frames=getattr(schedule, "over_frames", None) or span_frames,
         epsilon=Linear(agent.epsilon.start, agent.epsilon.end),
         epsilon_frames=agent.epsilon.over_frames,
         importance=Linear(agent.importance_exponent.start, agent.importance_exponent.end),
@@ -223,20 +233,6 @@ def build_trainer_config(config: Config, span_frames: int | None = None) -> Trai
         diagnostics_every_updates=config.logger.diagnostics_every_updates,
         on_switch=_on_switch(env) if isinstance(env, (SequentialConfig, SequenceConfig)) else OnSwitch(),
     )
-
-
-def _learning_rate(config: Config, schedule_frames: int) -> Schedule:
-    schedule, env = config.schedule, config.env
-    if isinstance(schedule, LinearSchedule):
-        return Linear(schedule.start, schedule.end)
-    if isinstance(schedule, CosineSchedule):
-        cosine = Cosine(schedule.start, schedule.end)
-        visit = visit_frames(env)
-        restarts = visit is not None and env.on_switch.schedule == "restart"  # type: ignore[attr-defined]
-        span = visit if visit is not None and restarts else schedule_frames
-        share = schedule.warmup_frames / span
-        return Warmup(cosine, schedule.warmup_start, share) if share > 0 else cosine
-    return Constant(schedule.start)
 
 
 def _on_switch(env: SequentialConfig | SequenceConfig) -> OnSwitch:

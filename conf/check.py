@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nap_rl import threads
-from nap_rl.conf import environments, init_from
+from nap_rl.conf import environments, init_from, learning_rates
 from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig
 from nap_rl.conf.env_schema import AtariConfig, OnSwitch, ProtocolConfig, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, ATARI_ACTIONS, Observations
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.ranges import check_ranges
-from nap_rl.conf.schema import Affine, Config, CosineSchedule, Norm
+from nap_rl.conf.schema import Affine, Config, Norm
 from nap_rl.dotted import import_object
 from nap_rl.envs import Resize, check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP, import_cv2
@@ -80,6 +80,8 @@ def _check_what_torch_reads(config: Config, observations: Observations, num_acti
         from nap_rl.conf.networks import check_network
 
         check_network(config, num_actions, observations)
+    if begins:
+        learning_rates.check(config, observations, num_actions)
     from nap_rl.conf.memory import check_replay
 
     check_replay(config, observations)
@@ -155,20 +157,7 @@ def _check_numbers(config: Config) -> None:
     _at_least("replay.capacity", config.replay.capacity, agent.min_replay_steps)
     if config.eval.every is not None:
         _at_least("eval.every", config.eval.every, step)
-    _check_warmup(config)
-
-
-def _check_warmup(config: Config) -> None:
-    schedule, env = config.schedule, config.env
-    if not isinstance(schedule, CosineSchedule):
-        return
-    span = schedule.over_frames or config.frames
-    if isinstance(env, (SequentialConfig, SequenceConfig)) and env.on_switch.schedule == "restart":
-        span = environments.visit_frames(env)
-    if span is not None and schedule.warmup_frames >= span:
-        raise ValueError(
-            f"schedule.warmup_frames={schedule.warmup_frames}, expected less than the schedule's own length of {span}"
-        )
+    learning_rates.check_warmup(config)
 
 
 def _check_head(head: HeadConfig) -> None:

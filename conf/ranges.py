@@ -109,6 +109,11 @@ RANGES: dict[str, Range] = {
     "schedule.over_frames": AT_LEAST_ONE,
     "schedule.warmup_start": SHARE,
     "schedule.warmup_frames": Range(0, COUNT),
+    "schedule.cycles": Range(1, 300),
+    "schedule.growth": Range(1.0, 10.0),  # its 299th power is a float64
+    "schedule.cycle_frames": AT_LEAST_ONE,
+    "schedule.patience_frames": AT_LEAST_ONE,
+    "schedule.tolerance": NOT_NEGATIVE,
     "replay.capacity": Range(1, 10**12),
     "logger.every_updates": AT_LEAST_ONE,
     "logger.diagnostics_every_updates": AT_LEAST_ONE,

@@ -178,11 +178,56 @@ class LinearSchedule(ScheduleConfig):
 
 
 @dataclass
-class CosineSchedule(ScheduleConfig):
-    end: float = MISSING
-    over_frames: int | None = MISSING  # as above
+class WarmedSchedule(ScheduleConfig):
     warmup_start: float = MISSING
     warmup_frames: int = MISSING  # 0: no warm-up, and nothing reads warmup_start
+
+
+@dataclass
+class CosineSchedule(WarmedSchedule):
+    end: float = MISSING
+    over_frames: int | None = MISSING  # as above
+
+
+@dataclass
+class RestartsSchedule(WarmedSchedule):
+    end: float = MISSING
+    over_frames: int | None = MISSING  # as above
+    cycles: int = MISSING
+    growth: float = MISSING
+
+
+@dataclass
+class RewarmSchedule(WarmedSchedule):
+    end: float = MISSING
+    cycle_frames: int | None = MISSING  # null: a tenth of the run, or of the visit where it restarts
+    patience_frames: int | None = MISSING  # null: half a cycle
+    tolerance: float = MISSING
+
+
+@dataclass
+class PiecewiseSchedule(WarmedSchedule):
+    file: str = MISSING
+
+
+Scope = Enum("Scope", ["global", "layer"])  # "global" is a word of Python's
+
+
+@dataclass
+class RecordedSchedule(WarmedSchedule):
+    file: str = MISSING
+    scope: Scope = MISSING
+
+
+SCHEDULES: dict[str, type[ScheduleConfig]] = {
+    "constant": ConstantSchedule,
+    "linear": LinearSchedule,
+    "cosine": CosineSchedule,
+    "restarts": RestartsSchedule,
+    "rewarm": RewarmSchedule,
+    "piecewise": PiecewiseSchedule,
+    "recorded": RecordedSchedule,
+}
 
 
 @dataclass
@@ -272,9 +317,7 @@ def register() -> None:
         ("env", "gymnasium_schema", GymnasiumConfig),
         ("env", "minatar_schema", MinAtarConfig),
         ("env", "sequence_schema", SequenceConfig),
-        ("schedule", "constant_schema", ConstantSchedule),
-        ("schedule", "linear_schema", LinearSchedule),
-        ("schedule", "cosine_schema", CosineSchedule),
+        *(("schedule", f"{name}_schema", node) for name, node in SCHEDULES.items()),
         *(("plasticity", f"{name}_schema", node) for name, node in METHODS.items()),
     ]
     for group, name, node in nodes:
@@ -329,7 +372,7 @@ def to_node(plain: Mapping[str, Any]) -> DictConfig:
     base = OmegaConf.structured(Config)
     base.env = kind(plain["env"], *ENVS)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)
-    base.schedule = kind(plain["schedule"], ConstantSchedule, LinearSchedule, CosineSchedule)
+    base.schedule = kind(plain["schedule"], *SCHEDULES.values())
     base.plasticity = kind(plain["plasticity"], *METHODS.values())
     node = OmegaConf.merge(base, dict(plain))
     assert isinstance(node, DictConfig)

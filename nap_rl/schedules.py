@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 Schedule = Callable[[float], float]
 """progress -> value. progress is the share of the schedule's span that has passed; the caller clips it to [0, 1]."""
@@ -43,20 +48,62 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class Warmup:
-    """A straight line from `start` to `after(0)`, then the whole of `after`.
+class Restarts:
+    """Cosines from `start` to `end`, one after another: warm restarts (Loshchilov & Hutter 2017, arXiv 1608.03983).
 
-    The line takes the first `share` of the span, in (0, 1). `after` takes the rest.
+    Cycle i takes growth^i / (1 + growth + ... + growth^(cycles - 1)) of the span: the last one ends with it. `growth`
+    is T_mult of the source. cycles >= 1 and growth >= 1.
+    """
+
+    start: float
+    end: float
+    cycles: int
+    growth: float
+
+    @cached_property
+    def _ends(self) -> list[float]:
+        """Progress at which each cycle ends."""
+        lengths = [self.growth**i for i in range(self.cycles)]
+        whole = math.fsum(lengths)
+        return [*(math.fsum(lengths[: i + 1]) / whole for i in range(self.cycles - 1)), 1.0]
+
+    def __call__(self, progress: float) -> float:
+        cycle = min(bisect_right(self._ends, progress), self.cycles - 1)
+        begin = self._ends[cycle - 1] if cycle else 0.0
+        return Cosine(self.start, self.end)((progress - begin) / (self._ends[cycle] - begin))
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Straight lines between points; before the first and after the last, the value there.
+
+    `positions` [P] is progress, rising, and may reach beyond [0, 1]; `values` [P].
+    """
+
+    positions: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+    def __call__(self, progress: float) -> float:
+        return float(np.interp(progress, self.positions, self.values))
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A straight line from `start`, then `after`.
+
+    The line takes the first `share` of the span, in (0, 1). It leads to `after(0)`, and the whole of `after` takes the
+    rest. With `in_place` it leads to `after(share)`, and takes the place of what `after` is before that.
     """
 
     after: Schedule
     start: float
     share: float
+    in_place: bool = False
 
     def __call__(self, progress: float) -> float:
         if progress < self.share:
-            return Linear(self.start, self.after(0.0))(progress / self.share)
-        return self.after((progress - self.share) / (1.0 - self.share))
+            return Linear(self.start, self.after(self.share if self.in_place else 0.0))(progress / self.share)
+        return self.after(progress if self.in_place else (progress - self.share) / (1.0 - self.share))
 
 
 def progress(position: float, begin: float, span: float) -> float:

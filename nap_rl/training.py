@@ -17,7 +17,7 @@ from nap_rl import __version__, checkpoint, cli, machine, threads
 from nap_rl.agents import Checkpointer, CheckpointsFailed, Diverged, Trainer
 from nap_rl.agents.checkpointer import report_divergence, restore
 from nap_rl.agents.stacked import play_together
-from nap_rl.conf import build, schema
+from nap_rl.conf import build, learning_rates, schema
 from nap_rl.conf.advice import advice
 from nap_rl.conf.environments import Observations
 from nap_rl.conf.resume import Resume, check_changes
@@ -225,10 +225,12 @@ def assemble(
     device = machine.pick_device(config.device.name)
     agent, _ = build.build_agent(config, env.num_actions, device, observations, begins=found is None, stacked=stacked)
     span_frames = meta.get("span_frames", config.frames)
+    if meta.get("config", {}).get("schedule") != schema.to_dict(config)["schedule"]:
+        learning_rates.keep(config, folder)
     trainer = Trainer(
         env,
         agent,
-        build.build_trainer_config(config, span_frames),
+        build.build_trainer_config(config, span_frames, folder),
         log=RunLog(
             folder,
             tensorboard=config.logger.tensorboard,

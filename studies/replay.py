@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from nap_rl.checkpoint import Checkpoint
 from nap_rl.images import load_images
 from nap_rl.nap import weight_groups
+from nap_rl.nap.groups import split_groups
 from nap_rl.studies.config import SUMMARY, TASKS, StudyConfig, root_of
 from nap_rl.studies.learner import Learner
 from nap_rl.studies.stream import (
@@ -111,25 +111,17 @@ class Follower:
         self.rate = config.learning_rate
         self.power = 1 if config.optimizer == "adam" else 2
         self.shrink = [1.0] * len(self.weights)  # rho_l / ||theta_l|| of the un-projected network, now
-        split_groups(self.learner.optimizer, self.weights)
+        split_groups(self.learner.optimizer, {str(i): [weight] for i, weight in enumerate(self.weights)})
         self.learner.optimizer.register_step_pre_hook(lambda *_: self.follow())
 
     def follow(self) -> None:
         if self.name == "constant":
             return
-        groups = self.learner.optimizer.param_groups[-len(self.weights) :]
+        groups = [group for group in self.learner.optimizer.param_groups if "layer" in group]
         for group, weight, shrink in zip(groups, self.weights, self.shrink, strict=True):
             group["lr"] = self.rate * shrink**self.power
             if self.name == "exact" and self.power == 1 and weight.grad is not None:
                 weight.grad.mul_(shrink)
-
-
-def split_groups(optimizer: Optimizer, weights: list[Tensor]) -> None:
-    """Moves each weight from the optimiser's first group into a group of its own; these come last."""
-    first = optimizer.param_groups[0]
-    first["params"] = [p for p in first["params"] if all(p is not w for w in weights)]
-    for weight in weights:
-        optimizer.add_param_group({**first, "params": [weight]})
 
 
 def normalised_weights(learner: Learner) -> list[Tensor]:

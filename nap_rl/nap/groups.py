@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.optim import Optimizer
 
 Weights = tuple[nn.Parameter, ...]
 
@@ -103,6 +105,22 @@ def layer_weights(layer: nn.Module) -> Weights:
     """The tensors of one weight layer that share one scale: its `weight`, or what its `joint_scale` lists."""
     attributes: tuple[str, ...] = getattr(layer, "joint_scale", ("weight",))
     return tuple(tensor for tensor in (getattr(layer, each) for each in attributes) if tensor is not None)
+
+
+def split_groups(optimizer: Optimizer, layers: Mapping[str, Sequence[Tensor]]) -> None:
+    """Give each layer parameter groups of its own, so that it can have a learning rate of its own.
+
+    Such a group has the layer's name under the key "layer". The parameters keep their order, and so their places in the
+    optimiser's state dict.
+    """
+    owner = {tensor: name for name, tensors in layers.items() for tensor in tensors}
+    groups = optimizer.param_groups
+    optimizer.param_groups = []
+    for group in groups:
+        for name, tensors in groupby(group["params"], key=owner.get):
+            rate = group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"]
+            label = {} if name is None else {"layer": name}
+            optimizer.add_param_group({**group, "params": list(tensors), "lr": rate, **label})
 
 
 def _problem(layer: nn.Module, tensors: Sequence[object]) -> str | None:
