@@ -1,8 +1,9 @@
 """Re-warming: the learning rate rises again when learning stalls.
 
-After Lyle et al. 2025 (arXiv 2507.20057), who raise the effective learning rate "as needed" so that a network overwrites
-old features. Under projection the learning rate is the effective one. What we know of the paper does not say what tells
-that it is needed. Our choice: the mean return of the last 100 episodes of the visit, which knows nothing of tasks.
+After Lyle et al. 2025 (arXiv 2507.20057), who raise the effective learning rate "as needed" so that a network
+overwrites old features. Under projection the learning rate is the effective one. We know the paper's abstract alone,
+which does not state what tells that it is needed. Our choice: the mean return of the last 100 episodes of the visit,
+which is told nothing of tasks.
 
     a warming begins at frame w (the first update, and with env.on_switch.schedule=restart each switch)
     rate(frame) = schedule((frame - w) / cycle_frames), and the schedule's end after the cycle

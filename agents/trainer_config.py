@@ -38,8 +38,8 @@ class TrainerConfig:
         min_replay_steps: agent steps before the first update, and again after the replay was cleared.
         schedule_frames: frame at which the learning rate's schedule ends. It begins with the first update. With
             `on_switch.restart_schedule` it runs over each visit instead.
-        layer_factors: progress of that schedule -> {layer: what the rate of its weights is multiplied by}. Needs an optimiser
-            whose groups name their layers; None for one rate.
+        layer_factors: progress of that schedule -> {layer: what the rate of its weights is multiplied by}; None for one
+            rate. Needs an optimiser whose groups name their layers.
         rewarming: the schedule runs over `rewarming.cycle_frames`, and anew when learning stalls; None for never.
         epsilon, epsilon_frames: share of uniformly random actions, and the first frames (of the run, or of each visit)
             over which it changes.

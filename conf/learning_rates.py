@@ -9,8 +9,8 @@ learning rate. With t counted from its first update, r_l(t) = e_l(t) / e_l(0) an
     scope=global    start (sum_l rho_l^2 / sum_l rho_l^2 r_l^(-2/k))^(k/2), for all weights
     scope=layer     start r_l for the weights of layer l, and start eta(t) / eta(0) for all others
 
-over all layers l but those that give the output. The global rate is eta(t) / eta(0) (||rho|| / ||W||)^k, with norms over
-these layers, as in the study of schedule replay.
+over all layers l but those that give the output. The global rate is eta(t) / eta(0) (||rho|| / ||W||)^k, with norms
+over these layers, as in the study of schedule replay.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def build(config: Config, run_frames: int, folder: Path | None = None) -> Learni
     if isinstance(schedule, CosineSchedule):
         return LearningRates(_warmed(schedule, Cosine(schedule.start, schedule.end), span.end))
     if isinstance(schedule, RestartsSchedule):
-        curve = Restarts(schedule.start, schedule.end, schedule.cycles, schedule.growth)
-        return LearningRates(_warmed(schedule, curve, span.end))
+        cosines = Restarts(schedule.start, schedule.end, schedule.cycles, schedule.growth)
+        return LearningRates(_warmed(schedule, cosines, span.end))
     if isinstance(schedule, RewarmSchedule):
         rewarming = rewarming_of(schedule, span)
         cosine = _warmed(schedule, Cosine(schedule.start, schedule.end), rewarming.cycle_frames)

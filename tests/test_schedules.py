@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nap_rl.schedules import Constant, Cosine, Linear, Warmup, progress
+from nap_rl.schedules import Constant, Cosine, Curve, Linear, Restarts, Warmup, progress
 
 
 @given(st.floats(0, 1))
@@ -44,6 +45,37 @@ def test_a_warmup_is_a_line_to_the_beginning_of_the_whole_schedule_after_it(shar
         assert curve(p) == pytest.approx(1e-8 + (6.25e-4 - 1e-8) * p / share)
     else:
         assert curve(p) == pytest.approx(after((p - share) / (1 - share)))
+
+
+@pytest.mark.parametrize(
+    ("position", "rate"),
+    # Cycles of 1, 2 and 4 parts of 14: from 0 to 2, 2 to 6 and 6 to 14.
+    [(0, 3.0), (0.5, 2 + math.cos(math.pi / 4)), (1, 2.0), (2, 3.0), (4, 2.0), (6, 3.0), (10, 2.0), (14, 1.0)],
+)
+def test_restarts_begin_a_cosine_anew_after_1_2_and_4_parts(position: float, rate: float) -> None:
+    assert Restarts(3.0, 1.0, cycles=3, growth=2.0)(position / 14) == pytest.approx(rate)
+
+
+def test_before_a_restart_the_rate_is_at_its_end_and_equal_cycles_are_equal() -> None:
+    curve = Restarts(3.0, 1.0, cycles=4, growth=1.0)
+    assert [curve(k / 4 - 1e-9) for k in (1, 2, 3, 4)] == pytest.approx([1.0] * 4, abs=1e-6)
+    assert [curve(k / 4 + 0.1) for k in range(4)] == pytest.approx([curve(0.1)] * 4)
+    assert curve(1.0) == pytest.approx(1.0)
+
+
+@given(st.floats(0, 1))
+def test_one_cycle_is_a_cosine(p: float) -> None:
+    assert Restarts(3.0, 1.0, cycles=1, growth=2.0)(p) == Cosine(3.0, 1.0)(p)
+
+
+@pytest.mark.parametrize(("p", "value"), [(0.0, 4.0), (0.2, 4.0), (0.3, 3.0), (0.4, 2.0), (0.7, 5.0), (1.0, 8.0)])
+def test_a_curve_is_straight_between_its_points_and_flat_beyond_them(p: float, value: float) -> None:
+    assert Curve(np.array([0.2, 0.4, 1.0]), np.array([4.0, 2.0, 8.0]))(p) == pytest.approx(value)
+
+
+def test_a_warmup_in_place_leads_to_what_the_schedule_is_by_then() -> None:
+    curve = Warmup(Linear(10.0, 0.0), 0.0, 0.25, in_place=True)
+    assert [curve(p) for p in (0.0, 0.125, 0.25, 0.5, 1.0)] == pytest.approx([0.0, 3.75, 7.5, 5.0, 0.0])
 
 
 @given(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(1, 1e9))

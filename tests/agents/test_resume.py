@@ -40,6 +40,7 @@ def assert_exact(tiny: Any, folder: Path, overrides: list[str], stops: list[int]
 STICKY = "env/protocol=machado2018"
 RESETS = [f"env.on_switch.{name}=reset" for name in ("replay", "optimizer", "target")]
 BACKPROP = ["plasticity=continual_backprop", "plasticity.rate=0.02", "plasticity.maturity=2"]
+REWARM = ["schedule=rewarm", "schedule.cycle_frames=90", "schedule.patience_frames=30"]
 CASES = {
     "much at once, and on a switching step": (
         "sequence",
@@ -63,6 +64,9 @@ CASES = {
     "schedule=linear, restarted": ("sequence", ["schedule=linear", "env.on_switch.schedule=restart"], [320]),
     "schedule=cosine": ("sequence", ["schedule=cosine"], [320]),
     "schedule=cosine, restarted": ("sequence", ["schedule=cosine", "env.on_switch.schedule=restart"], [320]),
+    "schedule=restarts": ("sequence", ["schedule=restarts", "schedule.warmup_frames=60"], [320]),
+    "schedule=rewarm": ("atari", [*REWARM, "schedule.warmup_frames=20"], [400]),
+    "schedule=rewarm, restarted": ("sequence", [*REWARM, "env.on_switch.schedule=restart"], [320]),
 }
 METHODS = {
     "redo": ["plasticity.every=4"],
@@ -78,10 +82,19 @@ def slow_but(*quick: str) -> Callable[[str], object]:
     return lambda name: name if name in quick else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("case", [*map(slow_but("much at once, and on a switching step"), CASES)])
+@pytest.mark.parametrize("case", [*map(slow_but("much at once, and on a switching step", "schedule=rewarm"), CASES)])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tiny: Any, tmp_path: Path) -> None:
     base, overrides, stops = CASES[case]
     assert_exact(tiny, tmp_path, [*getattr(tiny, base), *overrides], stops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_with_the_rates_of_another_run(scope: str, tiny: Any, tmp_path: Path) -> None:
+    norms = [*tiny.atari, "agent.nap=true"]
+    run(tiny, [*norms, "nap=norm_only", "agent.learning_rate=3e-3"], tmp_path / "twin", [])
+    recorded = ["schedule=recorded", f"schedule.file={tmp_path / 'twin'}", f"schedule.scope={scope}"]
+    assert_exact(tiny, tmp_path, [*norms, "agent.learning_rate=3e-3", *recorded], [400])
 
 
 @pytest.mark.slow

@@ -45,6 +45,8 @@ def with_what_it_needs(choice: str) -> list[str]:
         "plasticity": nap,
         "experiment": ["env=sequential_atari"] if choice.endswith("quick") else [],
     }
+    if choice in ("schedule=piecewise", "schedule=recorded"):
+        pytest.skip("needs a file: see test_learning_rates.py")
     small = ["replay.capacity=100000"] if choice.startswith("experiment") else SMALL
     return [choice, *needs.get(choice.split("=")[0], []), *small]
 

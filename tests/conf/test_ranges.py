@@ -28,6 +28,8 @@ CHOICES = [
     ["env.frames_per_game=20000", "env=sequential_atari"],
     ["schedule=linear"],
     ["schedule=cosine"],
+    ["schedule=restarts"],
+    ["schedule=rewarm"],
     *(["agent.nap=true", f"plasticity={path.stem}"] for path in sorted((CONF / "plasticity").glob("*.yaml"))),
 ]
 OTHERS = ("agent.head.", "env.", "schedule.", "plasticity.")  # have choices of their own
@@ -56,7 +58,7 @@ def test_the_table_has_every_number_of_the_types_and_no_other() -> None:
         "": Config,
         "env.": ENVS,
         "agent.head.": HEADS,
-        "schedule.": (schema.ConstantSchedule, schema.LinearSchedule, schema.CosineSchedule),
+        "schedule.": tuple(schema.SCHEDULES.values()),
     }
     keys = set()
     for path, kind in kinds.items():
