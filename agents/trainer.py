@@ -195,6 +195,7 @@ class Trainer:
         visit = self.env.visit
         self.records.enter(visit)
         self.display.note(f"task switch: {before.task} -> {visit.task} (cycle {visit.cycle}, {self.frames:,} frames)")
+        self.agent.at_switch()
         if on_switch.reset_network:
             assert self.renew is not None
             self.renew(self.agent, visit.number)

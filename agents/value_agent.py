@@ -189,6 +189,13 @@ class ValueAgent:
         """Let the plasticity method change weights, after each update, and project them; whether it changed any."""
         count = self.method.statistics_batch
         changed = self.method.after_update(self.updates, lambda: self.replay.sample(count).to(self.device).s_tm1)
+        return self._project_if(changed)
+
+    def at_switch(self) -> bool:
+        """Let the plasticity method change weights as a new task begins, and project them; whether it changed any."""
+        return self._project_if(self.method.at_switch())
+
+    def _project_if(self, changed: bool) -> bool:
         if changed and self.projector is not None:
             self.projector.project()
         return changed

@@ -231,6 +231,10 @@ def _check_plasticity(config: Config) -> None:
     layer_norm = config.agent.nap and config.nap.normalize and config.nap.norm is Norm.layer
     if method_named(name).norm == "layer" and not layer_norm:
         raise ValueError(f"plasticity={name} needs LayerNorm: add agent.nap=true and nap=norm_only or nap=full")
+    if method_named(name).only_at_switches and environments.sequence_frames(config.env) is None:
+        raise ValueError(
+            f"plasticity={name} acts at task switches, and env={config.env.name} has one task: use a sequence"
+        )
     if name == "crelu" and config.agent.torso == "impala":
         raise ValueError("plasticity=crelu doubles what a ReLU gives, which skip connections of agent.torso=impala add")
 

@@ -148,6 +148,28 @@ class ContinualBackprop(PlasticityConfig):
     maturity: int = MISSING  # updates
 
 
+@dataclass
+class WeightClipping(PlasticityConfig):
+    kappa: float = MISSING
+
+
+@dataclass
+class Fire(PlasticityConfig):
+    iterations: int = MISSING
+
+
+@dataclass
+class Parseval(PlasticityConfig):
+    coefficient: float = MISSING
+    scale: float = MISSING
+
+
+@dataclass
+class HareTortoise(PlasticityConfig):
+    decay: float = MISSING
+    every: int = MISSING  # updates
+
+
 METHODS: dict[str, type[PlasticityConfig]] = {
     "plain": PlainMethod,
     "coefficient": CoefficientMethod,
@@ -156,6 +178,10 @@ METHODS: dict[str, type[PlasticityConfig]] = {
     "noisy_updates": NoisyUpdates,
     "reset_head": ResetHead,
     "continual_backprop": ContinualBackprop,
+    "weight_clipping": WeightClipping,
+    "fire": Fire,
+    "parseval": Parseval,
+    "hare_tortoise": HareTortoise,
 }
 
 

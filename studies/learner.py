@@ -67,10 +67,16 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.updates += 1
-        changed = self.method.after_update(self.updates, lambda: self.images)
+        self._project_if(self.method.after_update(self.updates, lambda: self.images))
+        return logits.detach()
+
+    def at_switch(self) -> None:
+        """What the method does where a new task begins."""
+        self._project_if(self.method.at_switch())
+
+    def _project_if(self, changed: bool) -> None:
         if changed and self.projector is not None:
             self.projector.project()
-        return logits.detach()
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Returns what a checkpoint holds: part -> name -> tensor. It decides all later updates."""

@@ -73,6 +73,8 @@ def task_data(config: StudyConfig, task: int) -> tuple[Tensor, Tensor]:
 
 def learn_task(config: StudyConfig, learner: Learner, task: int, steps: list[Row]) -> Row:
     """Runs one task and returns its row of tasks.csv; appends rows of steps.csv to `steps`."""
+    if task > 0:
+        learner.at_switch()
     labels, batches = task_data(config, task)
     targets = labels[batches]
     logits: list[Tensor] = []

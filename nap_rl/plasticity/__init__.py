@@ -29,6 +29,10 @@ METHODS: dict[str, str] = {
     "crelu": "activations.CReLU",
     "reset_head": "reset_head.ResetHead",
     "continual_backprop": "continual_backprop.ContinualBackprop",
+    "weight_clipping": "weight_clipping.WeightClipping",
+    "fire": "fire.Fire",
+    "parseval": "parseval.Parseval",
+    "hare_tortoise": "hare_tortoise.HareTortoise",
     "layer_norm_l2": "l2.LayerNormL2",
 }
 

@@ -29,6 +29,8 @@ class Method:
         if method.after_update(update, inputs):             # update: number of updates done, 1, 2, ...
             projector.project()                             # back to the initial norms
 
+    At a task switch, `if method.at_switch(): projector.project()`.
+
     With NaP the projection's target stays the norm at initialisation, whatever a method resets, shrinks or
     adds: so a method decides the direction of a weight tensor, NaP its length, and the output layer, which
     NaP leaves free, keeps the length that the method gives it.
@@ -43,6 +45,8 @@ class Method:
     """The normalisation without which the method is not itself ("layer"), None where any network will do."""
     within_update = False
     """Whether it adds to the loss or looks at the pass that learns; else it acts on weights after updates alone."""
+    only_at_switches = False
+    """Whether it does nothing but at task switches."""
     statistics_batch = 64
     """States that `inputs` should give, for shares of dormant units (Sokar et al. 2023)."""
 
@@ -68,6 +72,10 @@ class Method:
 
         Returns whether weights changed, in which case NaP has to project again.
         """
+        return False
+
+    def at_switch(self) -> bool:
+        """Changes weights and optimiser state in place where a new task begins; whether weights changed."""
         return False
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -110,6 +118,8 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "coefficient": positive,
     "decay": fraction,
     "every": count,
+    "iterations": count,
+    "kappa": positive,
     "maturity": count,
     "rate": fraction,
     "scale": positive,

@@ -42,6 +42,7 @@ RESETS = [f"env.on_switch.{name}=reset" for name in ("replay", "optimizer", "tar
 BACKPROP = ["plasticity=continual_backprop", "plasticity.rate=0.02", "plasticity.maturity=2"]
 REWARM = ["schedule=rewarm", "schedule.cycle_frames=90", "schedule.patience_frames=30"]
 CASES = {
+    "fire": ("sequence", ["agent.nap=true", "plasticity=fire"], [192, 208]),
     "much at once, and on a switching step": (
         "sequence",
         [STICKY, "agent.nap=true", "logger.diagnostics_every_updates=9", *BACKPROP],
@@ -74,7 +75,22 @@ METHODS = {
     "reset_head": ["plasticity.every=5"],
     "continual_backprop": BACKPROP[1:],
     "layer_norm_l2": ["nap=norm_only"],
-    **{name: [] for name in ("regenerative", "l2", "weight_decay", "noisy_updates", "leaky_relu", "crelu")},
+    "hare_tortoise": ["plasticity.every=4", "plasticity.decay=0.5"],
+    **{
+        name: []
+        for name in (
+            *[
+                "regenerative",
+                "l2",
+                "weight_decay",
+                "noisy_updates",
+                "leaky_relu",
+                "crelu",
+                "weight_clipping",
+                "parseval",
+            ],
+        )
+    },
 }
 
 

@@ -72,6 +72,8 @@ def test_it_changes_what_an_update_changes(uncompiled: None, settings: dict[str,
         ("shrink_perturb", {"every": 2}),
         ("reset_head", {"every": 2}),
         ("noisy_updates", {"scale": 1e-2}),
+        ("weight_clipping", {"kappa": 0.5}),
+        ("hare_tortoise", {"decay": 0.5, "every": 2}),
     ],
 )
 def test_a_method_that_acts_after_it_changes_the_same(uncompiled: None, name: str, options: dict[str, float]) -> None:

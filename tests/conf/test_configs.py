@@ -42,7 +42,7 @@ def with_what_it_needs(choice: str) -> list[str]:
     needs = {
         "nap": nap,
         "env": ["agent=dqn_small"] if small_env else [],
-        "plasticity": nap,
+        "plasticity": [*nap, *(["env=sequential_atari"] if choice.endswith("fire") else [])],
         "experiment": ["env=sequential_atari"] if choice.endswith("quick") else [],
     }
     if choice in ("schedule=piecewise", "schedule=recorded"):
@@ -96,7 +96,8 @@ def test_the_frames_of_a_sequence_are_those_of_all_its_visits() -> None:
         *[["agent.nap=true", f"nap.affine={affine}"] for affine in ("project", "regularize", "free", "omit")],
         ["agent.nap=true", "nap.output=project", "agent.torso=impala"],
         ["agent.nap=true", "agent.noisy_sigma0=null", "nap.axes=channels"],
-        *[["agent.nap=true", f"plasticity={method}"] for method in options("plasticity")],
+        *[["agent.nap=true", f"plasticity={method}"] for method in options("plasticity") if method != "fire"],
+        ["agent.nap=true", "plasticity=fire", "env=sequential_atari"],
         ["agent.torso=impala", "plasticity=redo"],
         ["agent.nap=true", "nap=project_only", "plasticity=crelu"],
     ],

@@ -30,7 +30,10 @@ CHOICES = [
     ["schedule=cosine"],
     ["schedule=restarts"],
     ["schedule=rewarm"],
-    *(["agent.nap=true", f"plasticity={path.stem}"] for path in sorted((CONF / "plasticity").glob("*.yaml"))),
+    *(
+        ["agent.nap=true", f"env={'sequential_atari' if path.stem == 'fire' else 'atari'}", f"plasticity={path.stem}"]
+        for path in sorted((CONF / "plasticity").glob("*.yaml"))
+    ),
 ]
 OTHERS = ("agent.head.", "env.", "schedule.", "plasticity.")  # have choices of their own
 WHOLE = [10**40]
