@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "weight_clipping": "weight_clipping.WeightClipping",
     "fire": "fire.Fire",
     "parseval": "parseval.Parseval",
+    "c_chain": "c_chain.CChain",
     "hare_tortoise": "hare_tortoise.HareTortoise",
     "layer_norm_l2": "l2.LayerNormL2",
 }

@@ -76,21 +76,8 @@ METHODS = {
     "continual_backprop": BACKPROP[1:],
     "layer_norm_l2": ["nap=norm_only"],
     "hare_tortoise": ["plasticity.every=4", "plasticity.decay=0.5"],
-    **{
-        name: []
-        for name in (
-            *[
-                "regenerative",
-                "l2",
-                "weight_decay",
-                "noisy_updates",
-                "leaky_relu",
-                "crelu",
-                "weight_clipping",
-                "parseval",
-            ],
-        )
-    },
+    **{name: [] for name in ("regenerative", "l2", "weight_decay", "noisy_updates", "leaky_relu", "crelu")},
+    **{name: [] for name in ("weight_clipping", "parseval", "c_chain")},
 }
 
 

@@ -52,8 +52,8 @@ def test_the_fan_in_of_a_convolution_is_channels_times_positions_and_noise_scale
         for parameter in network.parameters():
             parameter.fill_(10.0)
     WeightClipping(network, sgd(network), kappa=1.0).after_update(1, lambda: X)
-    assert {float(p) for p in convolution.parameters() for p in p.flatten()} == {0.25}
-    assert {float(p) for p in noisy.parameters() for p in p.flatten()} == {0.5}
+    assert {float(value) for p in convolution.parameters() for value in p.detach().flatten()} == {0.25}
+    assert {float(value) for p in noisy.parameters() for value in p.detach().flatten()} == {0.5}
 
 
 def test_clipped_weights_go_back_to_their_norm_under_nap_in_another_direction() -> None:
