@@ -22,12 +22,11 @@ from nap_rl.agents.collector import Collector
 from nap_rl.agents.divergence import Diverged, Update
 from nap_rl.agents.evaluation import Evaluator, evaluated_tasks
 from nap_rl.agents.records import Records
-from nap_rl.agents.rewarming import Stall
 from nap_rl.agents.trainer_config import TrainerConfig
 from nap_rl.agents.value_agent import ValueAgent
 from nap_rl.envs.step import TaskStream
 from nap_rl.logging import Progress, RunLog, Status
-from nap_rl.schedules import progress
+from nap_rl.schedules import Stall, progress
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from nap_rl.agents.rewarming import Rewarming
-from nap_rl.schedules import Linear, Schedule
+from nap_rl.schedules import Linear, Rewarming, Schedule
 
 
 @dataclass(frozen=True)

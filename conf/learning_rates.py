@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nap_rl.agents.rewarming import Rewarming
 from nap_rl.conf import environments
 from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
@@ -41,7 +40,7 @@ from nap_rl.conf.schema import (
 )
 from nap_rl.files import write_atomic
 from nap_rl.report.curves import read_rows
-from nap_rl.schedules import Constant, Cosine, Curve, Linear, Restarts, Schedule, Warmup
+from nap_rl.schedules import Constant, Cosine, Curve, Linear, Restarts, Rewarming, Schedule, Warmup
 
 KEPT = "schedule.csv"
 """The rates of a file, in the run's folder: a run that goes on needs no other file."""

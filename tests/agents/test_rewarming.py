@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from nap_rl.agents import OnSwitch, ValueAgent
-from nap_rl.agents.rewarming import Rewarming, Stall
 from nap_rl.envs import sequence
 from nap_rl.nap import weight_groups
 from nap_rl.nap.groups import split_groups
-from nap_rl.schedules import Linear
+from nap_rl.schedules import Linear, Rewarming, Stall
 from tests.agents.test_trainer import CONFIG, Run
 
 Make = Callable[..., ValueAgent]
