@@ -48,8 +48,8 @@ class Fire(Method):
 
 def polar(matrices: Tensor, iterations: int) -> Tensor:
     """[N, out, in] -> the orthogonal matrix nearest to each, by so many iterations of Newton-Schulz."""
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)
+    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)
     for _ in range(iterations):
-        gram = x @ x.mT if x.shape[1] <= x.shape[2] else None  # the smaller of both products
-        x = 1.5 * x - 0.5 * (gram @ x if gram is not None else x @ (x.mT @ x))
+        cube = (x @ x.mT) @ x if x.shape[1] <= x.shape[2] else x @ (x.mT @ x)  # the smaller product first
+        x = 1.5 * x - 0.5 * cube
     return x

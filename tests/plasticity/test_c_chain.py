@@ -33,7 +33,7 @@ def test_it_is_the_mean_squared_change_by_the_last_update_in_states_drawn_after_
     assert method.penalty() is None
     stepped(network, method, 1, 5.0, torch.tensor([[1.0], [2.0]]))
     penalty = method.penalty()  # 3 x: 3 and 6
-    assert penalty is not None and float(penalty) == pytest.approx(10 * (9 + 36) / 2)
+    assert penalty is not None and penalty.item() == pytest.approx(10 * (9 + 36) / 2)
     penalty.backward()
     # d/dw (3 x)^2 = 2 * 3 x * x: 6 and 24; the earlier weights have no gradient
     assert float(network[0].weight.grad) == pytest.approx(10 * (6 + 24) / 2)
@@ -58,10 +58,10 @@ def test_a_network_that_did_not_change_has_none_and_its_state_is_resumed() -> No
     assert float(resumed.penalty()) == float(method.penalty()) == pytest.approx(4.0)
 
 
-def test_under_nap_the_update_turns_less_than_without_it() -> None:
-    angles = []
+def test_under_nap_an_update_changes_what_the_network_says_by_less() -> None:
+    changes = []
     x = torch.randn(16, 4, generator=torch.Generator().manual_seed(3))
-    for coefficient in (1e-9, 50.0):
+    for coefficient in (1e-9, 2.0):
         torch.manual_seed(0)
         network = normalize(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), x)
         optimizer = SGD(network.parameters(), lr=0.01)
@@ -78,5 +78,5 @@ def test_under_nap_the_update_turns_less_than_without_it() -> None:
         assert float(projector.max_relative_drift()) < 1e-6
         with torch.no_grad():
             before = torch.func.functional_call(network, method.previous, (x,))
-            angles.append(float((network(x) - before).square().mean()))
-    assert angles[1] < angles[0]
+            changes.append(float((network(x) - before).square().mean()))
+    assert changes[1] < changes[0]
