@@ -6,10 +6,13 @@ import gc
 import io
 import os
 import pickle
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +24,8 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Tensors of tests are small: two threads would spend a fourth of the suite's time on waiting for each other.
 torch.set_num_threads(1)
@@ -160,3 +165,20 @@ def tiny_catch() -> tuple[str, ...]:
         "device=cpu",
         "threads=1",
     )
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from a copy of the tree: a build leaves its own folders behind."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in ("agents", "conf", "envs", "nap_rl", "studies"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, copy)
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(copy / "wheel")]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = (copy / "wheel").glob("*.whl")
+    return built

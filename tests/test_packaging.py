@@ -6,7 +6,6 @@ import ast
 import configparser
 import importlib.metadata
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,8 +16,25 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("agents", "benchmarks", "conf", "envs", "nap_rl", "studies", "tests")
-LINKS = ("agents", "conf", "envs", "studies", "study.py", "train.py")  # nap_rl/<name> -> ../<name>
+FOLDERS = ("agents", "benchmarks", "conf", "envs", "examples", "nap_rl", "studies", "tests")
+LINKS = {  # nap_rl/<name> -> ../<target>
+    "agents": "agents",
+    "conf": "conf",
+    "envs": "envs",
+    "studies": "studies",
+    "evaluate.py": "evaluate.py",
+    "report_command.py": "report.py",
+    "study.py": "study.py",
+    "sweep_command.py": "sweep.py",
+    "train.py": "train.py",
+}
+COMMANDS = {
+    "nap-rl-train": "nap_rl.train:main",
+    "nap-rl-evaluate": "nap_rl.evaluate:main",
+    "nap-rl-study": "nap_rl.study:main",
+    "nap-rl-sweep": "nap_rl.sweep_command:main",
+    "nap-rl-report": "nap_rl.report_command:main",
+}
 # Where a package is imported under another name than the one it is installed by.
 INSTALLED_AS = {"cv2": "opencv-python", "hydra": "hydra-core", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 # Packages that come with a declared one and are part of its own interface.
@@ -131,26 +147,26 @@ def test_no_file_that_installs_names_an_address_or_an_index(name: str) -> None:
 @pytest.mark.parametrize("name", LINKS)
 def test_the_links_that_make_nap_rl_one_package_resolve(name: str) -> None:
     link = ROOT / "nap_rl" / name
-    assert link.is_symlink() and str(link.readlink()) == f"../{name}"
+    assert link.is_symlink() and str(link.readlink()) == f"../{LINKS[name]}"
     assert link.exists(), f"nap_rl/{name} points to nothing"
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, built from a copy of the tree: a build leaves its own folders behind."""
-    copy = tmp_path_factory.mktemp("tree")
-    for name in ("agents", "conf", "envs", "nap_rl", "studies"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
-    for path in ROOT.iterdir():
-        if path.is_file():
-            shutil.copy(path, copy)
-    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
-    command = [sys.executable, "-c", build, str(copy / "wheel")]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (built,) = (copy / "wheel").glob("*.whl")
-    return built
+def test_the_few_facts_that_stand_twice_agree() -> None:
+    """uv reads name and Pythons in pyproject.toml; citations name the version."""
+    metadata, project = config()["metadata"], (ROOT / "pyproject.toml").read_text().split("[project]")[1]
+    assert f'name = "{metadata["name"]}"' in project
+    assert f'requires-python = "{config()["options"]["python_requires"]}"' in project
+    assert f"\nversion: {metadata['version']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_what_setup_cfg_says_of_the_package_pyproject_leaves_to_it() -> None:
+    """A field that is neither in [project] nor dynamic would be dropped from the wheel."""
+    project = (ROOT / "pyproject.toml").read_text().split("dynamic = [")[1].split("]")[0]
+    dynamic = set(re.findall(r'"([\w-]+)"', project))
+    named = {"author": "authors", "long_description": "readme"}
+    kept = {"name", "license_files", "long_description_content_type"}
+    assert {named.get(key, key) for key in config()["metadata"]} - kept <= dynamic
+    assert {"dependencies", "optional-dependencies", "scripts"} <= dynamic
 
 
 def test_a_wheel_holds_everything_and_installs_no_other_top_level_package(wheel: Path) -> None:
@@ -171,12 +187,16 @@ def test_an_unpacked_wheel_runs_without_the_clone(wheel: Path, tmp_path: Path) -
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
         (points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "nap-rl-train = nap_rl.train:main" in archive.read(points).decode()
+        lines = archive.read(points).decode().splitlines()
+    assert dict(line.split(" = ") for line in lines if " = " in line) == COMMANDS
     script = (
         "import nap_rl, nap_rl.agents, nap_rl.envs, nap_rl.conf, nap_rl.train\n"
         "from importlib.resources import files\n"
         "assert any(entry.name.endswith('.yaml') for entry in files('nap_rl.conf').iterdir())\n"
-        "assert callable(nap_rl.train.main)\n"
+        "import importlib\n"
+        f"for entry in {list(COMMANDS.values())}:\n"
+        "    module, function = entry.split(':')\n"
+        "    assert callable(getattr(importlib.import_module(module), function))\n"
         "print(nap_rl.__file__)\n"
     )
     # -c puts the current folder first on the path: the unpacked wheel, not the clone

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,16 +86,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_runs_in_its_order(page: Path, prepared: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "clone"
-    shutil.copytree(prepared, folder)
+def run_all(page: Path, folder: Path, run: Callable[[Path, list[str]], str]) -> None:
+    """Every command of a page, shortened, in its order."""
     for command in commands(page):
         words = [EXAMPLE_RUN.sub("RUN", word) for word in command]
         paths = [str(path.relative_to(folder)) for word in words if "*" in word for path in sorted(folder.glob(word))]
         words = [word for word in words if "*" not in word]
-        if "minatar" in " ".join(words) and find_spec("minatar") is None:
+        if any(name in " ".join(words) and find_spec(name) is None for name in ("minatar", "wandb", "mlflow")):
             continue
         words[1:1] = paths  # what a shell makes of the pattern
         extra = [] if "--help" in words or "report" in words else SHORT[words[0]]
@@ -101,3 +100,55 @@ def test_every_command_runs_in_its_order(page: Path, prepared: Path, tmp_path: P
         if any(word.startswith("resume=RUN") for word in words):
             extra = ["frames=1600"]
         run(folder, [word for word in words if word.split("=")[0] not in keys] + extra)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_runs_in_its_order(page: Path, prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    shutil.copytree(prepared, folder)
+    run_all(page, folder, run)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """bin/ of a virtual environment that has the wheel alone; what the wheel requires it finds in this one."""
+    pytest.importorskip("pip")
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, with_pip=False)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "requirements.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_wheel_do_in_another_folder_what_the_readme_says(
+    installed: Path, prepared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(prepared, folder)
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ran = set()
+
+    def run_installed(folder: Path, arguments: list[str]) -> str:
+        command = [str(installed / f"nap-rl-{arguments[0].removesuffix('.py')}"), *arguments[1:]]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+        ran.add(Path(command[0]).name)
+        return done.stdout
+
+    run_all(ROOT / "README.md", folder, run_installed)
+    tiny = ["experiment=permuted_catch", "env.visits=1", "logger.tensorboard=false", "sweep.engine=local"]
+    run_installed(folder, ["sweep.py", "train", *tiny, "seed=0,1", "sweep.dir=sweep"])
+    assert ran == {path.name for path in installed.glob("nap-rl-*")}
+    where = subprocess.run(
+        [installed / "python", "-c", "import nap_rl; print(nap_rl.__file__)"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(where.stdout.strip()).is_relative_to(installed.parent)
