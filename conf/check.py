@@ -240,8 +240,12 @@ def _check_plasticity(config: Config) -> None:
 
 
 def _check_logger(config: Config) -> None:
-    if config.logger.tensorboard and find_spec("tensorboard") is None:
-        raise ValueError("logger.tensorboard=true, but tensorboard is not installed: add logger.tensorboard=false")
+    for name in ("tensorboard", "wandb", "mlflow"):
+        spec = find_spec(name) if getattr(config.logger, name) else None
+        installed = spec is not None and spec.origin is not None  # a folder of that name is no package
+        if getattr(config.logger, name) and not installed:
+            extra = "" if name == "tensorboard" else f" (pip install 'nap-rl[{name}]')"
+            raise ValueError(f"logger.{name}=true, but {name} is not installed{extra}: add logger.{name}=false")
 
 
 def check_space(config: Config, folder: Path) -> None:

@@ -18,7 +18,7 @@ ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
     "agent": {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, "net_arch": []},
     "eval": {"tasks": "current"},
     "replay": {"device": "auto"},
-    "logger": {"diagnostics_every_updates": None},
+    "logger": {"diagnostics_every_updates": None, "wandb": False, "mlflow": False},
 }
 ADDED_TO_ENV: dict[str, dict[str, Any]] = {
     "protocol": {"resize": "area"},

@@ -8,6 +8,7 @@ its file, under the values that the run was started with. What then differs from
     frames                  more than were played: the run goes on beyond its end
     env.cycles              more than before: the sequence goes on
     eval.*, checkpoint.*, logger.diagnostics_every_updates    the training does not depend on them
+    logger.tensorboard, logger.wandb, logger.mlflow           likewise
     threads                 numbers may differ in their last digits, which the run says
 
 Lines over the whole run (the importance exponent, a learning rate without schedule.over_frames) keep the length that
@@ -37,7 +38,8 @@ RUN_DIR = "hydra.run.dir"
 STORED = "stored"  # name of the stored settings, as a root of Hydra's
 AUTO = ("auto", "latest", "last", "newest")
 # Beginnings of keys that may always differ.
-FREE = ("checkpoint.", "eval.", "logger.diagnostics_every_updates", "threads")
+TRACKERS = ("logger.tensorboard", "logger.wandb", "logger.mlflow")
+FREE = ("checkpoint.", "eval.", "logger.diagnostics_every_updates", *TRACKERS, "threads")
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,8 @@ class LoggerConfig:
     every_updates: int = MISSING
     diagnostics_every_updates: int | None = MISSING
     tensorboard: bool = MISSING
+    wandb: bool = MISSING
+    mlflow: bool = MISSING
 
 
 @dataclass

@@ -20,10 +20,11 @@ from nap_rl.agents.stacked import play_together
 from nap_rl.conf import build, learning_rates, schema
 from nap_rl.conf.advice import advice
 from nap_rl.conf.environments import Observations
+from nap_rl.conf.outline import outline
 from nap_rl.conf.resume import Resume, check_changes
 from nap_rl.conf.schema import Config
 from nap_rl.envs import EmulatorError
-from nap_rl.logging import Progress, RunLog
+from nap_rl.logging import Progress, RunLog, trackers
 from nap_rl.logging.console import say
 from nap_rl.process import RunsHere, StopSignals, sole_owner
 from nap_rl.sweep.commands import TRAIN
@@ -59,7 +60,7 @@ def train(config: Config, folder: Path, resume: Resume, overrides: Sequence[str]
         ending = ending_of(trainer, checkpointer, signals, lambda: trainer.run(stop))
         summary = summarize(config, trainer, ending)
         write_summary(trainer, summary, display)
-    print_end(folder, summary, checkpointer.last, tensorboard=config.logger.tensorboard)
+    print_end(folder, summary, checkpointer.last, config)
     return ending.code
 
 
@@ -259,6 +260,7 @@ def assemble(
     checkpointer = Checkpointer(folder, trainer, trainer.log, display, build.build_rhythm(config), about)
     if found is None:
         trainer.log.describe(schema.to_dict(config))
+        display.note(outline(config, observations, folder))
     else:
         path, saved = found
         restore(trainer, saved)
@@ -267,6 +269,8 @@ def assemble(
         for name, value in numerics.items():
             if (was := meta["numerics"][name]) != value:
                 display.note(f"warning: {name} was {was} and is {value}: numbers may differ in their last digits")
+    for tracker in trackers.opened(trackers_of(config), folder, schema.to_dict(config), display.note):
+        trainer.log.add_tracker(tracker)
     return trainer, checkpointer
 
 
@@ -355,7 +359,12 @@ def write_summary(trainer: Trainer, summary: Mapping[str, Any], display: Progres
         display.note(f"warning: summary.json could not be written: {error}")
 
 
-def print_end(folder: Path, summary: dict[str, Any], saved: Path | None, *, tensorboard: bool) -> None:
+def trackers_of(config: Config) -> list[str]:
+    """The trackers that a run has beside TensorBoard."""
+    return [name for name in ("wandb", "mlflow") if getattr(config.logger, name)]
+
+
+def print_end(folder: Path, summary: dict[str, Any], saved: Path | None, config: Config) -> None:
     """How the run ended, and the paths to look at."""
     frames, updates, fps = summary["frames"], summary["updates"], summary["fps"]
     say(f"\n{summary['status']}: {frames:,} frames, {updates:,} updates, {fps:.0f} frames/s")
@@ -372,7 +381,8 @@ def print_end(folder: Path, summary: dict[str, Any], saved: Path | None, *, tens
         "episodes": folder / "episodes.csv",
         "checkpoint": saved,
     }
-    if tensorboard:
+    if config.logger.tensorboard:
         paths["TensorBoard"] = f"tensorboard --logdir {shlex.quote(str(folder))}"
+    paths |= trackers.places(trackers_of(config), folder)
     for name, path in paths.items():
         say(f"{name:<12} {path}")

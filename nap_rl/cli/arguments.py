@@ -9,6 +9,7 @@ from dataclasses import dataclass
 HELP = ("-h", "--help")
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("-cd", "--config-dir")
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")  # the first one is always there
 # Hydra answers these and starts no run.
 INSPECTION = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--version", "--shell-completion", "-sc")
 
@@ -56,9 +57,21 @@ def parse(typed: Sequence[str]) -> Arguments:
             config_dirs.append(value if given else rest.pop(0))
         elif argument.startswith("-"):
             raise ValueError(_no_such_option(option, value if given else None))
+        elif option == "logger":
+            overrides += _loggers(argument, value)
         else:
             overrides.append(argument)
     return Arguments(tuple(overrides), tuple(config_dirs), multirun, wants_help)
+
+
+def _loggers(argument: str, value: str) -> list[str]:
+    """`logger=csv,wandb` -> a key for each tracker. Another single name is a file of the group, for Hydra to find."""
+    names = [name.strip() for name in value.strip("[]").split(",")]
+    if len(names) == 1 and names[0] not in LOGGERS:
+        return [argument]
+    if unknown := [name for name in names if name not in LOGGERS]:
+        raise ValueError(f"{argument}: there is no logger '{unknown[0]}', expected some of {', '.join(LOGGERS)}")
+    return [f"logger.{name}={str(name in names).lower()}" for name in LOGGERS[1:]]
 
 
 def _no_such_option(option: str, value: str | None) -> str:

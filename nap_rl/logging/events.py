@@ -29,8 +29,8 @@ class EventFile:
         self._purge_step = purge_step
         self._file: GrowingFile | None = None  # made by the first write
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Raises OSError if the values have to wait for the disk."""
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars at `step`. Raises OSError if they have to wait for the disk."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -45,6 +45,12 @@ class EventFile:
         leaves = dict(_leaves(config))
         values = [_layout(), _text("config", leaves), _hparams(leaves)]
         self._write(Event(wall_time=time.time(), summary=Summary(value=values)))
+
+    def artifact(self, path: Path) -> None:
+        """Nothing: the events stand beside the files."""
+
+    def finish(self) -> None:
+        """Nothing: each event is written at once."""
 
     def sync(self) -> None:
         """As `GrowingFile.sync`."""

@@ -1,4 +1,4 @@
-"""The files of one run: metrics.csv, episodes.csv, evaluations.csv, TensorBoard events and summary.json."""
+"""The files of one run: metrics.csv, episodes.csv, evaluations.csv, TensorBoard events and summary.json; trackers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, final
 from nap_rl.files import write_atomic
 from nap_rl.logging.events import EventFile
 from nap_rl.logging.files import GrowingFile, row
+from nap_rl.logging.trackers import Tracker
 
 CLOCKS = ("updates", "agent_steps", "frames")
 EPISODE_COLUMNS = ("frames", "game", "cycle", "env", "return", "length_frames")
@@ -66,14 +67,19 @@ class RunLog:
         self._events: EventFile | None = None
         if tensorboard:
             self._events = EventFile(self.folder, purge_step=frames + 1 if state else None)
+        self._trackers: list[Tracker] = [] if self._events is None else [self._events]
 
     @property
     def tags(self) -> tuple[str, ...] | None:
         """Columns of metrics.csv behind the three clocks; None before the first row."""
         return self._tags
 
+    def add_tracker(self, tracker: Tracker) -> None:
+        """From now on `tracker` gets the same numbers, and at the end the files."""
+        self._trackers.append(tracker)
+
     def metrics(self, updates: int, agent_steps: int, frames: int, values: Mapping[str, float | None]) -> None:
-        """Write one row of metrics.csv, and the same numbers as TensorBoard scalars at step `frames`.
+        """Write one row of metrics.csv, and give the trackers the same numbers at step `frames`.
 
         The first call fixes the columns: updates, agent_steps, frames, then its tags in their order. A tag that is None
         or left out later has an empty cell and no scalar. Floats are written so that they read back exactly.
@@ -97,9 +103,7 @@ class RunLog:
         known = {tag: number for tag, number in numbers.items() if number is not None}
         cells = [repr(known[tag]) if tag in known else "" for tag in self._tags]
         self._append(self._metrics, row((int(updates), int(agent_steps), int(frames), *cells)))
-        if self._events is not None:
-            with self._kept_if_it_fails("TensorBoard's events"):
-                self._events.scalars(int(frames), known)
+        self._track(int(frames), known)
 
     def episode(
         self, *, frames: int, game: str, cycle: int, episode_return: float, length: int, env_index: int
@@ -127,7 +131,7 @@ class RunLog:
         scalars: Mapping[str, float],
         current: bool = True,
     ) -> None:
-        """Write one evaluation: a row an episode in evaluations.csv, and its means to TensorBoard.
+        """Write one evaluation: a row an episode in evaluations.csv, and its means to the trackers.
 
         Args:
             frames: the run's clock.
@@ -135,22 +139,19 @@ class RunLog:
             cycle: of the visit.
             episodes: (seed, unclipped return, length in frames) of each episode.
             frame_skip: frames to an agent step.
-            scalars: more for TensorBoard.
+            scalars: more for the trackers.
             current: whether it is the visit's task; only then it is eval/mean_reward too.
         """
         rows = [] if self._evaluations.size else [row(EVALUATION_COLUMNS)]
         for number, (seed, score, length) in enumerate(episodes):
             rows.append(row((int(frames), game, int(cycle), number, int(seed), repr(float(score)), int(length))))
         self._append(self._evaluations, b"".join(rows))
-        if self._events is None:
-            return
         mean = sum(each for _, each, _ in episodes) / len(episodes)
         mean_steps = sum(each for *_, each in episodes) / len(episodes) / frame_skip
         values: dict[str, float] = {f"eval/{game}/mean_return": mean}
         if current:
             values |= {"eval/mean_reward": mean, "eval/mean_ep_length": mean_steps}
-        with self._kept_if_it_fails("TensorBoard's events"):
-            self._events.scalars(int(frames), {**values, **scalars})
+        self._track(int(frames), {**values, **scalars})
 
     def describe(self, config: Mapping[str, Any]) -> None:
         """Give TensorBoard the charts of its custom-scalars page, and `config` as text and HParams. Once a run."""
@@ -167,7 +168,10 @@ class RunLog:
             TypeError: a value is of another type.
         """
         text = json.dumps(_plain(values, "summary"), indent=2, allow_nan=False) + "\n"
-        return write_atomic(self.folder / "summary.json", text)
+        path = write_atomic(self.folder / "summary.json", text)
+        for tracker in self._trackers:
+            tracker.artifact(path)
+        return path
 
     def sync(self) -> None:
         """Returns when everything is on the disk, also what was waiting. Raises OSError if that is impossible."""
@@ -185,9 +189,15 @@ class RunLog:
         }
 
     def close(self) -> None:
-        """Try once more to write what is waiting. No file stays open in between, and closing twice is harmless."""
+        """Try once more to write what is waiting, and finish the trackers. Closing twice is harmless."""
         for file in (self._metrics, self._episodes, self._evaluations):
             self._append(file, b"")
+        trackers, self._trackers = self._trackers, []
+        for tracker in trackers:
+            for file in (self._metrics, self._episodes, self._evaluations):
+                if file.path.exists():
+                    tracker.artifact(file.path)
+            tracker.finish()
 
     def __enter__(self) -> RunLog:
         return self
@@ -196,6 +206,11 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _track(self, frames: int, values: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            with self._kept_if_it_fails("TensorBoard's events"):  # no other tracker raises
+                tracker.log(frames, values)
 
     def _append(self, file: GrowingFile, piece: bytes) -> None:
         with self._kept_if_it_fails(file.path.name):
