@@ -244,7 +244,7 @@ def _check_logger(config: Config) -> None:
         spec = find_spec(name) if getattr(config.logger, name) else None
         installed = spec is not None and spec.origin is not None  # a folder of that name is no package
         if getattr(config.logger, name) and not installed:
-            extra = "" if name == "tensorboard" else f" (pip install 'nap-rl[{name}]')"
+            extra = "" if name == "tensorboard" else f" (pip install -e '.[{name}]')"
             raise ValueError(f"logger.{name}=true, but {name} is not installed{extra}: add logger.{name}=false")
 
 

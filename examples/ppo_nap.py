@@ -1,7 +1,7 @@
 """PPO with Normalize-and-Project on CartPole, in one file: python examples/ppo_nap.py --steps 100000
 
-The algorithm is PPO (Schulman et al. 2017, arXiv 1707.06347) with a network for the policy and one for the values. The lines that end
-in `# NaP` are all that Normalize-and-Project adds.
+The algorithm is PPO (Schulman et al. 2017, arXiv 1707.06347) with a network for the policy and one for the values. The
+lines that end in `# NaP: ...` are all that Normalize-and-Project adds.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def train(steps: int, seed: int, nap: bool) -> float:
     s = torch.as_tensor(envs.reset(seed=seed)[0])
     network = ActorCritic(envs.single_observation_space.shape[0], int(envs.single_action_space.n))
     if nap:
-        normalize(network, s)  # NaP: a LayerNorm in front of every nonlinearity; before the optimiser is made
+        normalize(network, s)  # NaP: a LayerNorm in front of every nonlinearity
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, eps=1e-5)
     projector = Projector(network, optimizer) if nap else None  # NaP: from now on optimizer.step() projects
     scores: deque[float] = deque(maxlen=100)

@@ -36,7 +36,13 @@ COMMANDS = {
     "nap-rl-report": "nap_rl.report_command:main",
 }
 # Where a package is imported under another name than the one it is installed by.
-INSTALLED_AS = {"cv2": "opencv-python", "hydra": "hydra-core", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+INSTALLED_AS = {
+    "cv2": "opencv-python",
+    "hydra": "hydra-core",
+    "mlflow": "mlflow-skinny",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 # Packages that come with a declared one and are part of its own interface.
 COMES_WITH = {"scikit-learn": "mlxtend", "pandas": "mlxtend", "scipy": "mlxtend", "pip": "setuptools"}
 

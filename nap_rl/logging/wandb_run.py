@@ -12,14 +12,15 @@ from typing import Any, final
 from nap_rl.logging.identity import identity
 
 PROJECT = "nap_rl"
+FINISH_SECONDS = 15.0
 
 
 @final
 class WandbRun:
     """Writes below `folder`/wandb. `wandb sync` sends it; WANDB_MODE=online sends it at once.
 
-    WANDB_PROJECT (else nap_rl), WANDB_ENTITY and the library's other variables are read. A resumed run keeps its id: what
-    is logged a second time is dropped by step when both parts are sent.
+    WANDB_PROJECT (else nap_rl), WANDB_ENTITY and the library's other variables are read. A resumed run keeps its id:
+    what is logged a second time is dropped by step when both parts are sent.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -37,9 +38,17 @@ class WandbRun:
             resume="allow" if known and mode == "online" else None,
             dir=str(folder),
             config=dict(config),
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             reinit="create_new",  # several seeds may train in one process
-            settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,
+                disable_code=True,
+                stop_fn=lambda: None,  # a button of its page ends no run
+                finish_timeout=FINISH_SECONDS,  # also of its hook at the end of the process
+                x_disable_stats=True,
+            ),
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -16,7 +16,9 @@ from nap_rl.conf.outline import outline
 def line(observations: Observations, *settings: str) -> str:
     schema.register()
     cli.register_resolvers()
-    return outline(to_config(cli.compose("config", [*settings, "logger.tensorboard=false"])), observations, Path("here"))
+    return outline(
+        to_config(cli.compose("config", [*settings, "logger.tensorboard=false"])), observations, Path("here")
+    )
 
 
 def test_a_run_says_its_frames_updates_memory_and_folder() -> None:

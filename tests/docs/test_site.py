@@ -62,7 +62,7 @@ def test_the_site_is_built_with_its_start_page_and_reference(site: Path) -> None
     assert "Normalize-and-Project" in (site / "index.html").read_text()
     assert "permuted_catch.png" in (site / "index.html").read_text()
     reference = (site / "reference" / "nap.html").read_text()
-    assert "scale_invariance" in reference and "class=\"doc" in reference
+    assert "scale_invariance" in reference and 'class="doc' in reference
 
 
 @pytest.mark.slow
@@ -76,7 +76,9 @@ def test_nothing_is_loaded_from_outside(site: Path) -> None:
         if re.match(r"(https?:)?//", address)
     }
     assert not outside
-    styles = [style for style in site.rglob("*.css") if re.search(r"(@import|url\()\s*['\"]?(https?:)?//", style.read_text())]
+    styles = [
+        style for style in site.rglob("*.css") if re.search(r"(@import|url\()\s*['\"]?(https?:)?//", style.read_text())
+    ]
     assert not styles
 
 

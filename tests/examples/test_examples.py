@@ -44,7 +44,7 @@ def test_every_example_is_run_here() -> None:
 @pytest.mark.parametrize("name", SHORT)
 def test_an_example_runs_in_any_folder(name: str, tmp_path: Path) -> None:
     printed = run(tmp_path, EXAMPLES / name, *SHORT[name])
-    found = re.search(r"norm drift:? (\d\.\de-\d\d)", printed)
+    found = re.search(r"norm drift:? (\d\.\de[-+]\d\d)", printed)
     if "nap" in name:
         assert found is not None and float(found[1]) < 1e-6, printed
     else:
@@ -62,9 +62,12 @@ def test_the_notebook_runs_from_top_to_bottom_and_nap_keeps_the_norm(tmp_path: P
     script = tmp_path / "notebook.py"
     script.write_text("\n\n".join("".join(cell["source"]) for cell in cells("code")))
     printed = run(tmp_path, script)
-    rows = {arm: list(map(float, numbers)) for arm, *numbers in re.findall(
-        r"^(\w+) +accuracy ([\d.]+) -> ([\d.]+) +norm +([\d.]+) +effective rate ([\d.]+)", printed, re.M
-    )}
+    rows = {
+        arm: list(map(float, numbers))
+        for arm, *numbers in re.findall(
+            r"^(\w+) +accuracy ([\d.]+) -> ([\d.]+) +norm +([\d.]+) +effective rate ([\d.]+)", printed, re.M
+        )
+    }
     assert set(rows) == {"plain", "LayerNorm", "NaP"}
     (_, late, norm, rate), (_, late_without, norm_without, rate_without) = rows["NaP"], rows["LayerNorm"]
     assert late > late_without + 0.1
