@@ -26,7 +26,7 @@ class Thermostat(gymnasium.Env[npt.NDArray[np.float32], np.int64]):
     """
 
     observation_space = gymnasium.spaces.Box(-10.0, 10.0, (3,), np.float32)
-    action_space = gymnasium.spaces.Discrete(2)  # type: ignore[assignment]
+    action_space = gymnasium.spaces.Discrete(2)
     MINUTES = 200
 
     def reset(

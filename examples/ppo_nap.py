@@ -114,7 +114,7 @@ def train(steps: int, seed: int, nap: bool) -> float:
         for _ in range(EPOCHS):
             for rows in torch.randperm(NUM_ENVS * ROLLOUT).chunk(MINIBATCHES):
                 optimizer.zero_grad()
-                loss_of(network, Rollout(*(column[rows] for column in flat))).backward()  # type: ignore[no-untyped-call]
+                loss_of(network, Rollout(*(column[rows] for column in flat))).backward()
                 nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
                 optimizer.step()
         if (number + 1) % 10 == 0 or number + 1 == rollouts:

@@ -30,7 +30,7 @@ def train(steps: int, seed: int) -> float:
     mean, deviation = evaluate_policy(model, env, n_eval_episodes=20)
     print(f"return {mean:.1f} +- {deviation:.1f}, largest norm drift {callback.max_relative_drift():.1e}")
     env.close()
-    return float(mean)  # type: ignore[arg-type]
+    return float(mean)
 
 
 if __name__ == "__main__":
