@@ -23,13 +23,13 @@ class CChain(Method):
     With NaP theta_t-1 lies on the same sphere, so the term only slows the turning.
 
     Args:
-        coefficient: 50 is where the source begins in MinAtar, with DQN.
+        coefficient: the source begins at 50 in MinAtar with DQN. On logits, which move further, 1 is our choice.
     """
 
     within_update = True
     statistics_batch = 32
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 50.0, seed: int = 0) -> None:
+    def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1.0, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.coefficient: float = option("coefficient", coefficient)
         self.parameters = dict(network.named_parameters())
