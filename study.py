@@ -1,9 +1,15 @@
 """The paper's supervised studies.
 
 python study.py study=random_labels nap=true method=redo seed=0     one study, in a folder of its own
+python study.py study=images data=fashion_mnist variant=nap         a ResNet on images that stay: baseline, norm or nap
 python study.py -m seed=0,1,2 nap=true,false jobs=2 hydra.sweep.dir=runs/studies/mine
                                                                     many, in parallel; again: what is missing
 python study.py report runs/studies/mine                            their figure and its numbers
+torchrun --nproc-per-node=2 study.py study=images hydra.run.dir=FOLDER    one run in two processes, or on two GPUs
+
+The same command with the same hydra.run.dir=FOLDER goes on with a study that was stopped.
+
+Exit codes: 0 finished; 2 bad input or data, one sentence; 3 diverged; 128 + signal stopped, with a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nap_rl import cli
-from nap_rl.studies import job, sweep
+from nap_rl.studies import job, ranks, sweep
 
 SWEEP_FOLDER = "hydra.sweep.dir"
 MULTIRUN = {"-m", "--multirun"}
@@ -24,7 +30,8 @@ def one(config: DictConfig, folder: Path) -> int:
     if job.finished(folder, study):
         print(f"{folder} is finished already")
     else:
-        job.run(study, folder)
+        if (code := job.run(study, folder)) != 0:
+            return code
         print(folder)
     return 0
 
@@ -33,6 +40,8 @@ def check(config: DictConfig) -> None:
     """Everything that can be wrong, found before a folder is made or a network built."""
     study = job.check(config)
     if "hydra" in config:
+        if ranks.here().processes > 1 and not any("hydra.run.dir=" in each for each in config.hydra.overrides.hydra):
+            raise ValueError("torchrun starts several processes of one run: name its folder with hydra.run.dir=FOLDER")
         job.finished(Path(config.hydra.run.dir), study)
 
 
@@ -65,7 +74,7 @@ def command(typed: list[str]) -> int:
     cli.register_resolvers()
     sweep_wanted = not MULTIRUN.isdisjoint(typed)
     if not sweep_wanted and typed[:1] != ["report"]:
-        cli.run(one, job.CONFIG_NAME, check, module=job.CONF, help=__doc__ or "")
+        cli.run(one, job.config_name(typed), check, module=job.CONF, help=__doc__ or "", goes_on=True)
     with cli.refusing_bad_input():
         return many([text for text in typed if text not in MULTIRUN]) if sweep_wanted else report(typed[1:])
 

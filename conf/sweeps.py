@@ -56,8 +56,8 @@ class Planner:
             job.register_schema()
             return trials.plan(
                 arguments,
-                job.CONFIG_NAME,
-                job.check,
+                job.config_name,
+                self._check_study,
                 module=job.CONF,
                 folder=self.folder,
                 combinations=combinations,
@@ -109,6 +109,13 @@ class Planner:
         self._replay_bytes.append(Replay.nbytes(config.replay.capacity, self._frame_bytes[kind]))
         self.on_gpu |= config.device.name != "cpu"
         return config
+
+    def _check_study(self, node: DictConfig) -> object:
+        from nap_rl.studies import job
+
+        study = job.check(node)
+        self.on_gpu |= getattr(study, "device", "cpu") != "cpu"
+        return study
 
     def _evaluations(self, typed: Sequence[str]) -> list[Trial]:
         from nap_rl.conf import evaluation

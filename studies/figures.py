@@ -11,7 +11,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from nap_rl.files import write_atomic
 from nap_rl.report.statistics import mean_interval
+from nap_rl.studies import scores
 from nap_rl.studies.config import STEPS, SUMMARY, TASKS
+from nap_rl.studies.stationary_config import EVALUATIONS
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2_000  # of each of some hundred points of a curve
@@ -39,12 +41,13 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study: its config, its summary, and the rows of tasks.csv and steps.csv."""
+    """A finished study: its config, its summary, and the rows of tasks.csv, steps.csv and evaluations.csv."""
 
     config: dict[str, Any]
     summary: dict[str, Any]
     tasks: list[dict[str, str]]
     steps: list[dict[str, str]]
+    evaluations: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,11 @@ def report(folder: Path) -> str:
     kind = kinds.pop()
     if kind == "random_labels" and len({method(s.config) for s in studies}) > 1:
         kind = "methods"
-    curves, table = KINDS[kind]
+    if kind not in KINDS:
+        arms = scores.name_arms([study.config for study in studies])
+        studies = [replace(each, summary={**each.summary, "arm": arm}) for each, arm in zip(studies, arms, strict=True)]
+        write_atomic(folder / "arms.csv", scores.csv(score_rows(studies)))
+    curves, table = KINDS.get(kind, (evaluations, score_table))
     panels = collect((study.config["seed"], curve) for study in studies for curve in curves(study))
     _write_csv(folder / "figure.csv", panels)
     picture = io.BytesIO()
@@ -239,6 +246,25 @@ def replay_table(studies: Sequence[Study]) -> str:
     return "\n".join(lines)
 
 
+def evaluations(study: Study) -> Iterator[Curve]:
+    """Of a stationary study. Columns: learning rates. Rows: scores. Lines: arms."""
+    x = _column(study.evaluations, "update")
+    for name in study.summary["scores"]:
+        y = _column(study.evaluations, name)
+        yield Curve(name, "", _rate(study.config), study.summary["arm"], "update", x, y)
+
+
+def score_rows(studies: Sequence[Study]) -> list[scores.Row]:
+    """Returns the rows of arms.csv."""
+    arms, found = ([study.summary[key] for study in studies] for key in ("arm", "scores"))
+    return scores.rows(arms, [study.config for study in studies], found)
+
+
+def score_table(studies: Sequence[Study]) -> str:
+    """Returns each arm's scores at the end, by learning rate; a star marks its best rate."""
+    return scores.markdown(score_rows(studies))
+
+
 def _online(study: Study, network: str) -> Floats:
     return _column([row for row in study.tasks if row["network"] == network], "online_accuracy")
 
@@ -257,7 +283,8 @@ KINDS: dict[str, tuple[Callable[[Study], Iterator[Curve]], Callable[[Sequence[St
 def _read(folder: Path) -> Study:
     summary = json.loads((folder / SUMMARY).read_text())
     config = summary.pop("config")
-    return Study(config, summary, _rows(folder / TASKS), _rows(folder / STEPS))
+    tasks, steps, evaluations = (_rows(folder / name) for name in (TASKS, STEPS, EVALUATIONS))
+    return Study(config, summary, tasks, steps, evaluations)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -292,7 +319,7 @@ def draw(panels: Panels) -> Figure:
         for name, (curve, values) in series.items():
             _line(axes, curve, values, f"C{names.index(name)}", name)
             if column == columns[0]:
-                axes.set_ylabel("\n".join(filter(None, (LABELS[curve.quantity], curve.network))))
+                axes.set_ylabel("\n".join(filter(None, (LABELS.get(curve.quantity, curve.quantity), curve.network))))
             if row == rows[-1]:
                 axes.set_xlabel(curve.x_label)
         if row == rows[0]:

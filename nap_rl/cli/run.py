@@ -40,11 +40,18 @@ def main(command: Callable[[list[str]], int]) -> NoReturn:
 
 
 def run(
-    job: Job, config_name: str, check: Callable[[DictConfig], object], *, module: str = CONF, help: str = ""
+    job: Job,
+    config_name: str,
+    check: Callable[[DictConfig], object],
+    *,
+    module: str = CONF,
+    help: str = "",
+    goes_on: bool = False,
 ) -> NoReturn:
     """Compose `config_name` of the package `module` with the command line, check it, run `job`, exit with its code.
 
-    `check` raises ValueError with a sentence for settings that cannot run; a folder that holds a run is refused.
+    `check` raises ValueError with a sentence for settings that cannot run. A folder that holds a run is refused, unless
+    the job `goes_on` with it.
     """
     register_resolvers()
     with refusing_bad_input():
@@ -56,7 +63,7 @@ def run(
             inspect(config_name, module)
         config = compose(config_name, arguments.overrides, module=module, config_dirs=arguments.config_dirs)
         check(config)
-        check_folder(Path(config.hydra.run.dir))
+        check_folder(Path(config.hydra.run.dir), new=not goes_on)
     sys.exit(start(job, config))
 
 

@@ -48,7 +48,7 @@ class Trial:
 
 def plan(
     arguments: cli.Arguments,
-    config_name: str,
+    config_name: str | Callable[[Sequence[str]], str],
     check: Callable[[DictConfig], object],
     *,
     module: str = cli.CONF,
@@ -58,6 +58,7 @@ def plan(
     """All runs of a sweep, each composed and checked.
 
     Args:
+        config_name: of the root config, or what finds it from a run's settings.
         check: raises ValueError or OSError for a configuration that cannot run; returns the checked one.
         module: the package that holds the YAML files.
         folder: of the sweep; None: hydra.sweep.dir, where no run may lie yet.
@@ -73,7 +74,8 @@ def plan(
     parent = folder
     for number, (combination, name) in enumerate(zip(chosen, names, strict=True)):
         try:
-            node = cli.compose(config_name, combination.overrides, module=module, config_dirs=arguments.config_dirs)
+            root = config_name if isinstance(config_name, str) else config_name(combination.overrides)
+            node = cli.compose(root, combination.overrides, module=module, config_dirs=arguments.config_dirs)
             checked = check(node)
             parent = parent or Path(node.hydra.sweep.dir)  # it holds the time
             place = parent / (_chosen_name(node, number) if _names_folders(combination) else name)
