@@ -29,11 +29,11 @@ def one(config: DictConfig, folder: Path) -> int:
     study = job.typed(config)
     if job.finished(folder, study):
         print(f"{folder} is finished already")
-    else:
-        if (code := job.run(study, folder)) != 0:
-            return code
+        return 0
+    code = job.run(study, folder)
+    if code == 0 and ranks.here().writes:
         print(folder)
-    return 0
+    return code
 
 
 def check(config: DictConfig) -> None:

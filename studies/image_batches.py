@@ -216,7 +216,7 @@ def in_order(images: Images, size: int, ranks: Ranks, *, workers: int) -> Iterat
     """This process's share of a set, in order, not augmented. Raises DataError."""
     for batch in loader(Shares(images, size, ranks), workers):
         if isinstance(batch, str):
-            raise DataError(batch)
+            raise DataError(batch, of_test=True)
         yield batch[0], batch[1]
 
 

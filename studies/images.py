@@ -27,13 +27,7 @@ def run(config: ImagesConfig, folder: Path) -> int:
 
 
 def build_task(config: ImagesConfig, ranks: Ranks, device: torch.device) -> Task:
-    """The task of this process.
-
-    Raises:
-        ValueError: the processes cannot share a batch evenly.
-    """
-    if config.batch_size % ranks.processes:
-        raise ValueError(f"batch_size={config.batch_size} cannot be shared evenly by {ranks.processes} processes")
+    """The task of this process."""
     train, test, classes = open_sets(config)
     chosen = np.arange(len(train.labels))
     if config.data.images is not None:

@@ -23,7 +23,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nap_rl import __version__, checkpoint, threads
+from nap_rl import __version__, checkpoint, cli, threads
 from nap_rl.checkpoint import nested
 from nap_rl.logging.console import say
 from nap_rl.logging.files import GrowingFile, row
@@ -45,12 +45,20 @@ from nap_rl.studies.ranks import Ranks
 from nap_rl.studies.stationary_config import EVALUATIONS, METRICS, TrainingConfig
 from nap_rl.studies.stream import write_json
 
-DIVERGED, BAD_DATA = 3, 2
+BAD_DATA, DIVERGED, CANNOT_WRITE = 2, 3, 4
 Batch = tuple[Tensor, ...]  # on the CPU
 
 
 class DataError(RuntimeError):
-    """A part of the data cannot be read; one sentence that names it."""
+    """A part of the data cannot be read; one sentence that names it.
+
+    Args:
+        of_test: whether an evaluation met it: the update is half logged, so the run goes on from an earlier one.
+    """
+
+    def __init__(self, sentence: str, of_test: bool = False) -> None:
+        super().__init__(sentence)
+        self.of_test = of_test
 
 
 class Batches(Protocol):
@@ -97,24 +105,25 @@ Build = Callable[[Ranks, torch.device], Task]
 def run(config: TrainingConfig, folder: Path, build: Build) -> int:
     """Train in `folder`, from its newest checkpoint if there is one; returns the exit code.
 
-    Codes: 0 finished; 2 a part of the data cannot be read; 3 diverged; 128 + signal after SIGINT, SIGTERM, SIGUSR1.
-    All but a divergence leave a checkpoint of the last update.
-
-    Raises:
-        ValueError: the folder's checkpoint is of another configuration.
-        OSError: another process has the folder, or it cannot be written.
+    Codes: 0 finished; 2 a part of the data cannot be read; 3 diverged; 4 the folder cannot be written; 128 + signal
+    after SIGINT, SIGTERM or SIGUSR1. What cannot begin ends the process with one sentence and code 2: another process has the
+    folder, its checkpoint is of another configuration, there is no such device.
     """
-    device = processes.device_of(config.device)
     torch.set_num_threads(threads.count(config.threads, torch.get_num_threads()))
     torch.set_flush_denormal(True)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with processes.joined(device) as ranks, sole_owner(folder) if ranks.writes else nullcontext():
-            torch.manual_seed(config.seed)
-            training = Training(config, folder, build(ranks, device), ranks, device)
-            training.resume()
-            with StopSignals() as signals:
-                return training.run(lambda: signals.received)
+        with ExitStack() as stack:
+            with cli.refusing_bad_input():
+                device = processes.device_of(config.device)
+                ranks = stack.enter_context(processes.joined(device))
+                folder.mkdir(parents=True, exist_ok=True)
+                if ranks.writes:
+                    stack.enter_context(sole_owner(folder))
+                torch.manual_seed(config.seed)
+                training = Training(config, folder, build(ranks, device), ranks, device)
+                training.resume()
+            signals = stack.enter_context(StopSignals())
+            return training.run(lambda: signals.received)
     finally:
         torch.set_flush_denormal(False)  # the whole process would go on computing that way
 
@@ -141,32 +150,35 @@ class Training:
 
     def run(self, received: Callable[[], int | None]) -> int:
         """Go on to the end, or until `received` returns a signal's number; returns the exit code."""
-        while self.updates < self.task.updates:
-            try:
-                batch = next(self.task.batches)
-            except DataError as error:
-                return self._stopped_by_data(error)
-            measured = self._is_due(self.config.log_every) or self._is_due(self.task.eval_every)
-            if measured:
-                self.monitor.snapshot()
-            self.update(batch)
-            if measured and not self.log():
-                say(f"diverged: the loss of update {self.updates} is not finite; the last checkpoint stays")
-                return DIVERGED
-            if self.updates % self.config.save_every == 0:
-                self.save()
-            number = self._agree(received())
-            if number is not None and self.updates < self.task.updates:
-                self.save()
-                self._say(f"stopped by {signal.Signals(number).name} at update {self.updates:,}, with a checkpoint")
-                return 128 + number
-        self.save()
-        if self.ranks.writes:
-            write_json(self.folder / SUMMARY, self.summary())
+        try:
+            while self.updates < self.task.updates:
+                self.update(next(self.task.batches))
+                if self._is_due(self.config.log_every) or self._is_due(self.task.eval_every):
+                    self.log()
+                if self.updates % self.config.save_every == 0:
+                    self.save()
+                number = self._agree(received())
+                if number is not None and self.updates < self.task.updates:
+                    self.save()
+                    self._say(f"stopped by {signal.Signals(number).name} at update {self.updates:,}, with a checkpoint")
+                    return 128 + number
+            self.save()
+            if self.ranks.writes:
+                write_json(self.folder / SUMMARY, self.summary())
+        except DataError as error:
+            return self._stopped_by_data(error)
+        except FloatingPointError as error:
+            self._say(f"diverged: {error}; the last checkpoint stays")
+            return DIVERGED
+        except OSError as error:
+            say(f"the run's folder cannot be written: {error}; its last checkpoint is of update {self.saved or 0:,}")
+            return CANNOT_WRITE
         return 0
 
     def update(self, batch: Batch) -> None:
         """One update of the weights."""
+        if self._is_due(self.config.log_every, 1) or self._is_due(self.task.eval_every, 1):
+            self.monitor.snapshot()
         batch = tuple(each.to(self.device, non_blocking=True) for each in batch)
         rate = self.schedule(self.updates / self.task.updates)
         for group in self.optimizer.param_groups:
@@ -183,28 +195,26 @@ class Training:
         self.loss_sum += loss.detach()
         self.loss_count += 1
 
-    def log(self) -> bool:
-        """Write what is due of metrics.csv and evaluations.csv; whether the loss is finite."""
+    def log(self) -> None:
+        """Write a row of metrics.csv, and one of evaluations.csv if it is due.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+            DataError: the test data cannot be read.
+        """
+        self._check_loss()
         loss = float(processes.total(self.loss_sum / self.loss_count)) / self.ranks.processes
         self.loss_sum.zero_()
         self.loss_count = 0
-        if not math.isfinite(loss):
-            return False
-        values = {
-            "train/loss": loss,
-            "train/learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            **self.norms(),
-        }
-        self._append(self.metrics, values)
-        if self._is_due(self.task.eval_every, self.updates):
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self._append(self.metrics, {"train/loss": loss, "train/learning_rate": rate, **self.norms()})
+        if self._is_due(self.task.eval_every):
             self.scores = self.evaluate()
             self._append(self.evaluations, self.scores)
             scores = ", ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
-            rate = self.updates * self.task.samples / self.total_seconds
-            self._say(
-                f"update {self.updates:,} of {self.task.updates:,}: loss {loss:.4f}, {scores}, {rate:,.0f} samples/s"
-            )
-        return True
+            speed = self.updates * self.task.samples / self.total_seconds
+            of = f"{self.updates:,} of {self.task.updates:,}"
+            self._say(f"update {of}: loss {loss:.4f}, {scores}, {speed:,.0f} samples/s")
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -270,9 +280,15 @@ class Training:
             torch.cuda.set_rng_state(mine["random"]["cuda"], self.device)
 
     def save(self) -> None:
-        """Write a checkpoint of this update, unless there is one."""
+        """Write a checkpoint of this update, unless there is one.
+
+        Raises:
+            FloatingPointError: a loss since the last row is not finite.
+            OSError: the disk does not take it. Earlier ones stay.
+        """
         if self.saved == self.updates:
             return
+        self._check_loss()
         tensors, rest = nested.flatten(self.state_dict())
         if self.ranks.writes:
             for file in (self.metrics, self.evaluations):
@@ -307,6 +323,7 @@ class Training:
 
     def summary(self) -> dict[str, Any]:
         """What summary.json holds."""
+        self.monitor.snapshot()  # a run may have been killed between its last checkpoint and here
         return {
             "config": identity(self.config),
             "status": "finished",
@@ -324,10 +341,16 @@ class Training:
 
     # Small parts.
 
-    def _is_due(self, every: int, update: int | None = None) -> bool:
-        """Whether something is due at `update`, by default the next one; at the last one everything is."""
-        update = self.updates + 1 if update is None else update
+    def _is_due(self, every: int, ahead: int = 0) -> bool:
+        """Whether something is due behind this update, or so many ahead; at the last one everything is."""
+        update = self.updates + ahead
         return update % every == 0 or update == self.task.updates
+
+    def _check_loss(self) -> None:
+        if not math.isfinite(float(processes.total(self.loss_sum.clone()))):
+            raise FloatingPointError(
+                f"a loss within the last {self.loss_count} updates, up to {self.updates:,}, is not finite"
+            )
 
     def _agree(self, number: int | None) -> int | None:
         """The signal that any process has got. Several ask each other only where they wait for each other anyway."""
@@ -344,7 +367,7 @@ class Training:
         file.append(heading + row((self.updates, *(repr(float(value)) for value in values.values()))))
 
     def _stopped_by_data(self, error: DataError) -> int:
-        if self.ranks.processes == 1:
+        if self.ranks.processes == 1 and not error.of_test:
             self.save()
         say(f"{error}. Mend it, and the same command goes on from update {self.saved or 0:,}")
         return BAD_DATA

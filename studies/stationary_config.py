@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any, ClassVar
 
 from nap_rl import threads
+from nap_rl.studies import ranks
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"  # files of a run's folder
 CHOICES = {
@@ -88,6 +89,8 @@ class TrainingConfig:
         check_numbers(self, COUNTS, "of 0 or more", lambda value: value >= 0)
         if self.affine == "project" and self.variant == "norm":
             raise ValueError("affine=project is a projection, which variant=norm leaves out: take affine=regularize")
+        if self.batch_size % (processes := ranks.here().processes):
+            raise ValueError(f"batch_size={self.batch_size} cannot be shared evenly by {processes} processes")
         threads.count(self.threads, 1)
 
     def check_data(self) -> None:

@@ -85,7 +85,7 @@ def trained(folder: Path, config: TrainingConfig = CONFIG, breaks_at: int | None
 
 
 def stopped_after(folder: Path, updates: int, config: TrainingConfig = CONFIG) -> int:
-    """As `stationary.run`, with a SIGTERM behind so many updates."""
+    """As `stationary.run`, with a SIGTERM after so many updates."""
     folder.mkdir(exist_ok=True)
     torch.manual_seed(config.seed)
     training = Training(config, folder, toy_task(Ranks(), CPU), Ranks(), CPU)
@@ -128,6 +128,14 @@ def test_what_a_killed_process_wrote_behind_its_checkpoint_is_written_again(tmp_
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def test_a_run_killed_before_its_summary_writes_it(tmp_path: Path) -> None:
+    assert trained(tmp_path) == 0
+    before = files(tmp_path)
+    (tmp_path / "summary.json").unlink()
+    assert trained(tmp_path) == 0
+    assert files(tmp_path) == before
+
+
 def test_rows_come_when_they_are_due_and_at_the_end(tmp_path: Path) -> None:
     assert trained(tmp_path, replace(CONFIG, log_every=6)) == 0
     assert [int(row["update"]) for row in rows(tmp_path / METRICS)] == [6, 10, 12, 18, 20]
@@ -154,10 +162,13 @@ def test_norms_stay_with_projection_and_move_without(tmp_path: Path) -> None:
     assert drifts["nap"] < 1e-6 < 1e-3 < drifts["norm"]
 
 
-def test_other_settings_do_not_go_on_in_the_folder(tmp_path: Path) -> None:
+def test_other_settings_do_not_go_on_in_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stopped_after(tmp_path, 8)
-    with pytest.raises(ValueError, match=r"holds a run with learning_rate=0.05, not learning_rate=0.1: name another"):
+    with pytest.raises(SystemExit) as end:
         trained(tmp_path, replace(CONFIG, learning_rate=0.1))
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "holds a run with learning_rate=0.05, not learning_rate=0.1: name another folder" in said
     assert trained(tmp_path, replace(CONFIG, save_every=3)) == 0
 
 
@@ -176,8 +187,20 @@ def test_torn_data_ends_the_run_with_a_sentence_and_loses_nothing(
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(CONFIG, variant="baseline", learning_rate=1e12, warmup_updates=0)
     assert trained(tmp_path, config) == stationary.DIVERGED
-    assert "diverged: the loss of update" in capsys.readouterr().out
+    assert "diverged: a loss within the last" in capsys.readouterr().out
     assert not (tmp_path / "summary.json").exists()
+    assert checkpoint.latest(tmp_path / "checkpoints") is None
+
+
+def test_a_folder_that_cannot_be_written_ends_the_run_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert trained(tmp_path) == stationary.CANNOT_WRITE
+    assert "cannot be written: [Errno 28] No space left on device; its last checkpoint is of" in capsys.readouterr().out
 
 
 TWO_PROCESSES = """

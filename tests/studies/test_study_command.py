@@ -64,6 +64,18 @@ def test_a_slip_is_one_sentence_and_exit_code_2(
     assert said.startswith("study.py: ") and "\n" not in said
 
 
+def test_the_same_command_goes_on_with_a_study_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*TINY, "save_every=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert study_py(monkeypatch, *arguments) == 0
+    before = (tmp_path / "run" / TASKS).read_bytes()
+    (tmp_path / "run" / SUMMARY).unlink()  # as if killed before the end
+    (tmp_path / "run" / TASKS).unlink()
+    assert study_py(monkeypatch, *arguments) == 0
+    assert (tmp_path / "run" / TASKS).read_bytes() == before
+    (tmp_path / "run" / SUMMARY).unlink()
+    assert study_py(monkeypatch, *arguments, "width=5") == 2
+
+
 @pytest.mark.slow  # each study is a process, which imports torch
 def test_a_second_sweep_runs_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
