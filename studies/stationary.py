@@ -106,8 +106,8 @@ def run(config: TrainingConfig, folder: Path, build: Build) -> int:
     """Train in `folder`, from its newest checkpoint if there is one; returns the exit code.
 
     Codes: 0 finished; 2 a part of the data cannot be read; 3 diverged; 4 the folder cannot be written; 128 + signal
-    after SIGINT, SIGTERM or SIGUSR1. What cannot begin ends the process with one sentence and code 2: another process has the
-    folder, its checkpoint is of another configuration, there is no such device.
+    after SIGINT, SIGTERM or SIGUSR1. What cannot begin ends the process with one sentence and code 2: another process
+    has the folder, its checkpoint is of another configuration, there is no such device.
     """
     torch.set_num_threads(threads.count(config.threads, torch.get_num_threads()))
     torch.set_flush_denormal(True)
