@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -64,3 +65,20 @@ def build_schedule(config: TrainingConfig, updates: int) -> schedules.Schedule:
     if config.warmup_updates >= updates:
         raise ValueError(f"warmup_updates={config.warmup_updates} leaves nothing of the run's {updates} updates")
     return schedules.Warmup(after, 0.0, config.warmup_updates / updates) if config.warmup_updates else after
+
+
+def moments_of(optimizer: Optimizer) -> dict[str, Any]:
+    """What the optimiser knows of each parameter, by the parameter's number as text."""
+    return {str(number): value for number, value in optimizer.state_dict()["state"].items()}
+
+
+def load_moments(optimizer: Optimizer, moments: Mapping[str, Any]) -> None:
+    """Take over `moments_of` another optimiser; rates and decays stay."""
+    whole = optimizer.state_dict()
+    whole["state"] = {int(number): value for number, value in moments.items()}
+    optimizer.load_state_dict(whole)
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                # Fused steps pair numbers by their place in memory, which channels_last changes.
+                state[name] = torch.empty_like(weight).copy_(value)

@@ -8,7 +8,7 @@
         rows of metrics.csv and evaluations.csv, checkpoints
 
 A study writes one function, `build(config, ranks, device) -> Task`, and calls `run`. A run that was killed goes on
-from its newest checkpoint and writes the same files, to the bit on a CPU:
+from its newest checkpoint and writes the same files, to the bit on a CPU in fp32:
 
     folder/metrics.csv        update, mean loss since the last row, learning rate, norms
     folder/evaluations.csv    update, what task.evaluate returns
@@ -39,7 +39,7 @@ from nap_rl.logging.files import GrowingFile, row
 from nap_rl.nap import LayerMonitor
 from nap_rl.process import StopSignals, sole_owner
 from nap_rl.studies import ranks as processes
-from nap_rl.studies.arms import build_arm, build_schedule
+from nap_rl.studies.arms import build_arm, build_schedule, load_moments, moments_of
 from nap_rl.studies.config import SUMMARY
 from nap_rl.studies.ranks import Ranks
 from nap_rl.studies.stationary_config import EVALUATIONS, METRICS, TrainingConfig
@@ -120,7 +120,11 @@ def run(config: TrainingConfig, folder: Path, build: Build) -> int:
                 if ranks.writes:
                     stack.enter_context(sole_owner(folder))
                 torch.manual_seed(config.seed)
-                training = Training(config, folder, build(ranks, device), ranks, device)
+                try:
+                    task = build(ranks, device)
+                except DataError as error:
+                    raise ValueError(str(error)) from None
+                training = Training(config, folder, task, ranks, device)
                 training.resume()
             signals = stack.enter_context(StopSignals())
             return training.run(lambda: signals.received)
@@ -254,7 +258,7 @@ class Training:
             mine["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
         state: dict[str, Any] = {
             "network": dict(self.model.state_dict()),
-            "optimizer": {str(number): value for number, value in self.optimizer.state_dict()["state"].items()},
+            "optimizer": moments_of(self.optimizer),
             "monitor": self.monitor.state_dict(),
             "log": {"loss_sum": self.loss_sum, "loss_count": self.loss_count},
             "processes": {str(rank): each for rank, each in enumerate(processes.gathered(mine))},
@@ -265,9 +269,7 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["network"])
-        optimizer = self.optimizer.state_dict()
-        optimizer["state"] = {int(number): value for number, value in state.get("optimizer", {}).items()}
-        self.optimizer.load_state_dict(optimizer)
+        load_moments(self.optimizer, state.get("optimizer", {}))
         self.monitor.load_state_dict(state["monitor"])
         if self.projector is not None:
             self.projector.load_state_dict({"norms": {}, **state["projector"]})

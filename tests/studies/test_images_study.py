@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,12 +65,30 @@ def test_each_arm_trains_and_is_tested(
 
 def test_folders_of_pictures_train_with_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = image_files.class_folders(tmp_path / "pictures")
-    more = ["data=folder", f"data.root={root}", "data.size=16", "batch_size=6", "channels_last=true", "precision=bf16"]
+    more = ["data=folder", f"data.root={root}", "data.size=16", "batch_size=6", "channels_last=true"]
     arguments = [*SMALL, *more, "existing=replace", "optimizer=adamw", "learning_rate=0.003", "label_smoothing=0.1"]
     for workers in (0, 2):
         assert study_py(monkeypatch, *arguments, f"workers={workers}", f"hydra.run.dir={tmp_path / str(workers)}") == 0
     first, second = (summary_of(tmp_path / str(workers)) for workers in (0, 2))
     assert first["weights_sha256"] == second["weights_sha256"] and first["scores"] == second["scores"]
+
+
+def test_half_of_the_bits_learn_too(fashion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert study_py(monkeypatch, *SMALL, fashion, "precision=bf16", f"hydra.run.dir={tmp_path / 'run'}") == 0
+    assert summary_of(tmp_path / "run")["norm_drift"] < 1e-6
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_moments_come_back_in_the_layout_of_their_weights(
+    optimizer: str, fashion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*SMALL, fashion, f"optimizer={optimizer}", "learning_rate=0.01", "channels_last=true", "save_every=3"]
+    assert study_py(monkeypatch, *arguments, f"hydra.run.dir={tmp_path / 'run'}") == 0
+    expected = summary_of(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "update-000000000008")
+    (tmp_path / "run" / "summary.json").unlink()  # as if killed after update 6
+    assert study_py(monkeypatch, *arguments, f"hydra.run.dir={tmp_path / 'run'}") == 0
+    assert summary_of(tmp_path / "run")["weights_sha256"] == expected["weights_sha256"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +139,7 @@ def test_a_torn_picture_stops_the_run_which_goes_on_when_it_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = image_files.class_folders(tmp_path / "pictures")
-    torn = root / "train" / "dog" / "3.jpg"
+    torn = root / "train" / "dog" / "2.jpg"
     arguments = [*SMALL, "data=folder", f"data.root={root}", "data.size=16", "batch_size=3"]
     assert study_py(monkeypatch, *arguments, f"hydra.run.dir={tmp_path / 'whole'}") == 0
     content = torn.read_bytes()
