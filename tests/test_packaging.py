@@ -37,6 +37,7 @@ COMMANDS = {
 }
 # Where a package is imported under another name than the one it is installed by.
 INSTALLED_AS = {
+    "PIL": "pillow",
     "cv2": "opencv-python",
     "hydra": "hydra-core",
     "mlflow": "mlflow-skinny",
