@@ -5,6 +5,7 @@ python report.py norms RUN_A RUN_B --label LayerNorm --label NaP --out norms.png
 python report.py returns RUN ... --window 100 --out docs/returns.png
 python report.py visits runs/permuted_catch --out docs/permuted_catch
 python report.py continual runs/sequential_minatar
+python report.py page runs/permuted_catch --out report.html
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_visits(arguments))
         elif arguments.command == "continual":
             print(_continual(arguments))
+        elif arguments.command == "page":
+            print(_page(arguments))
         elif arguments.command == "norms":
             print(figures.norms(arguments.runs, _labels(arguments), arguments.out))
         else:
@@ -55,14 +58,18 @@ def _parser() -> argparse.ArgumentParser:
         figure.add_argument("--out", type=Path, required=True, help="the picture to write, such as docs/x.png")
     of_visits = commands.add_parser("visits", help="scores by visit of sequences of tasks, by arm, with a table")
     continual = commands.add_parser("continual", help="forgetting and forward transfer, of runs with eval.tasks=all")
-    for of_arms in (of_visits, continual):
+    page = commands.add_parser("page", help="one page to look at, by arm: returns, visits, layers, settings, films")
+    for of_arms in (of_visits, continual, page):
         of_arms.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="runs' folders, or folders of them")
         of_arms.add_argument("--label", action="append", help="an arm's name; once for each arm, in the table's order")
+    for of_arms in (of_visits, continual):
         of_arms.add_argument("--out", type=Path, help="folder to write into; without it, the first of RUNS")
-    of_visits.add_argument("--score", choices=SCORES, default=SCORES[0], help="a visit's score in summary.json")
-    of_visits.add_argument(
-        "--chance", type=float, default=0.0, help="a random policy's score, subtracted before ratios"
-    )
+    page.add_argument("--out", type=Path, help="the page to write; without it, report.html in the first of RUNS")
+    for scored in (of_visits, page):
+        scored.add_argument("--score", choices=SCORES, default=SCORES[0], help="a visit's score in summary.json")
+        scored.add_argument(
+            "--chance", type=float, default=0.0, help="a random policy's score, subtracted before ratios"
+        )
     returns.add_argument("--window", type=int, default=100, help="episodes in the moving mean")
     return parser
 
@@ -97,16 +104,49 @@ def _visits(arguments: argparse.Namespace) -> str:
     return f"{visits_table.text(rows)}\n\nwritten to {out}: visits.png, {', '.join(written)}"
 
 
-def _seed_and_settings(run: Path) -> tuple[int, dict[str, Any]]:
-    """What the newest checkpoint of a run says of it."""
-    from nap_rl import checkpoint  # both import torch, which takes a second
-    from nap_rl.conf import evaluation, schema
+def _page(arguments: argparse.Namespace) -> str:
+    """Writes the page; returns where it is, below a line for each run that is not on it.
 
-    meta = checkpoint.latest_meta(run / "checkpoints")
-    if meta is None:
-        raise ValueError(f"{run} has no sound checkpoint, where its settings stand.")
-    config = schema.from_dict(meta["config"])
-    return config.seed, evaluation.experiment(config)
+    Raises:
+        ValueError: Bokeh is not installed.
+    """
+    from nap_rl.report import page
+
+    if not page.is_installed():
+        raise ValueError(page.MISSING)
+    out = arguments.out or arguments.runs[0] / page.NAME
+    if _are_studies(arguments.runs):
+        from nap_rl.studies import page as study_page
+
+        return str(study_page.write(arguments.runs, out))
+    from nap_rl.report.page import runs, training
+
+    found, left_out = [], []
+    for folder in runs.find(arguments.runs):
+        try:
+            found.append(runs.read(folder, *_seed_and_settings(folder, with_game=True)))
+        except (OSError, ValueError) as error:
+            left_out.append(f"left out: {str(error).rstrip('.')}")
+    if not found:
+        raise ValueError(left_out[0])
+    arms, older = runs.arms(found, arguments.label)
+    left_out += [f"left out: {run.folder}, because another run of its settings and seed came farther" for run in older]
+    title = arguments.runs[0].resolve().name
+    training.write_page(out, arms, title, score=arguments.score, chance=arguments.chance, left_out=left_out)
+    return "\n".join([*left_out, f"written to {out}"])
+
+
+def _are_studies(folders: Sequence[Path]) -> bool:
+    """Whether they hold studies, and no training."""
+    holds = {name for folder in folders for name in ("summary.json", "metrics.csv") if any(folder.rglob(name))}
+    return holds == {"summary.json"}
+
+
+def _seed_and_settings(run: Path, *, with_game: bool = False) -> tuple[int, dict[str, Any]]:
+    """What the newest checkpoint of a run says of it."""
+    from nap_rl.conf import evaluation  # takes a second
+
+    return evaluation.seed_and_settings(run, with_game=with_game)
 
 
 def _with_episodes(arguments: argparse.Namespace) -> tuple[list[Path], list[str]]:

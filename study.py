@@ -4,7 +4,7 @@ python study.py study=random_labels nap=true method=redo seed=0     one study, i
 python study.py study=images data=fashion_mnist variant=nap         a ResNet on images that stay: baseline, norm or nap
 python study.py -m seed=0,1,2 nap=true,false jobs=2 hydra.sweep.dir=runs/studies/mine
                                                                     many, in parallel; again: what is missing
-python study.py report runs/studies/mine                            their figure and its numbers
+python study.py report runs/studies/mine                            their figure, its numbers and a page to look at
 torchrun --nproc-per-node=2 study.py study=images hydra.run.dir=FOLDER    one run in two processes, or on two GPUs
 
 The same command with the same hydra.run.dir=FOLDER goes on with a study that was stopped.
@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from nap_rl import cli
 from nap_rl.studies import job, ranks, sweep
+from nap_rl.studies.config import SUMMARY
 
 SWEEP_FOLDER = "hydra.sweep.dir"
 MULTIRUN = {"-m", "--multirun"}
@@ -33,6 +34,7 @@ def one(config: DictConfig, folder: Path) -> int:
     code = job.run(study, folder)
     if code == 0 and ranks.here().writes:
         print(folder)
+        print(_page(folder))
     return code
 
 
@@ -51,7 +53,17 @@ def many(arguments: list[str]) -> int:
     if len(folder) != 1:
         raise ValueError(f"-m needs {SWEEP_FOLDER}=FOLDER once, so that it can go on there.")
     overrides = [a for a in arguments if not a.startswith(f"{SWEEP_FOLDER}=")]
-    return sweep.run(overrides, Path(folder[0]))
+    code = sweep.run(overrides, Path(folder[0]))
+    if any(Path(folder[0]).rglob(SUMMARY)):
+        print(_page(Path(folder[0])))
+    return code
+
+
+def _page(folder: Path) -> str:
+    """Where the page is that was written, or why there is none."""
+    from nap_rl.studies import page  # matplotlib takes a second
+
+    return page.write_or_say([folder], folder)
 
 
 def report(arguments: list[str]) -> int:
@@ -60,6 +72,7 @@ def report(arguments: list[str]) -> int:
     if len(arguments) != 1:
         raise ValueError("report takes one folder, that of a sweep or of one study.")
     print(figures.report(Path(arguments[0])))
+    print(_page(Path(arguments[0])))
     return 0
 
 

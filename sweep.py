@@ -27,7 +27,8 @@ Settings of the sweep:
 Sweeps in conf/sweep: affine, atari57, figure4, figure6, frequency, norms, plasticity, schedules.
 
 Results: FOLDER/sweep.json lists the runs {folder, overrides, seed, status, starts, reason}; each run has a folder
-named by what differs. At the end: arms.csv and arms.md, IQM with intervals over seeds by arm, and a picture. A run
+named by what differs. At the end: arms.csv and arms.md, IQM with intervals over seeds by arm, a picture, and
+report.html, a page to look at. A run
 that dies goes on from its newest checkpoint, at most 5 times without a new one. A run that diverges or is refused is a
 line in the table and stops no other.
 
@@ -262,17 +263,23 @@ def watching(sweep: Record) -> Iterator[local.Watcher]:
 
 
 def sum_up(sweep: Record) -> None:
-    """The table by arm and the picture, in the sweep's folder."""
-    written = None
+    """The table by arm, the picture and the page, in the sweep's folder."""
+    written = to_look_at = None
     if sweep.command is TRAIN:
-        from nap_rl.sweep import summary
+        from nap_rl.conf import evaluation
+        from nap_rl.sweep import page, summary
 
         written = summary.write(sweep)
+        to_look_at = page.write(sweep, evaluation.seed_and_settings)
     elif sweep.command is STUDY and any(sweep.status(trial) == "finished" for trial in sweep.trials):
         from nap_rl.studies import figures
+        from nap_rl.studies import page as study_page
 
         written = figures.report(sweep.folder)
+        to_look_at = study_page.write_or_say([sweep.folder], sweep.folder)
     print(f"\n{written}" if written else f"\nwritten to {sweep.folder / record.NAME}", flush=True)
+    if to_look_at:
+        print(to_look_at, flush=True)
 
 
 def uses_ray(asked: settings.Asked) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, open_dict
 
 from nap_rl import cli
-from nap_rl.conf import environments
+from nap_rl.conf import environments, schema
 from nap_rl.conf.env_schema import AtariConfig, SequentialConfig
 from nap_rl.conf.ranges import RANGES, numbers
 from nap_rl.conf.schema import VARIES, Config, Device, EvalTasks, leaves, to_dict
@@ -120,6 +121,22 @@ def experiment(run: Config) -> dict[str, Any]:
     """The settings by dotted key in which runs have to agree if one number is to stand for them."""
     settings = leaves(to_dict(run))
     return {key: value for key, value in settings if key not in VARIES and key.split(".")[0] not in VARIES}
+
+
+def seed_and_settings(run: Path, *, with_game: bool = False) -> tuple[int, dict[str, Any]]:
+    """Seed and `experiment` of a run, as its newest checkpoint says; `with_game` adds "env.game", where it has one.
+
+    Raises:
+        ValueError: it has no sound checkpoint.
+    """
+    from nap_rl import checkpoint  # imports torch, which takes a second
+
+    meta = checkpoint.latest_meta(run / "checkpoints")
+    if meta is None:
+        raise ValueError(f"{run} has no sound checkpoint, where its settings stand.")
+    config = schema.from_dict(meta["config"])
+    game = {"env.game": config.env.game} if with_game and hasattr(config.env, "game") else {}
+    return config.seed, {**experiment(config), **game}
 
 
 def run_protocol(env: AtariConfig | SequentialConfig) -> Protocol:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -79,6 +80,21 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def described() -> dict[str, str | int | None]:
+    """{"processor", "cores", "gpu"} of this machine, for the record; None where the system does not tell."""
+    import torch
+
+    processor: str | None = platform.processor() or None
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        processor = named[0] if named else processor
+    except OSError:
+        pass
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": processor, "cores": os.cpu_count(), "gpu": gpu}
 
 
 def gpu_ids() -> list[str]:

@@ -347,6 +347,7 @@ def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any
         "weights_sha256": checkpoint.sha256_of(trainer.agent.network.state_dict()),
         "seed": config.seed,
         "device": str(trainer.agent.device),
+        "machine": {**machine.described(), "threads": torch.get_num_threads()},
         "versions": {"nap_rl": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -70,26 +70,45 @@ def report(folder: Path) -> str:
         FileNotFoundError: the folder holds no finished study.
         ValueError: the studies are of several kinds.
     """
-    studies = [_read(path.parent) for path in sorted(folder.rglob(SUMMARY))]
-    if not studies:
-        raise FileNotFoundError(f"{folder} holds no finished study (no {SUMMARY} in it).")
-    kinds = {study.config["study"] for study in studies}
-    if len(kinds) > 1:
-        raise ValueError(f"{folder} holds studies of several kinds: {', '.join(sorted(kinds))}; report each alone.")
-    kind = kinds.pop()
-    if kind == "random_labels" and len({method(s.config) for s in studies}) > 1:
-        kind = "methods"
-    if kind not in KINDS:
-        arms = scores.name_arms([study.config for study in studies])
-        studies = [replace(each, summary={**each.summary, "arm": arm}) for each, arm in zip(studies, arms, strict=True)]
+    studies = read_all([folder])
+    if studies[0].config["study"] not in KINDS:
         write_atomic(folder / "arms.csv", scores.csv(score_rows(studies)))
-    curves, table = KINDS.get(kind, (evaluations, score_table))
-    panels = collect((study.config["seed"], curve) for study in studies for curve in curves(study))
+    panels, table = drawn(studies)
     _write_csv(folder / "figure.csv", panels)
     picture = io.BytesIO()
     draw(panels).savefig(picture, format="png", dpi=110)
     write_atomic(folder / "figure.png", picture.getvalue())
-    return table(studies)
+    return table
+
+
+def read_all(folders: Iterable[Path]) -> list[Study]:
+    """The finished studies at and below `folders`; of scored kinds, the summary names the "arm".
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: they are of several kinds.
+    """
+    places = list(folders)
+    studies = [_read(path.parent) for folder in places for path in sorted(folder.rglob(SUMMARY))]
+    where = ", ".join(map(str, places))
+    if not studies:
+        raise FileNotFoundError(f"{where} holds no finished study (no {SUMMARY} in it).")
+    kinds = {study.config["study"] for study in studies}
+    if len(kinds) > 1:
+        raise ValueError(f"{where} holds studies of several kinds: {', '.join(sorted(kinds))}; report each alone.")
+    if kinds <= set(KINDS):
+        return studies
+    arms = scores.name_arms([study.config for study in studies])
+    return [replace(each, summary={**each.summary, "arm": arm}) for each, arm in zip(studies, arms, strict=True)]
+
+
+def drawn(studies: Sequence[Study]) -> tuple[Panels, str]:
+    """What is drawn of studies of one kind, and their table in Markdown."""
+    kind = studies[0].config["study"]
+    if kind == "random_labels" and len({method(s.config) for s in studies}) > 1:
+        kind = "methods"
+    curves, table = KINDS.get(kind, (evaluations, score_table))
+    return collect((study.config["seed"], curve) for study in studies for curve in curves(study)), table(studies)
 
 
 Row = tuple[str, str]
@@ -309,7 +328,7 @@ def _write_csv(path: Path, panels: Panels) -> None:
 def draw(panels: Panels) -> Figure:
     """Draws a line and its interval for each series; a series has the same colour in every panel."""
     rows = list(dict.fromkeys(row for row, _ in panels))
-    columns = sorted({column for _, column in panels}, key=_number)
+    columns = sorted({column for _, column in panels}, key=column_order)
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     figure = Figure(figsize=(3.6 * len(columns) + 0.6, 2.6 * len(rows) + 0.7), layout="constrained")
     share: Literal["all", "row"] = "all" if len({quantity for quantity, _ in rows}) == 1 else "row"
@@ -339,16 +358,25 @@ def draw(panels: Panels) -> Figure:
 
 
 def _line(axes: Axes, curve: Curve, values: Floats, colour: str, name: str) -> None:
+    x, runs = smoothed(curve.x, values)
+    axes.plot(x, runs.mean(0), color=colour, label=name, linewidth=1.2)
+    axes.fill_between(x, *interval(runs), color=colour, alpha=0.2, linewidth=0)
+
+
+def smoothed(x: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """([points], [runs, points]) of [tasks] and [runs, tasks]: means over windows, about `POINTS` of them."""
     window = max(values.shape[1] // POINTS, 1)
     points = values.shape[1] // window
-    smooth = values[:, : points * window].reshape(len(values), points, window).mean(2)
-    x = curve.x[: points * window].reshape(points, window).mean(1)
-    low, high = mean_interval(smooth, resamples=RESAMPLES)
-    axes.plot(x, smooth.mean(0), color=colour, label=name, linewidth=1.2)
-    axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    means = values[:, : points * window].reshape(len(values), points, window).mean(2)
+    return x[: points * window].reshape(points, window).mean(1), means
 
 
-def _number(text: str) -> tuple[float, str]:
+def interval(runs: Floats) -> tuple[Floats, Floats]:
+    """Low and high end [points] of the interval around the mean of [runs, points]."""
+    return mean_interval(runs, resamples=RESAMPLES)
+
+
+def column_order(text: str) -> tuple[float, str]:
     """The sort key of a column: the number that its title ends with, then the title."""
     try:
         return float(text.rsplit(" ", 1)[-1]), text

@@ -182,6 +182,7 @@ def test_a_wheel_holds_everything_and_installs_no_other_top_level_package(wheel:
         real = {info.filename for info in archive.infolist() if info.file_size and (info.external_attr >> 28) != 0xA}
     assert {name.split("/")[0] for name in names} == {"nap_rl", f"{wheel.name.split('-py3')[0]}.dist-info"}
     assert "nap_rl/py.typed" in names and "nap_rl/train.py" in real
+    assert {f"nap_rl/report/page/page.{suffix}" for suffix in ("html", "css", "js")} <= real
     for folder in ("agents", "conf", "envs", "studies"):
         held = {name.removeprefix(f"nap_rl/{folder}/") for name in names if name.startswith(f"nap_rl/{folder}/")}
         suffixes = {".py", ".yaml"}

@@ -24,6 +24,18 @@ def group_by_settings(settings: Sequence[Settings]) -> list[tuple[dict[str, Any]
     ]
 
 
+def named_groups(settings: Sequence[Settings], labels: Sequence[str] | None) -> list[tuple[str, list[int]]]:
+    """Places of equal settings together, named by the settings that tell the groups apart, or by `labels` in order.
+
+    Raises ValueError for another number of labels.
+    """
+    groups = group_by_settings(settings)
+    named = [label(different) or "all runs" for different, _ in groups]
+    if labels is not None and len(labels) != len(groups):
+        raise ValueError(f"Give one --label for each of the {len(groups)} arms, in this order: {'; '.join(named)}.")
+    return list(zip(named if labels is None else labels, (members for _, members in groups), strict=True))
+
+
 def identity(settings: Settings) -> tuple[str, ...]:
     """Equal for equal settings, and hashable."""
     return tuple(f"{key}={settings[key]!r}" for key in sorted(settings))

@@ -78,21 +78,21 @@ def column(columns: Columns, name: str, run: Path) -> Floats:
     return columns[name]
 
 
-def moving_return(episodes: Episodes, window: int) -> Floats:
+def moving_return(episodes: Episodes, window: int, rows: NDArray[np.int64] | None = None) -> Floats:
     """float64 [E]: at each episode the mean return of the last `window`, fewer at the beginning of a game.
 
-    The mean starts afresh when the game changes: scores of two games have no common scale.
+    The mean starts afresh when the game changes: scores of two games have no common scale. With `rows` [R], only at
+    those episodes.
     Raises ValueError for a window below 1.
     """
     if window < 1:
         raise ValueError(f"A moving mean needs a window of at least 1 episode, got {window}.")
-    means = np.empty(len(episodes.returns))
-    start = 0
-    for i, game in enumerate(episodes.games):
-        if game != episodes.games[start]:
-            start = i
-        means[i] = episodes.returns[max(start, i + 1 - window) : i + 1].mean()
-    return means
+    if rows is None:
+        rows = np.arange(len(episodes.returns))
+    changes = [i for i in range(1, len(episodes.games)) if episodes.games[i] != episodes.games[i - 1]]
+    starts = np.array([0, *changes])
+    first = np.maximum(starts[np.searchsorted(starts, rows, side="right") - 1], rows + 1 - window)
+    return np.array([episodes.returns[i : row + 1].mean() for i, row in zip(first, rows, strict=True)])
 
 
 def relative_norms(columns: Columns, run: Path) -> Columns:

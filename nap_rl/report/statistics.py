@@ -67,6 +67,27 @@ def ratio(scores: Sequence[float], others: Sequence[float], *, resamples: int = 
         return Estimate(value, *map(float, _interval(drawn[0] / drawn[1])))
 
 
+def improvement(
+    scores: Sequence[float], others: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """Probability of improvement: P(X > Y) + P(X = Y) / 2 of a run X of `scores` and a run Y of `others`.
+
+    Runs are resampled on both sides (Agarwal et al. 2021). No interval if one of them is single.
+
+    Raises ValueError if there is no score.
+    """
+    if not len(scores) or not len(others):
+        raise ValueError("a probability of improvement needs a score on either side.")
+    x, y = np.asarray(scores, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    wins = (np.sign(x[:, None] - y[None]) + 1) / 2  # [X, Y] 1, 1/2 or 0
+    if min(x.size, y.size) == 1:
+        return Estimate(float(wins.mean()), None, None)
+    rng = np.random.default_rng(seed)
+    of_x, of_y = (rng.multinomial(n, np.full(n, 1 / n), resamples) for n in (x.size, y.size))  # [resamples, runs]
+    drawn = ((of_x @ wins) * of_y).sum(axis=1) / wins.size
+    return Estimate(float(wins.mean()), *map(float, _interval(drawn)))
+
+
 def iqm_interval(values: Floats, *, resamples: int = 1_000, seed: int = 0) -> tuple[Floats, Floats]:
     """Interval of the IQM over runs: [runs, points] -> low [points], high [points]; the points share their draws."""
     drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))

@@ -16,22 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nap_rl.report.arms import group_by_settings, label
-from nap_rl.report.curves import NORM_PREFIX, read_metrics, relative_norms
+from nap_rl.report.arms import named_groups
+from nap_rl.report.curves import Columns, read_metrics
+from nap_rl.report.layers import ALL, LAYERS, by_layer, is_of_layers
 from nap_rl.report.statistics import Estimate, Floats, estimate, iqm, ratio
 
 SCORES = ("late_return", "mean_return", "auc_return")
-LAYERS = {
-    "norm": "norm of all layers / its first",
-    "effective_lr": "effective learning rate",
-    "rotation": "degrees that an update turns a layer",
-    "dormant": "share of dormant units",
-}
-"""What is said of a network in each visit, in words."""
-RATE_PREFIX, ROTATION_PREFIX, DORMANT_PREFIX = "nap/effective_lr/", "nap/rotation/", "plasticity/dormant/"
 FRESH = "env.on_switch.network"
 """The setting that is "reset" in the reference arm: a fresh network at each visit."""
-_NO_RUNS_BELOW = ("checkpoints", "evaluations", ".hydra")
+NO_RUNS_BELOW = ("checkpoints", "evaluations", ".hydra")
 
 
 @dataclass(frozen=True)
@@ -99,8 +92,11 @@ def find(folders: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def read(folder: Path, seed: int, settings: Mapping[str, Any]) -> Run:
+def read(folder: Path, seed: int, settings: Mapping[str, Any], columns: Columns | None = None) -> Run:
     """One run's visits. The last visit of a run that was interrupted is left out: it has no end.
+
+    Args:
+        columns: of its metrics.csv, if they are read already.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -110,6 +106,8 @@ def read(folder: Path, seed: int, settings: Mapping[str, Any]) -> Run:
     visits = summary["visits"] if summary.get("status") == "finished" else summary["visits"][:-1]
     if not visits:
         raise ValueError(f"{folder} has not finished a visit.")
+    if columns is None:
+        columns = read_metrics(folder, only=lambda name: is_of_layers(name) or name == "task/index")
     return Run(
         folder=folder,
         seed=seed,
@@ -118,7 +116,7 @@ def read(folder: Path, seed: int, settings: Mapping[str, Any]) -> Run:
         cycles=tuple(visit["cycle"] for visit in visits),
         frames=tuple(visit["frames"] for visit in visits),
         scores={name: np.array([visit.get(name) for visit in visits], dtype=np.float64) for name in SCORES},
-        layers=_of_layers(folder, len(visits)),
+        layers=_of_layers(columns, folder, len(visits)),
     )
 
 
@@ -127,13 +125,8 @@ def arms(runs: Sequence[Run], labels: Sequence[str] | None = None) -> list[Arm]:
 
     Raises ValueError for another number of labels, or if an arm has the same seed twice.
     """
-    groups = group_by_settings([run.settings for run in runs])
-    names = [label(different) or "all runs" for different, _ in groups] if labels is None else list(labels)
-    if len(names) != len(groups):
-        described = "; ".join(label(different) or "all runs" for different, _ in groups)
-        raise ValueError(f"Give one --label for each of the {len(groups)} arms, in this order: {described}.")
     found = []
-    for name, (_, members) in zip(names, groups, strict=True):
+    for name, members in named_groups([run.settings for run in runs], labels):
         of_arm = sorted((runs[i] for i in members), key=lambda run: run.seed)
         for first, second in zip(of_arm, of_arm[1:], strict=False):
             if first.seed == second.seed:
@@ -158,7 +151,7 @@ def tenth(visits: int) -> int:
 
 def over_seeds(scores: Floats) -> Estimate | None:
     """[runs, some visits] -> IQM over runs of their means; None if no visit has a score."""
-    means = _means(scores)
+    means = run_means(scores)
     return estimate(means.tolist()) if means.size else None
 
 
@@ -167,7 +160,7 @@ def ratio_over_seeds(scores: Floats, fresh: Floats, chance: float = 0.0) -> Esti
 
     Runs are resampled in both. It is no share of anything if fresh networks do not score above chance.
     """
-    ours, theirs = _means(scores) - chance, _means(fresh) - chance
+    ours, theirs = run_means(scores) - chance, run_means(fresh) - chance
     if not ours.size or not theirs.size or iqm(theirs) <= 0:
         return None
     return ratio(ours.tolist(), theirs.tolist())
@@ -187,7 +180,7 @@ def by_cycle(arm: Arm, name: str) -> dict[int, dict[str, Floats]]:
     return found
 
 
-def _means(scores: Floats) -> Floats:
+def run_means(scores: Floats) -> Floats:
     """Mean of each run's visits that have a score; a run without any is left out."""
     known = np.isfinite(scores)
     rows = known.any(axis=1)
@@ -197,31 +190,18 @@ def _means(scores: Floats) -> Floats:
 
 def _summaries(folder: Path) -> Iterator[Path]:
     for place, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if name not in _NO_RUNS_BELOW)
+        below[:] = sorted(name for name in below if name not in NO_RUNS_BELOW)
         if "summary.json" in files:
             yield Path(place) / "summary.json"
 
 
-def _of_layers(folder: Path, visits: int) -> dict[str, Floats]:
+def _of_layers(columns: Columns, folder: Path, visits: int) -> dict[str, Floats]:
     """What `Run.layers` holds, NaN for a visit without a row."""
-    wanted = (NORM_PREFIX, RATE_PREFIX, ROTATION_PREFIX, DORMANT_PREFIX, "task/index")
-    columns = read_metrics(folder, only=lambda name: name.startswith(wanted))
     rows = len(next(iter(columns.values())))
     index = columns.get("task/index", np.zeros(rows))
-
-    def of(prefix: str) -> Floats:
-        found = [values for name, values in columns.items() if name.startswith(prefix)]
-        return np.stack(found or [np.full(rows, np.nan)])
-
-    with np.errstate(divide="ignore"):
-        rate = np.exp(np.log(of(RATE_PREFIX)).mean(axis=0))
-    by_row = {
-        "norm": relative_norms(columns, folder)["all layers"],
-        "effective_lr": rate,
-        "rotation": of(ROTATION_PREFIX).mean(axis=0),
-        "dormant": of(DORMANT_PREFIX).mean(axis=0),
-    }
-    return {name: _by_visit(values, index, visits) for name, values in by_row.items()}
+    layers = by_layer(columns, folder)
+    unknown = {ALL: np.full(rows, np.nan)}
+    return {name: _by_visit(layers.get(name, unknown)[ALL], index, visits) for name in LAYERS}
 
 
 def _by_visit(rows: Floats, index: Floats, visits: int) -> Floats:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nap_rl.report.drawing import COLOURS, DASHES, FAINT, INK, new_figure, save, style
-from nap_rl.report.statistics import Floats, iqm
-from nap_rl.report.visits import LAYERS, Arm, by_cycle, reference
-from nap_rl.report.visits_table import curve, of_layers, share_of_fresh
+from nap_rl.report.layers import LAYERS, ON_A_LOG_SCALE
+from nap_rl.report.statistics import iqm
+from nap_rl.report.visits import Arm, by_cycle, reference
+from nap_rl.report.visits_table import curve, neighbours, of_layers, share_of_fresh
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ON_A_LOG_SCALE = ("effective_lr", "rotation")
 MOST_NAMED = 24  # visits or tasks that are named on an axis
 WORDS = {
     "late_return": "return late in the visit",
@@ -50,7 +50,7 @@ def draw(arms: Sequence[Arm], out: Path, score: str, chance: float = 0.0) -> Pat
 
 def _scores(axes: Axes, arms: Sequence[Arm], score: str) -> None:
     for i, arm in enumerate(arms):
-        pooled, at = _neighbours(arm.scores(score))
+        pooled, at = neighbours(arm.scores(score))
         middle, low, high = curve(pooled)
         axes.plot(at, middle, **_look(i, at.size))
         if len(arm.runs) > 1:
@@ -67,7 +67,7 @@ def _shares(axes: Axes, arms: Sequence[Arm], score: str, chance: float) -> None:
     for i, arm in enumerate(arms):
         fresh = reference(arm, arms)
         if fresh is not None:
-            shares, at = _neighbours(share_of_fresh(arm, fresh, score, chance)[None])
+            shares, at = neighbours(share_of_fresh(arm, fresh, score, chance)[None])
             axes.plot(at, shares[0], **_look(i, at.size))
     axes.axhline(1.0, color=INK, lw=0.8, ls=":")
     style(axes, "share of a fresh network's" + (f", above {chance:g}" if chance else ""))
@@ -89,23 +89,12 @@ def _cycles(axes: Axes, arms: Sequence[Arm], score: str) -> None:
 
 def _layers(axes: Axes, arms: Sequence[Arm], name: str) -> None:
     for i, arm in enumerate(arms):
-        (pooled,), at = _neighbours(of_layers(arm, name)[None])
+        (pooled,), at = neighbours(of_layers(arm, name)[None])
         known = np.isfinite(pooled)  # diagnostics come every so many updates, not in each visit
         axes.plot(at[known], pooled[known], **_look(i, int(known.sum())))
     style(axes, LAYERS[name])
     if name in ON_A_LOG_SCALE:
         axes.set_yscale("log", nonpositive="clip")
-
-
-def _neighbours(values: Floats, most: int = 100) -> tuple[Floats, Floats]:
-    """[runs, V] -> means over neighbouring visits [runs, P], and where they stand [P]; P <= `most`."""
-    groups = np.array_split(np.arange(values.shape[1]), min(most, values.shape[1]))
-    pooled = []
-    for group in groups:
-        known = np.isfinite(values[:, group])
-        with np.errstate(invalid="ignore"):
-            pooled.append(np.where(known, values[:, group], 0.0).sum(axis=1) / known.sum(axis=1))
-    return np.stack(pooled, axis=1), np.array([group.mean() for group in groups])
 
 
 def _look(i: int, points: int) -> dict[str, Any]:

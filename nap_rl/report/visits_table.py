@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nap_rl.report.layers import LAYERS
 from nap_rl.report.statistics import Estimate, Floats, iqm, iqm_interval
 from nap_rl.report.text import aligned, shown, to_csv
-from nap_rl.report.visits import LAYERS, Arm, by_cycle, over_seeds, ratio_over_seeds, reference, tenth
+from nap_rl.report.visits import Arm, by_cycle, over_seeds, ratio_over_seeds, reference, tenth
 
 VISIT_COLUMNS = ("arm", "visit", "task", "cycle", "seeds", "iqm", "low", "high", "ratio", *LAYERS)
 
@@ -127,6 +128,17 @@ def _visit_rows(arm: Arm, fresh: Arm | None, score: str, chance: float) -> Itera
 def curve(scores: Floats) -> tuple[Floats, Floats, Floats]:
     """[runs, visits] -> IQM over runs, low and high end of its interval, [visits] each."""
     return (iqm(scores, axis=0), *iqm_interval(scores))
+
+
+def neighbours(values: Floats, most: int = 100) -> tuple[Floats, Floats]:
+    """[runs, V] -> means over neighbouring visits [runs, P], and where they stand [P]; P <= `most`."""
+    groups = np.array_split(np.arange(values.shape[1]), min(most, values.shape[1]))
+    pooled = []
+    for group in groups:
+        known = np.isfinite(values[:, group])
+        with np.errstate(invalid="ignore"):
+            pooled.append(np.where(known, values[:, group], 0.0).sum(axis=1) / known.sum(axis=1))
+    return np.stack(pooled, axis=1), np.array([group.mean() for group in groups])
 
 
 def share_of_fresh(arm: Arm, fresh: Arm | None, score: str, chance: float) -> Floats:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nap_rl.report.statistics import aggregate, estimate, iqm, mean_interval
+from nap_rl.report.statistics import aggregate, estimate, improvement, iqm, mean_interval
 
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 
@@ -90,3 +90,13 @@ def test_one_point_of_a_curve_has_the_interval_of_a_mean() -> None:
     low, high = mean_interval(values[:, None])
     alone = estimate(values.tolist(), np.mean)
     assert (low[0], high[0]) == pytest.approx((alone.low, alone.high), rel=1e-9)
+
+
+def test_the_probability_of_improvement_counts_pairs_and_ties_by_half() -> None:
+    value, low, high = improvement([3.0, 2.0], [1.0, 2.0, 4.0])
+    assert value == pytest.approx((1 + 1 + 0 + 1 + 0.5 + 0) / 6)
+    assert low is not None and high is not None and 0 <= low < value < high <= 1
+    assert improvement([5.0, 6.0], [1.0, 2.0]) == (1.0, 1.0, 1.0)
+    assert improvement([5.0], [1.0, 2.0]) == (1.0, None, None)
+    with pytest.raises(ValueError, match="a score on either side"):
+        improvement([], [1.0])

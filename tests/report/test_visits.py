@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from nap_rl.report import visits, visits_figure, visits_table
+from nap_rl.report.layers import LAYERS
 from nap_rl.report.statistics import Estimate
 from nap_rl.report.visits import Arm, Run
 
@@ -129,7 +130,7 @@ def arm_of(scores: Any, settings: dict[str, Any], name: str = "arm", tasks: int 
             cycles=tuple(i // tasks if tasks else 0 for i in range(n)),
             frames=(100,) * n,
             scores={key: row * (0.5 if key == "auc_return" else 1) for key in visits.SCORES},
-            layers=dict.fromkeys(visits.LAYERS, np.ones(n)),
+            layers=dict.fromkeys(LAYERS, np.ones(n)),
         )
         for seed, row in enumerate(table)
     ]
@@ -206,7 +207,7 @@ def test_the_command_writes_picture_tables_and_csv(
     np.testing.assert_allclose(scores.lines[1].get_ydata(), [0.9, 0.5, 0.4, 0.3])
     np.testing.assert_allclose(shares.lines[0].get_ydata(), [9 / 8, 5 / 8, 4 / 8, 3 / 8])
     assert [text.get_text() for text in scores.texts] == ["t0", "t1", "t0", "t1"]
-    assert len(again.lines) == 4 and [len(axes.lines) for axes in layers] == [2] * len(visits.LAYERS)
+    assert len(again.lines) == 4 and [len(axes.lines) for axes in layers] == [2] * len(LAYERS)
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
