@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ class MlflowRun:
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # tables that are made are no news
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         with _database(uri) as local:
             self._client = MlflowClient(uri or local)

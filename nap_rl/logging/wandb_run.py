@@ -25,6 +25,7 @@ class WandbRun:
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no reports of errors to outside
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         self._folder = folder

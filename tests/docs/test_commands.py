@@ -117,9 +117,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, with_pip=False)
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "requirements.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    subprocess.run(
+        [*pip, "install", "--quiet", "--ignore-installed", "--no-deps", "--no-index", str(wheel)], check=True
+    )
+    (site / "requirements.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
     return folder / "bin"
 
 
