@@ -2,6 +2,7 @@
 
 python study.py study=random_labels nap=true method=redo seed=0     one study, in a folder of its own
 python study.py study=images data=fashion_mnist variant=nap         a ResNet on images that stay: baseline, norm or nap
+python study.py study=language data=text data.root=FOLDER        a decoder on text: baseline, norm or nap
 python study.py -m seed=0,1,2 nap=true,false jobs=2 hydra.sweep.dir=runs/studies/mine
                                                                     many, in parallel; again: what is missing
 python study.py report runs/studies/mine                            their figure, its numbers and a page to look at

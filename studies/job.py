@@ -14,11 +14,16 @@ from nap_rl import checkpoint, cli
 from nap_rl.images import pick_images
 from nap_rl.studies.config import SUMMARY, TASKS, StudyConfig, root_of, validate
 from nap_rl.studies.images_config import ImagesConfig
+from nap_rl.studies.language_config import LanguageConfig
 from nap_rl.studies.stationary_config import TrainingConfig
 
 CONF = "nap_rl.conf.study"
 LABELS = "study"  # the root config of the studies whose labels change
-SCHEMAS: dict[str, type[StudyConfig] | type[TrainingConfig]] = {LABELS: StudyConfig, "images": ImagesConfig}
+SCHEMAS: dict[str, type[StudyConfig] | type[TrainingConfig]] = {
+    LABELS: StudyConfig,
+    "images": ImagesConfig,
+    "language": LanguageConfig,
+}
 """By root config. A stationary study has a root of its own, of its name."""
 
 AnyConfig = StudyConfig | TrainingConfig
@@ -91,6 +96,10 @@ def run(config: AnyConfig, folder: Path) -> int:
         from nap_rl.studies import images
 
         return images.run(config, folder)
+    if isinstance(config, LanguageConfig):
+        from nap_rl.studies import language
+
+        return language.run(config, folder)
     assert isinstance(config, StudyConfig)
 
     from nap_rl.studies import replay, stream
