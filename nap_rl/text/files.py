@@ -83,7 +83,7 @@ class _Zstd(io.RawIOBase):
         try:
             import zstandard
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"{path} needs zstandard: pip install 'nap-rl[language]'.") from error
+            raise ModuleNotFoundError(f"{path} needs zstandard: pip install -e '.[language]'.") from error
         self.zstandard = zstandard
         self.path = path
         self.file = open(path, "rb")  # noqa: SIM115  (closed by close)

@@ -76,5 +76,5 @@ def import_tokenizers() -> Any:
     try:
         import tokenizers
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("study=language needs tokenizers: pip install 'nap-rl[language]'.") from error
+        raise ModuleNotFoundError("study=language needs tokenizers: pip install -e '.[language]'.") from error
     return tokenizers

@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "text"))
-import corpus_files  # noqa: E402
-
 from nap_rl import checkpoint, study
 from nap_rl.nn.transformer import SIZES
 from nap_rl.studies.language_config import MODELS
+from tests.text import corpus_files
 
 pytest.importorskip("tokenizers")
 
