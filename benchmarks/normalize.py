@@ -47,9 +47,9 @@ def main() -> None:
         end = time.perf_counter()
         own = 4 * weights / 2**30
         print(
-            f"{layers} layers, {weights / 1e6:.0f}M weights, {own:.2f} GiB: normalize {middle - start:.1f} s, Projector "
-            f"{end - middle:.1f} s, {len(projector.groups)} norms held, peak memory {(peak() - before) / own:.2f} times "
-            "the model's"
+            f"{layers} layers, {weights / 1e6:.0f}M weights, {own:.2f} GiB: normalize {middle - start:.1f} s, "
+            f"Projector {end - middle:.1f} s, {len(projector.groups)} norms held, "
+            f"peak memory {(peak() - before) / own:.2f} times the model's"
         )
         row = torch.randint(arguments.tokens, (1, 65))
         for step in range(arguments.steps):
