@@ -1,4 +1,4 @@
-"""A page to look at: report.html, one file without a request to outside. It needs Bokeh, `pip install 'nap-rl[page]'`.
+"""A page to look at: report.html, one file without a request to outside. It needs Bokeh, `pip install -e '.[page]'`.
 
 `runs` reads trainings, `charts` draws, `document` writes HTML, `training` puts them together.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 NAME = "report.html"
-MISSING = f"{NAME} needs Bokeh, which is not installed: pip install 'nap-rl[page]'"
+MISSING = f"{NAME} needs Bokeh, which is not installed: pip install -e '.[page]'"
 
 
 def is_installed() -> bool:
