@@ -119,7 +119,7 @@ def test_a_run_that_diverges_leaves_the_others_to_their_ends(
     ("settings", "reason"),
     [
         (("experiment=permuted_catch",), None),
-        (("experiment=permuted_catch", "plasticity=redo"), "the plasticity method ReDo"),
+        (("experiment=permuted_catch", "plasticity=regenerative"), "the plasticity method Regenerative"),
         (("experiment=permuted_catch", "agent.net_arch=[1000,1000]"), "weights, more than 500,000"),
         (("agent=rainbow",), "weights, more than 500,000"),
     ],
@@ -135,9 +135,9 @@ def test_what_cannot_be_stacked_says_so_and_runs_one_after_another(
     tmp_path: Path, train_here: Command, tiny_catch: Settings
 ) -> None:
     folder = f"hydra.run.dir={tmp_path}"
-    code, out, err = train_here(*tiny_catch, "seeds=[0,1]", "env.visits=1", "plasticity=redo", folder)
+    code, out, err = train_here(*tiny_catch, "seeds=[0,1]", "env.visits=1", "plasticity=regenerative", folder)
     assert code == 0, err
-    assert "one after another: the plasticity method ReDo" in out
+    assert "one after another: the plasticity method Regenerative" in out
     assert [summary(tmp_path / f"seed_{seed}")["status"] for seed in (0, 1)] == ["finished"] * 2
 
 

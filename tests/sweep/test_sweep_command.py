@@ -47,7 +47,10 @@ def sweep_py(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["train", "sweep.stop=asha", "sweep.metric=reward"], "sweep.metric=reward is no column of metrics.csv"),
         (["train", "sweep.stop=asha", "sweep.seeds_per_process=2"], "leave out sweep.seeds_per_process=2"),
         (["train", "sweep.seeds_per_process=0"], "sweep.seeds_per_process=0, expected 1 or more"),
-        (["train", "plasticity=redo", "seed=0,1", "sweep.seeds_per_process=2"], "cannot share a process, because the"),
+        (
+            ["train", "plasticity=regenerative", "seed=0,1", "sweep.seeds_per_process=2"],
+            "cannot share a process, because the",
+        ),
         (["evaluate", "episodes=1"], "sweep.py evaluate needs the folders of runs"),
         (["resume=/nowhere"], "/nowhere holds no sweep"),
     ],
