@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -11,36 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from nap_rl import checkpoint, study
+from nap_rl import checkpoint
 from nap_rl.studies import scores
 from tests.studies import image_files
+from tests.studies.study_runs import study_py, summary_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["study=images", "recipe=narrow", "width=4", "batch_size=16", "epochs=2", "warmup_updates=1", "device=cpu"]
 SMALL = [*TINY, "log_every=2", "threads=1"]
-
-
-def study_py(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit code of `python study.py ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["study.py", *arguments])
-    threads = torch.get_num_threads()
-    try:
-        with pytest.raises(SystemExit) as end:
-            study.main()
-    finally:
-        torch.set_num_threads(threads)
-    assert isinstance(end.value.code, int)
-    return end.value.code
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
 
 
 @pytest.fixture

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from nap_rl import checkpoint, study
+from nap_rl import checkpoint
 from nap_rl.nn.transformer import SIZES
 from nap_rl.studies.language_config import MODELS
+from tests.studies.study_runs import study_py, summary_of
 from tests.text import corpus_files
 
 pytest.importorskip("tokenizers")
@@ -25,24 +23,6 @@ pytest.importorskip("tokenizers")
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["study=language", "vocabulary=300", "context=16", "batch_size=4", "tokens=640", "warmup_updates=2", "threads=1"]
 SMALL = [*TINY, "device=cpu", "score_tokens=200", "log_every=2", "shuffle=10"]
-
-
-def study_py(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit code of `python study.py ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["study.py", *arguments])
-    threads = torch.get_num_threads()
-    try:
-        with pytest.raises(SystemExit) as end:
-            study.main()
-    finally:
-        torch.set_num_threads(threads)
-    assert isinstance(end.value.code, int)
-    return end.value.code
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
 
 
 @pytest.fixture

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from nap_rl import study
 from nap_rl.studies import sweep
 from nap_rl.studies.config import SUMMARY, TASKS
+from tests.studies.study_runs import study_py
 
 TINY = ["data=digits", "data.images=16", "width=4", "batch_size=4", "tasks=2", "steps_per_task=2"]
-
-
-def study_py(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit code of `python study.py ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["study.py", *arguments])
-    with pytest.raises(SystemExit) as end:
-        study.main()
-    assert isinstance(end.value.code, int)
-    return end.value.code
 
 
 def test_one_study_fills_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
