@@ -1,7 +1,7 @@
 # nap_rl on an NVIDIA GPU:
 #
 #     docker build -t nap-rl .
-#     docker run --gpus all --ipc=host -v "$PWD/runs:/work/runs" nap-rl nap-rl-train env.game=pong agent.nap=true
+#     docker run --gpus all --ipc=host -v "$PWD/runs:/home/researcher/runs" nap-rl nap-rl-train env.game=pong agent.nap=true
 #
 # The CUDA libraries come with torch's own packages: the host needs its driver and the NVIDIA container toolkit only.
 FROM python:3.12-slim AS build
@@ -14,10 +14,11 @@ FROM python:3.12-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ libgl1 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/*
-COPY constraints.txt /tmp/constraints.txt
-COPY --from=build /wheels /tmp/wheels
-RUN pip install --no-cache-dir /tmp/wheels/*.whl -c /tmp/constraints.txt && rm -r /tmp/wheels
-RUN useradd --create-home researcher && mkdir -p /work/runs && chown -R researcher /work
+COPY constraints.txt /wheels/
+COPY --from=build /wheels /wheels
+RUN pip install --no-cache-dir /wheels/*.whl -c /wheels/constraints.txt
+RUN useradd --create-home researcher
 USER researcher
-WORKDIR /work
+WORKDIR /home/researcher
+RUN mkdir runs
 CMD ["nap-rl-train", "--help"]
