@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nap_rl.conf.env_schema import SequenceConfig, SequentialConfig
-from nap_rl.conf.schema import Affine, Config, ConstantSchedule
+from nap_rl.conf.schedule_schema import ConstantSchedule
+from nap_rl.conf.schema import Affine, Config
 
 
 def advice(config: Config) -> list[str]:

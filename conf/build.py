@@ -27,7 +27,8 @@ from nap_rl.conf.environments import build_env as build_env
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.memory import replay_device
 from nap_rl.conf.networks import build_network, example_input, network_spec
-from nap_rl.conf.schema import Affine, Config, RecordedSchedule, Scope
+from nap_rl.conf.schedule_schema import RecordedSchedule, Scope
+from nap_rl.conf.schema import Affine, Config
 from nap_rl.conf.seeds import seeds
 from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen

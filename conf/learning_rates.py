@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from nap_rl.conf import environments
 from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
-from nap_rl.conf.schema import (
-    Config,
+from nap_rl.conf.schedule_schema import (
     CosineSchedule,
     LinearSchedule,
     PiecewiseSchedule,
@@ -38,6 +37,7 @@ from nap_rl.conf.schema import (
     Scope,
     WarmedSchedule,
 )
+from nap_rl.conf.schema import Config
 from nap_rl.files import write_atomic
 from nap_rl.report.curves import read_rows
 from nap_rl.schedules import Constant, Cosine, Curve, Linear, Restarts, Rewarming, Schedule, Warmup
