@@ -70,6 +70,7 @@ def normalize(
 
     Raises:
         ValueError: naming the module that cannot be normalised. The module may be half rewritten then.
+        TypeError: `module` is no module, or the example holds no tensor.
     """
     check_choice("norm", norm, "layer", "rms", "group", "batch")
     check_choice("axes", axes, "all", "channels")
@@ -135,6 +136,8 @@ class Norms:
 
 
 def _refuse(module: nn.Module, free: Collection[str]) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"normalize takes a torch.nn.Module, but this is a {type(module).__name__}.")
     if unwrap(module) is not module:
         raise ValueError("normalize the module first and wrap it in DistributedDataParallel or compile it after.")
     check_paths(module, free)

@@ -166,8 +166,8 @@ class Projector:
                 )
             if role == "unreached":
                 raise ValueError(
-                    f"no gradient reaches layer '{name}' from the output for the example (a dead or detached layer?), "
-                    "so nothing says whether it is scale-invariant. Mend it, or name it in free=[...]."
+                    f"no gradient reaches layer '{name}' from the output for the example: a dead or detached layer, an "
+                    "example of zeros, or an output that holds no tensor. Mend it, or name it in free=[...]."
                 )
             if role == "hidden" and self.unnormalized == "error":
                 raise ValueError(

@@ -34,9 +34,10 @@ def assign_roles(module: nn.Module, example: Example, free: Collection[str] = ()
     trace = trace_forward(module, example)
     for name in sorted(trace.strangers):
         if not within(name, free):
+            kind = type(module.get_submodule(name.rpartition(".")[0])).__name__
             raise ValueError(
-                f"the module multiplies by parameter '{name}', which belongs to no Linear, convolution or layer with "
-                "`joint_scale`: give its layer a `joint_scale` that lists it, or leave it out with free=[...]."
+                f"the module multiplies by parameter '{name}' of {kind}, which belongs to no Linear, convolution or "
+                "layer with `joint_scale`: give its layer one that lists it, or leave it out with free=[...]."
             )
     layers = weight_layers(module)
     users = defaultdict(set)  # by tensor: tied weights are one group with several users

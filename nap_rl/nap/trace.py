@@ -129,19 +129,37 @@ class Trace:
 def trace_forward(module: nn.Module, example: Example) -> Trace:
     """Run `module` on the example once, undisturbed, and report what happened inside."""
     check_forward(module)
-    if any(isinstance(each, Tensor) and each.numel() == 0 for each in tree_leaves(example)):
-        raise ValueError("the example is empty: a few samples are needed to see what the module does with them.")
+    _check_example(example)
     watch = _Watch(module)
     for tensor in tree_leaves(example):
         watch.set_flow(tensor, Flow(data=True))
     with torch.no_grad(), undisturbed(module), watch.hooks(), watch:
-        out = module(*positional(example))
+        try:
+            out = module(*positional(example))
+        except (RuntimeError, TypeError) as error:  # torch's and Python's, of shapes, dtypes and arguments
+            raise ValueError(f"the module does not run on the example, {_described(example)}: {error}") from error
     flows = [watch.flow(leaf) for leaf in tree_leaves(out)]
     trace = watch.trace
     trace.outputs = set().union(*(flow.layers for flow in flows))
     last = set().union(*(flow.sites for flow in flows))
     trace.final = {n for n in last if n not in watch.read_on or trace.sites[n].function in SQUASHES}
     return trace
+
+
+def _check_example(example: Example) -> None:
+    leaves = tree_leaves(example)
+    if not any(isinstance(each, Tensor) for each in leaves):
+        kind = type(leaves[0] if leaves else example)
+        raise TypeError(f"the example holds {kind.__module__}.{kind.__name__} and no tensor: see torch.as_tensor.")
+    if any(isinstance(each, Tensor) and each.numel() == 0 for each in leaves):
+        raise ValueError("the example is empty: a few samples are needed to see what the module does with them.")
+
+
+def _described(example: Example) -> str:
+    return ", ".join(
+        f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}" if isinstance(each, Tensor) else repr(each)[:40]
+        for each in tree_leaves(example)
+    )
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from nap_rl.nn import NetworkSpec, QNetwork
@@ -19,10 +15,10 @@ from nap_rl.sb3.archive import Archive, ZipError, naming, read
 from nap_rl.sb3.learning import adam_settings, trained_with_adam
 from nap_rl.sb3.networks import build_network
 from nap_rl.sb3.observations import Observations, space_from_plain
+from nap_rl.sb3.said_spaces import MOST_SIZE, said_observations, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Moments = dict[str, dict[str, Tensor]]
-MOST_SIZE = 1 << 20  # of one axis of observations, and of actions
 
 
 class Model(NamedTuple):
@@ -109,7 +105,7 @@ def _sb3(archive: Archive, net: str) -> Model:
     rows = online[f"{theirs[-1]}.bias"].numel()
     actions, quantiles = _outputs(archive.hints, net, rows)
     spec = layout.describe(online, net, quantiles)
-    observations = _observations(archive.hints, spec, online)
+    observations = said_observations(archive.hints, spec, online)
     sizes = (observations.frame_shape, observations.stack, actions)
     layers = dict(zip(theirs, layout.our_layers(spec, *sizes), strict=True))
 
@@ -178,80 +174,18 @@ def _outputs(hints: Mapping[str, Any], net: str, rows: int) -> tuple[int, int]:
     """(actions, quantiles) of an output layer; what the zip says is compared with the layer's rows."""
     space = hints.get("action_space")
     space = space if isinstance(space, dict) else {}
-    start, said = _whole(space.get("start", 0)), _whole(space.get("n"))
+    start, said = whole(space.get("start", 0)), whole(space.get("n"))
     if start:
         raise ZipError(f"has an action_space that starts at {start}, expected Discrete(n) from 0")
     if net == "q_net":
         actions, quantiles = rows, 1
     else:
         # SB3's default where neither field says it.
-        quantiles = _whole(hints.get("n_quantiles")) or (rows // said if said else 200)
+        quantiles = whole(hints.get("n_quantiles")) or (rows // said if said else 200)
         actions = rows // quantiles if 0 < quantiles <= rows else 0
     if not 1 <= actions <= MOST_SIZE or actions * quantiles != rows:
         raise ZipError(f"has {rows} outputs, which are not {quantiles} quantiles for each of some actions")
     return actions, quantiles
-
-
-def _observations(hints: Mapping[str, Any], spec: NetworkSpec, online: Mapping[str, Tensor]) -> Observations:
-    """What the zip says of its observation_space, where that fits the first layer; else what the layer says."""
-    first = next(tensor for name, tensor in online.items() if name.endswith("weight"))
-    said = hints.get("observation_space")
-    said = said if isinstance(said, dict) else {}
-    kind, shape = str(said.get(":type:")), _numbers(said.get("_shape", said.get("shape")))
-    if spec.pixels:
-        return _images(shape, first.shape[1], online[f"{layout.FEATURES}.weight"].shape[1])
-    inputs = first.shape[1]
-    space: spaces.Space[Any]
-    if kind.endswith(".Discrete'>"):
-        space = spaces.Discrete(inputs, start=_whole(said.get("start", 0)) or 0)
-    elif kind.endswith(".MultiDiscrete'>") and sum(nvec := _numbers(said.get("nvec"))) == inputs:
-        space = spaces.MultiDiscrete(list(nvec))
-    elif kind.endswith(".MultiBinary'>") and math.prod(shape) == inputs:
-        space = spaces.MultiBinary(shape if len(shape) > 1 else shape[0])
-    else:
-        shape = shape if shape and math.prod(shape) == inputs else (inputs,)
-        # SB3 divides images by 255, under MlpPolicy too, and no other bytes.
-        if len(shape) == 3 and said.get("dtype") == "uint8":
-            return Observations.of(spaces.Box(0, 255, shape, np.uint8), 1, shape)
-        space = spaces.Box(-np.inf, np.inf, shape, np.float32)
-        return Observations.of(space, 1, shape)
-    return Observations.of(space, 1, (inputs,))
-
-
-def _images(said: tuple[int, ...], channels: int, features: int) -> Observations:
-    """Images with their channels first: of the shape `said` if it fits the layers, else square and as small as fits."""
-    squares = [(channels, size, size) for size in (84, *range(36, 1024))]
-    candidates = [said, *squares] if len(said) == 3 and said[0] == channels else squares
-    shapes = [shape for shape in candidates if _nature_features(shape) == features]
-    if not shapes:
-        raise ZipError(f"has {channels} channels and {features} features, which no image size gives with NatureCNN")
-    space = spaces.Box(0, 255, shapes[0], np.uint8)
-    # Grey frames stand one behind the other. Colours may be one image or several, so they stay whole: always right.
-    if channels % 3 == 0 or channels == 1:
-        return Observations.of(space, 1, shapes[0] if channels > 1 else shapes[0][1:])
-    return Observations.of(space, channels, shapes[0][1:])
-
-
-def _nature_features(shape: tuple[int, ...]) -> int:
-    """Features of SB3's NatureCNN for images [C, H, W]; 0 where they are too small."""
-    height, width = ((((size - 8) // 4 + 1) - 4) // 2 + 1 - 3 + 1 for size in shape[-2:])
-    return 64 * height * width if min(height, width) > 0 else 0
-
-
-def _whole(value: Any) -> int | None:
-    """A number that SB3 wrote as a number or as text, as it does where numpy's has no JSON; None for all else."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value):
-        return int(value)
-    return value if type(value) is int else None
-
-
-def _numbers(value: Any) -> tuple[int, ...]:
-    """A list of whole numbers, or a text such as "(4, 84, 84)" or "[3 4]"; () for all else."""
-    if isinstance(value, str) and len(value) < 10_000 and re.fullmatch(r"[\[\](),0-9\s]*", value):
-        value = [int(number) for number in re.findall(r"[0-9]{1,9}", value)]
-    if isinstance(value, list) and all(type(number) is int and 0 < number <= MOST_SIZE for number in value):
-        return tuple(value)
-    return ()
 
 
 def _check_policy_kwargs(kwargs: Any) -> None:

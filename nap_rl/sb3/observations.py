@@ -176,6 +176,9 @@ def _encode(space: spaces.Space[Any], observation: Any) -> tuple[Array, bool]:
         parts = [_encode(part, observation[name]) for name, part in space.items()]
         columns = [array.reshape(len(array), -1).astype(np.float32) for array, _ in parts]
         return np.concatenate(columns, axis=1), any(batched for _, batched in parts)
+    if isinstance(observation, Mapping):
+        expected = f"shape {list(space.shape or ())} or N of them"
+        raise ValueError(f"an observation is a dict with {', '.join(map(str, observation))}, expected {expected}")
     array = np.asarray(observation)
     if array.dtype == object:
         array = array.astype(np.float64)

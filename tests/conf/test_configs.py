@@ -175,7 +175,7 @@ BAD = [
     ("env=pong", "did you mean env=atari env.game=pong?"),
     ("env.game=Pong", "did you mean 'pong'?"),
     ("env.frames_per_game=8", "there is no key 'env.frames_per_game' here: env=sequential_atari has it"),
-    ("agent.head.quantiles=8", "agent/head=quantile have it"),
+    ("agent.head.quantiles=8", "agent/head=quantile, agent/head=quantile_small have it"),
     ("nap=true", "did you mean agent.nap=true?"),
     ("env=3", "env=3: env is a group of settings with the options atari, catch"),
     ("name=模型", """put quotes around the value, "name='模型'\""""),

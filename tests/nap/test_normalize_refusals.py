@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
-from nap_rl.nap import normalize, weight_groups
+from nap_rl.nap import Projector, normalize, weight_groups
 
 Build = Callable[[str], tuple[nn.Module, Tensor]]
 
@@ -117,3 +120,62 @@ def test_misspelt_options_and_paths_are_refused(build: Build) -> None:
         normalize(module, x, norm="lyer")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="free names 'hed'"):
         normalize(module, x, free=["hed"])
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("module", "example", "kind", "sentence"),
+    [
+        (plain(), np.zeros((5, 4), np.float32), TypeError, r"the example holds numpy.ndarray and no tensor"),
+        (plain(), [[1.0, 2.0, 3.0, 4.0]], TypeError, r"the example holds builtins.float and no tensor"),
+        (plain(), None, TypeError, r"the example holds builtins.NoneType and no tensor"),
+        (
+            plain(),
+            torch.zeros(5, 4, dtype=torch.int64),
+            ValueError,
+            r"does not run on the example, int64 \[5, 4\]: .*dtype",
+        ),
+        (plain(), torch.randn(5, 3), ValueError, r"does not run on the example, float32 \[5, 3\]: .*shapes"),
+        (plain(), (torch.randn(5, 4),) * 2, ValueError, r"float32 \[5, 4\], float32 \[5, 4\]: .*positional arguments"),
+        ([nn.Linear(4, 2)], torch.randn(5, 4), TypeError, r"takes a torch.nn.Module, but this is a list"),
+        (nn.Linear, torch.randn(5, 4), TypeError, r"takes a torch.nn.Module, but this is a type"),
+    ],
+    ids=["numpy", "list", "none", "integers", "shape", "arguments", "no module", "class"],
+)
+def test_what_is_no_module_or_no_example_for_it_is_named(
+    module: Any, example: Any, kind: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        normalize(module, example)
+
+
+def test_a_bilinear_layer_is_named() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both, self.last = nn.Bilinear(4, 4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(torch.relu(self.both(x, x)))
+            return out
+
+    with pytest.raises(ValueError, match="multiplies by parameter 'both.bias' of Bilinear"):
+        normalize(Product(), torch.randn(5, 4))
+
+
+def test_an_output_without_tensors_is_said_where_no_gradient_comes_from_it() -> None:
+    class Actor(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.torso, self.mean, self.value = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> tuple[Normal, Tensor]:
+            hidden = torch.relu(self.torso(x))
+            return Normal(self.mean(hidden), 1.0), self.value(hidden)
+
+    module = normalize(Actor(), torch.randn(5, 4))
+    with pytest.raises(ValueError, match="layer 'mean' .*an output that holds no tensor"):
+        Projector(module, torch.optim.Adam(module.parameters()))

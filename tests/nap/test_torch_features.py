@@ -91,7 +91,7 @@ module = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3))
 normalize(module, torch.randn(8, 6))
 parallel = DistributedDataParallel(module)
 optimizer = torch.optim.Adam(parallel.parameters(), lr=0.01)
-projector = Projector(parallel, optimizer)
+projector = Projector(parallel, optimizer, affine="project")
 assert set(projector.groups) == {"0", "1.norm"}, projector.groups
 rho = module[0].weight.detach().norm()
 torch.manual_seed(rank)

@@ -6,10 +6,12 @@ import io
 import json
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,20 @@ from nap_rl.sb3 import ZipError, layout, load, transfer
 from nap_rl.sb3.data_json import DataError, parse, without_long_strings
 from nap_rl.sb3.model import read_model
 from tests.sb3.envs import Pictures
+
+
+class Anything(gymnasium.Env[Any, int]):
+    """Observations drawn from a space; three actions."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = space, spaces.Discrete(3)  # type: ignore[assignment]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +146,50 @@ def test_images_of_any_size_colours_and_stack(shape: tuple[int, ...], stack: int
     replay = load(tmp_path / "model.zip", capacity=100).agent.replay
     assert replay.stack * int(np.prod(replay.frames.shape[1:])) == channels * shape[0] * shape[1]
     assert replay.stack == (stack if shape[-1] == 1 else 1)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict(b=spaces.Discrete(3), a=spaces.Box(-1, 1, (2, 2), np.float32), c=spaces.MultiBinary([2, 3])),
+        spaces.Dict(
+            OrderedDict(
+                second=spaces.Box(-np.arange(1, 3, dtype=np.float32), np.ones(2, np.float32)),
+                first=spaces.Discrete(2),
+            )
+        ),
+        spaces.Dict(wheel=spaces.MultiDiscrete([3, 4]), alone=spaces.Box(0, 9, (1,), np.float64)),
+    ],
+    ids=["sorted", "ordered", "mixed"],
+)
+def test_dicts_of_vectors_are_observed_entry_by_entry(space: spaces.Dict, tmp_path: Path) -> None:
+    model = DQN("MultiInputPolicy", Anything(space), buffer_size=10, seed=0, device="cpu")
+    model.save(tmp_path / "model.zip")
+    ours = load(tmp_path / "model.zip", capacity=100)
+    for _ in range(20):
+        observation = space.sample()
+        assert ours.predict(observation)[0] == model.predict(observation, deterministic=True)[0]
+
+
+def test_a_dict_whose_entries_the_zip_does_not_say_is_refused_by_shape(tmp_path: Path) -> None:
+    space = spaces.Dict(a=spaces.Box(-1, 1, (2,), np.float32), b=spaces.Box(-1, 1, (2,), np.float32))
+    DQN("MultiInputPolicy", Anything(space), buffer_size=10, device="cpu").save(tmp_path / "model.zip")
+    silent = changed(tmp_path / "model.zip", tmp_path / "silent.zip", observation_space={":type:": "Dict"})
+    policy = load(silent, capacity=100)
+    assert policy.predict(np.zeros(4, np.float32))[0].shape == ()
+    with pytest.raises(ValueError, match=r"an observation is a dict with a, b, expected shape \[4\] or N of them"):
+        policy.predict(space.sample())
+
+
+@pytest.mark.parametrize("said", ["{'a': Box(0, 1, (1000000, 1000000), float32)}", "{'a': Discrete(9", "{}", "[1, 2]"])
+def test_entries_that_do_not_fit_the_layers_are_not_believed(said: str, tmp_path: Path) -> None:
+    space = spaces.Dict(a=spaces.Box(-1, 1, (4,), np.float32))
+    DQN("MultiInputPolicy", Anything(space), buffer_size=10, device="cpu").save(tmp_path / "model.zip")
+    kind = "<class 'gymnasium.spaces.dict.Dict'>"
+    strange = changed(
+        tmp_path / "model.zip", tmp_path / "strange.zip", observation_space={":type:": kind, "spaces": said}
+    )
+    assert load(strange, capacity=100).predict(np.zeros((3, 4), np.float32))[0].shape == (3,)
 
 
 def test_images_under_mlp_policy_are_divided_by_255_as_in_sb3(tmp_path: Path) -> None:
