@@ -63,6 +63,8 @@ def compose(
                     raise ValueError(sentences.of_error(error, composer)) from None
         for key in _unknown_keys(config):
             raise ValueError(sentences.no_such_key(key, composer))
+    for override in typed:
+        _check_flag(override, config)
     return config
 
 
@@ -131,6 +133,14 @@ def _check_grammar(override: str) -> None:
         OverridesParser.create().parse_override(override)
     except HydraException:
         raise ValueError(sentences.unreadable(override)) from None
+
+
+def _check_flag(override: str, config: DictConfig) -> None:
+    """OmegaConf takes every number but 0 for true."""
+    parsed = OverridesParser.create().parse_override(override)
+    number = parsed.value()
+    if type(number) is int and number not in (0, 1) and isinstance(OmegaConf.select(config, parsed.key_or_group), bool):
+        raise ValueError(f"{parsed.key_or_group}={number} is not true or false")
 
 
 def _write_whole_number_out(overrides: list[str], error: Exception) -> bool:

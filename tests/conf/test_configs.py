@@ -224,6 +224,8 @@ BAD = [
     ("agent.torso=resnet", "agent.torso=resnet is none of nature, data_efficient, impala"),
     ("nap.norm=lyer", "nap.norm=lyer is none of"),
     ("agent.discount=nan", "agent.discount=nan, expected a number in [0, 1]"),
+    ("agent.nap=3", "agent.nap=3 is not true or false"),
+    ("agent.nap=maybe", "agent.nap=maybe is not true or false"),
 ]
 
 
