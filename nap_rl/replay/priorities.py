@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nap_rl.replay.slots import Indices, put
+from nap_rl.replay.slots import Indices, put, row_sums
 
 BLOCK = 128
 """Leaves of a block. A sample of B from N slots reads N/BLOCK block sums + B*BLOCK leaves: fewest at BLOCK = sqrt(N/B),
@@ -81,13 +81,12 @@ class Priorities:
 
     def write(self, slots: Indices, priorities: Tensor, valid: npt.NDArray[np.bool_]) -> None:
         """Set raw priorities, [K] or one for all, and whether slots can be drawn; slots [K], all different."""
-        device = self.leaves.device
         put(self.valid.view(-1), slots, valid)
-        put(self.leaves.view(-1), slots, priorities.pow(self.exponent) * torch.from_numpy(valid).to(device))
+        put(self.leaves.view(-1), slots, priorities.pow(self.exponent))
+        put(self.leaves.view(-1), slots[~valid], np.float32(0.0))
         blocks = slots // BLOCK
-        at = torch.from_numpy(blocks).to(device)
-        put(self.valid_counts, blocks, self.valid.index_select(0, at).sum(dim=1, dtype=torch.float64))
-        put(self.leaf_sums, blocks, self.leaves.index_select(0, at).sum(dim=1, dtype=torch.float64))
+        put(self.valid_counts, blocks, row_sums(self.valid, blocks))
+        put(self.leaf_sums, blocks, row_sums(self.leaves, blocks))
 
     def update(self, slots: Tensor, priorities: Tensor, keep: Tensor) -> None:
         """New raw priorities of valid slots: [K] int64, [K] float32, [K] bool; entries not kept change nothing.

@@ -21,3 +21,11 @@ def put(tensor: Tensor, slots: Indices, values: Array | np.generic | Tensor) -> 
         tensor.numpy()[slots] = values
     else:
         tensor[torch.from_numpy(slots).to(tensor.device)] = torch.as_tensor(values).to(tensor)
+
+
+def row_sums(tensor: Tensor, rows: Indices) -> Array | Tensor:
+    """tensor[rows].sum(1) in float64, where the tensor is."""
+    if tensor.device.type == "cpu":
+        sums: Array = tensor.numpy()[rows].sum(axis=1, dtype=np.float64)
+        return sums
+    return tensor.index_select(0, torch.from_numpy(rows).to(tensor.device)).sum(dim=1, dtype=torch.float64)

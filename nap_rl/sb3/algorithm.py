@@ -84,8 +84,7 @@ class Rainbow(OffPolicyAlgorithm):
         self.policy_name = policy
         self.spec = make_spec(policy, policy_kwargs or {}, nap)
         self.settings = make_settings(policy, settings)
-        self.nap = nap
-        self.compile = compile
+        self.nap, self.compile = nap, compile
         if compile not in ("auto", "on", "off"):
             raise ValueError(f"compile is '{compile}', expected auto, on or off")
         super().__init__(
@@ -100,13 +99,13 @@ class Rainbow(OffPolicyAlgorithm):
             seed=seed,
             sde_support=False,
             supported_action_spaces=(spaces.Discrete,),
-            buffer_size=self.settings.buffer_size,
-            learning_starts=self.settings.learning_starts,
-            batch_size=self.settings.batch_size,
-            gamma=self.settings.gamma,
+            **{
+                name: getattr(self.settings, name) for name in ("buffer_size", "learning_starts", "batch_size", "gamma")
+            },
         )
         self.exploration_rate = 0.0
         self.projector: Projector | None = None
+        self._acted_on: tuple[Any, Array] = (None, np.empty(0))  # by `predict`: observations, and their encoding
         self._unlearnt = 0  # transitions since the last update was due
         self._updates: list[Update] = []  # since the last row of the log
         if _init_setup_model:
@@ -194,6 +193,7 @@ class Rainbow(OffPolicyAlgorithm):
         """Actions [N] (0-dim for one observation): greedy at the mean weights, or else under noise and epsilon."""
         del episode_start
         stacks, batched = self._encode(observation)
+        self._acted_on = (observation, stacks)
         epsilon = 0.0 if deterministic else self.exploration_rate
         actions = self.agent.act(stacks, epsilon, noisy=not deterministic)
         return (actions if batched else actions.reshape(())), state
@@ -212,8 +212,9 @@ class Rainbow(OffPolicyAlgorithm):
         replay, dones = self.agent.replay, np.asarray(dones, dtype=bool).reshape(-1)
         truncated = np.array([bool(info.get("TimeLimit.truncated")) for info in infos])
         first = np.asarray(self._last_episode_starts, dtype=bool).reshape(-1)
-        frames, actions = self._newest_frames(self._last_obs), np.asarray(buffer_action).reshape(-1)
-        replay.add(frames, actions, self._rewards(reward), ~dones | truncated, first)
+        seen, stacks = self._acted_on
+        frames = stacks[:, -1] if seen is self._last_obs else self._newest_frames(self._last_obs)
+        replay.add(frames, np.asarray(buffer_action).reshape(-1), self._rewards(reward), ~dones | truncated, first)
         if dones.any():
             ended = np.flatnonzero(dones)
             replay.end_episode(self._last_frames(new_obs, infos, ended), ended)
