@@ -45,6 +45,7 @@ class MinAtar(gymnasium.Env[State, np.int64]):
         self.game, self.sticky_actions, self.difficulty_ramping = game, sticky_actions, difficulty_ramping
         self.observation_space = gymnasium.spaces.Box(0, 1, SHAPE, np.int8)
         self.action_space = gymnasium.spaces.Discrete(ACTIONS)
+        self._environment = import_minatar().Environment
         self._play = self._new()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[State, dict[str, Any]]:
@@ -62,7 +63,7 @@ class MinAtar(gymnasium.Env[State, np.int64]):
         return self._state(), float(reward), bool(terminated), False, {}
 
     def _new(self) -> Any:
-        return import_minatar().Environment(self.game, self.sticky_actions, self.difficulty_ramping)
+        return self._environment(self.game, self.sticky_actions, self.difficulty_ramping)
 
     def _state(self) -> State:
         state = np.zeros(SHAPE, dtype=np.int8)
