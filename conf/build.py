@@ -259,6 +259,7 @@ def _projector(
         every=nap.every if nap.project else None,
         affine=cast(project.Affine, "free" if nap.affine is Affine.omit else nap.affine.name),
         output=cast(Literal["free", "project"], nap.output.name),
+        scope=cast(Literal["tensor", "unit"], nap.scope.name),
         regularize_coefficient=nap.regularize_coefficient,
         unnormalized="error" if nap.normalize else "project",
         example_input=None if nap.normalize else example,

@@ -17,6 +17,7 @@ ADDED: dict[str, Any] = {
 ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
     "agent": {"munchausen": {"alpha": None, "temperature": 0.03, "clip": -1.0}, "init_from": None, "net_arch": []},
     "eval": {"tasks": "current"},
+    "nap": {"scope": "tensor"},
     "replay": {"device": "auto"},
     "logger": {"diagnostics_every_updates": None, "wandb": False, "mlflow": False},
 }

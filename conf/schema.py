@@ -89,6 +89,11 @@ class Output(Enum):
     project = "project"
 
 
+class Scope(Enum):
+    tensor = "tensor"
+    unit = "unit"
+
+
 @dataclass
 class NapConfig:
     """Read only with agent.nap=true."""
@@ -100,6 +105,7 @@ class NapConfig:
     affine: Affine = MISSING
     regularize_coefficient: float = MISSING
     output: Output = MISSING
+    scope: Scope = MISSING
     every: int = MISSING
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from nap_rl.agents import whole_update
 from nap_rl.compilation import compiler
 from nap_rl.conf import build, check
+from nap_rl.conf.environments import Observations
 from nap_rl.losses import Munchausen
 from nap_rl.nap import scale_invariance
 from tests.conf.checked import SMALL, checked
@@ -104,3 +106,21 @@ def test_every_agent_learns_and_acts_compiled_as_whole_graphs(
     with torch._dynamo.config.patch(suppress_errors=False):
         built.act(np.repeat(frames[:, None], 4, axis=1), epsilon=0.1)
         assert torch.isfinite(built.update().loss)
+
+
+def test_scope_unit_keeps_the_norm_of_every_unit_and_says_that_updates_are_no_single_function() -> None:
+    config = checked("env=catch", "agent=dqn_small", "agent.nap=true", "nap.scope=unit", "agent.hidden=16")
+    env = build.build_env(config)
+    built, projector = build.build_agent(config, env.num_actions, torch.device("cpu"), Observations.of(env))
+    assert projector is not None and whole_update.refusal(built) == "the projection is one of units"
+    hidden = {name: p for name, p in built.network.named_parameters() if p.ndim == 2 and "output" not in name}
+    before = {name: p.detach().double().norm(dim=1) for name, p in hidden.items()}
+    rng, n = np.random.default_rng(0), config.env.num_envs
+    for k in range(20):
+        frames = rng.random((n, *built.replay.frames.shape[1:])).astype(np.float32)
+        built.replay.add(frames, rng.integers(3, size=n), rng.normal(size=n), np.ones(n), np.full(n, k == 0))
+    for _ in range(20):
+        built.update()
+    assert len(before) == 3
+    for name, p in hidden.items():
+        torch.testing.assert_close(p.detach().double().norm(dim=1), before[name], rtol=1e-6, atol=0.0)
