@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from nap_rl.agents.frame_stack import FrameStack
+from nap_rl.envs.film import Expected
 from nap_rl.envs.step import Actions, VectorEnv, Visit
 from nap_rl.nn import QNetwork
 
@@ -44,9 +45,19 @@ class NetworkPolicy:
         if self.noisy:
             noise = self.network.sample_noise(self.generator, rows=len(stacks))
             taus = self.network.sample_taus("policy", len(stacks), self.generator)
-        q = self.network.q_values(torch.as_tensor(stacks, device=self.device), noise, taus)
-        actions: Actions = q.argmax(dim=1).cpu().numpy()
+        self._outputs = self.network(torch.as_tensor(stacks, device=self.device), noise, taus)
+        actions: Actions = self.network.head.q_values(self._outputs).argmax(dim=1).cpu().numpy()
         return actions
+
+    def expected(self) -> Expected:
+        """What the network expected in the first row of the last `act`."""
+        head, outputs = self.network.head, self._outputs[:1].float()
+        q = head.q_values(outputs)[0]
+        greedy, distribution = int(q.argmax()), head.distribution(outputs)
+        if distribution is None:
+            return Expected(q.cpu().numpy(), greedy)
+        returns, probabilities = (each[0, greedy].cpu().numpy() for each in distribution)
+        return Expected(q.cpu().numpy(), greedy, returns, probabilities)
 
 
 class EpsilonGreedy:
@@ -93,7 +104,11 @@ def mean_score(played: list[Played]) -> float:
 
 
 def play_episodes(
-    policy: Policy, envs: VectorEnv, episodes: int, watch: Callable[[int], None] = lambda ended: None
+    policy: Policy,
+    envs: VectorEnv,
+    episodes: int,
+    watch: Callable[[int], None] = lambda ended: None,
+    film: Callable[[], None] = lambda: None,
 ) -> list[Played]:
     """Exactly `episodes` whole episodes, ordered by environment and number.
 
@@ -104,6 +119,7 @@ def play_episodes(
         policy: acts in the environments that still play.
         envs: not yet reset; N of them, of which min(N, episodes) play.
         watch: called after each step with the number of episodes that have ended.
+        film: called in the first of the returned episodes after each call of the policy, whose row 0 is of it.
     """
     shares = [len(range(env, episodes, envs.num_envs)) for env in range(envs.num_envs)]
     played: list[list[Played]] = [[] for _ in shares]
@@ -114,6 +130,8 @@ def play_episodes(
         stacks = stack.push(observations, first)
         actions = np.zeros(envs.num_envs, dtype=np.int64)
         actions[playing] = policy.act(stacks[playing])
+        if not played[0]:
+            film()
         for env in playing:
             actions_of[env].append(int(actions[env]))
         step = envs.step(actions)

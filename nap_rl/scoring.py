@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, Policy, play_episodes
+from nap_rl.agents.evaluation import EpsilonGreedy, NetworkPolicy, play_episodes
 from nap_rl.conf import evaluation
 from nap_rl.conf.environments import OpenEnvs, open_atari, open_envs
 from nap_rl.conf.evaluation import EvaluationConfig
 from nap_rl.conf.load import load_network
 from nap_rl.envs import Protocol
+from nap_rl.envs.film import Expected, Rate
 from nap_rl.envs.human import human_normalized
 from nap_rl.envs.video import write_video
 from nap_rl.files import write_atomic
@@ -25,6 +26,7 @@ from nap_rl.logging.files import GrowingFile, row
 from nap_rl.logging.waiting import Counting
 from nap_rl.machine import pick_device
 from nap_rl.report import scores
+from nap_rl.report.layers import effective_rate
 from nap_rl.report.scores import Score
 from nap_rl.report.scores import tables as tables
 
@@ -35,7 +37,7 @@ class Subject(NamedTuple):
     """What is evaluated, whoever trained it."""
 
     checkpoint: scores.Checkpoint
-    policy: Policy
+    policy: NetworkPolicy
     num_actions: int
     open_envs: OpenEnvs
     protocol: Protocol | None  # None: no Atari
@@ -155,14 +157,18 @@ def play(subject: Subject, game: str, settings: EvaluationConfig, *, table: Grow
     env_seed, exploration_seed = (int(word) for word in np.random.SeedSequence(settings.seed).generate_state(2))
     envs = subject.open_envs(game, min(settings.num_envs, settings.episodes), env_seed)
     policy = EpsilonGreedy(subject.policy, settings.epsilon, subject.num_actions, seed=exploration_seed)
+    expected: list[Expected] = []
+    film = (lambda: None) if video is None else (lambda: expected.append(subject.policy.expected()))
     try:
-        played = play_episodes(policy, envs, settings.episodes, Counting(game, f"{settings.episodes:,} episodes"))
+        watch = Counting(game, f"{settings.episodes:,} episodes")
+        played = play_episodes(policy, envs, settings.episodes, watch, film)
     finally:
         envs.close()
     for i, episode in enumerate(played):
         table.append(row((subject.checkpoint.path, game, i, episode.seed, repr(episode.score), episode.frames)))
     if video is not None and subject.protocol is not None:
-        write_video(video, game, subject.protocol, played[0].seed, played[0].actions)
+        first, rate = played[0], trained_rate(subject.checkpoint)
+        write_video(video, game, subject.protocol, first.seed, first.actions, expected, rate)
     returns = [episode.score for episode in played]
     return Score(
         checkpoint=subject.checkpoint,
@@ -173,3 +179,12 @@ def play(subject: Subject, game: str, settings: EvaluationConfig, *, table: Grow
         human_normalized=None if subject.protocol is None else human_normalized(game, float(np.mean(returns))),
         video=video,
     )
+
+
+def trained_rate(source: scores.Checkpoint) -> Rate | None:
+    """The effective learning rate of the run up to its end, with the checkpoint's frame; None where it is unknown."""
+    try:
+        found = effective_rate(source.run)
+    except ValueError:
+        return None  # a damaged log is no reason to leave the film out
+    return None if found is None else Rate(*found, at=source.frames)

@@ -76,6 +76,7 @@ def test_a_run_is_scored_in_its_own_game_with_files_and_a_film_that_plays(
     assert result["human_normalized_mean"] == pytest.approx((result["mean"]["value"] - 1.7) / (30.5 - 1.7))
     assert result["protocol"]["sticky_actions"] == 0.0 and result["protocol"]["max_episode_frames"] == 120
     film = cv2.VideoCapture(result["video"])
+    assert film.get(cv2.CAP_PROP_FRAME_WIDTH) == 640  # the game, and what the agent expects
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == int(rows[0]["length_frames"]) / 4 and film.read()[0]
     printed = capsys.readouterr().out
     assert f"{result['mean']['value']:.2f}" in printed and str(tmp_path / "out") in printed

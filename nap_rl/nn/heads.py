@@ -53,6 +53,10 @@ class Head(nn.Module):
         """Expected returns: [B, A, N] -> [B, A]."""
         raise NotImplementedError
 
+    def distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Returns and their probabilities, both [B, A, N]; None where only the expected return is known."""
+        return None
+
     def loss(self, outputs_tm1: Tensor, a_tm1: Tensor, target: Target, taus_tm1: Tensor | None = None) -> HeadLoss:
         """How far the outputs of a_tm1 are from their target.
 
@@ -112,6 +116,9 @@ class Categorical(Head):
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(dim=-1) @ self.support
 
+    def distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.support.expand_as(outputs), outputs.softmax(dim=-1)
+
     def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
         target = categorical_projection(r_t + discount_t * self.support, z_t.softmax(dim=-1), self.support)
         loss = cross_entropy(z_tm1, target)
@@ -134,6 +141,9 @@ class Quantile(Head):
 
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.mean(dim=-1)
+
+    def distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return _equally_likely(outputs)
 
     def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
         loss = quantile_huber(z_tm1, self.taus.expand_as(z_tm1), r_t + discount_t * z_t, self.kappa)
@@ -168,8 +178,16 @@ class ImplicitQuantile(Head):
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.mean(dim=-1)
 
+    def distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return _equally_likely(outputs)
+
     def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
         if taus_tm1 is None:
             raise ValueError("an implicit quantile head needs the levels (taus) of outputs_tm1")
         loss = quantile_huber(z_tm1, taus_tm1, r_t + discount_t * z_t, self.kappa)
         return HeadLoss(loss, loss.detach())
+
+
+def _equally_likely(returns: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantiles [B, A, N] and their probabilities 1 / N."""
+    return returns, torch.full_like(returns, 1.0 / returns.shape[-1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nap_rl.report.curves import NORM_PREFIX, Columns, Floats, relative_norms
+from nap_rl.report.curves import NORM_PREFIX, Columns, Floats, NoRowsError, read_metrics, relative_norms
 
 LAYERS = {
     "norm": "norm of all layers / its first",
@@ -46,6 +46,24 @@ def by_layer(columns: Columns, run: Path) -> dict[str, Mapping[str, Floats]]:
         if layers:
             found[name] = {ALL: _together(name, np.stack(list(layers.values()))), **layers}
     return found
+
+
+def effective_rate(run: Path) -> tuple[Floats, Floats] | None:
+    """Frames and effective learning rate (geometric mean over layers), [rows] each; None if the run has not logged it.
+
+    Raises ValueError as `read_metrics` does.
+    """
+    prefix = PREFIXES["effective_lr"]
+    try:
+        columns = read_metrics(run, lambda name: name == "frames" or name.startswith(prefix))
+    except (FileNotFoundError, NoRowsError):
+        return None
+    frames = columns.pop("frames", None)
+    if frames is None or not columns:
+        return None
+    rate = _together("effective_lr", np.stack(list(columns.values())))
+    known = np.isfinite(rate) & (rate > 0)
+    return (frames[known], rate[known]) if known.any() else None
 
 
 def _together(name: str, layers: Floats) -> Floats:

@@ -21,6 +21,7 @@ from nap_rl.agents.evaluation import (
     play_episodes,
 )
 from nap_rl.envs import AtariEnvs, Episode, Protocol, Step, Visit
+from nap_rl.nn import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
 
 Make = Callable[..., ValueAgent]
 
@@ -103,6 +104,19 @@ def test_the_number_of_ended_episodes_is_told_after_each_step() -> None:
     assert told == [1, 2, 2, 2, 3]
 
 
+def test_the_first_returned_episode_is_filmed_and_no_other() -> None:
+    watcher, filmed = Watcher(), list[list[int]]()
+    # Environment 1 ends earlier; environment 0 plays three episodes in all.
+    envs = Scripted([[4, 2, 3], [2, 2]])
+    played = play_episodes(
+        watcher,
+        envs,  # type: ignore[arg-type]
+        5,
+        film=lambda: filmed.append(watcher.shown[-1][0, -1, 0, :2].tolist()),
+    )
+    assert filmed == [[1, step] for step in range(1, 5)] and len(filmed) == len(played[0].actions)
+
+
 class Constant:
     def act(self, stacks: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         return np.full(len(stacks), 2)
@@ -139,6 +153,23 @@ def test_a_network_policy_is_noisy_only_when_told_and_leaves_all_other_generator
     noisy.act(stacks)
     assert again.act(stacks).tolist() != noisy.act(stacks).tolist()
     assert torch.equal(before[0], agent.generator.get_state()) and torch.equal(before[1], torch.get_rng_state())
+
+
+@pytest.mark.parametrize("head", [ExpectedValue(), Categorical(), Quantile(), ImplicitQuantile()])
+def test_what_a_policy_expected_is_of_the_first_row_that_it_saw(make_agent: Make, head: Head) -> None:
+    agent = make_agent(head=head)
+    policy = NetworkPolicy(agent.network, noisy=False, seed=0)
+    stacks = np.random.default_rng(0).integers(0, 256, (3, 4, 2), dtype=np.uint8)
+    actions, expected = policy.act(stacks), policy.expected()
+    with torch.no_grad():
+        outputs = agent.network(torch.as_tensor(stacks))
+    q = agent.network.head.q_values(outputs)[0].numpy()
+    np.testing.assert_allclose(expected.q, q, atol=1e-5)
+    assert expected.greedy == actions[0] == q.argmax()
+    assert (expected.returns is None) == isinstance(head, ExpectedValue)
+    if expected.returns is not None and expected.probabilities is not None:
+        assert expected.probabilities.sum() == pytest.approx(1.0, rel=1e-5)
+        assert expected.returns @ expected.probabilities == pytest.approx(q.max(), abs=1e-5)
 
 
 @given(st.integers(1, 100), st.lists(st.integers(1, 60), min_size=1, max_size=50))

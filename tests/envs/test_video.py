@@ -11,6 +11,7 @@ import pytest
 
 from nap_rl.envs import AtariEnvs, Protocol
 from nap_rl.envs.atari import episode_seed
+from nap_rl.envs.film import Expected
 from nap_rl.envs.video import SIZE, check_video, write_video
 
 PROTOCOL = Protocol(sticky_actions=0.25, max_episode_frames=320)
@@ -33,6 +34,17 @@ def test_the_film_has_a_picture_an_action_in_colour_and_the_episodes_own_score(t
     assert pictures[0].shape == (SIZE[1], SIZE[0], 3) and film.get(cv2.CAP_PROP_FPS) == 15.0
     assert np.ptp(pictures[-1].astype(int), axis=2).max() > 50  # colours, not greys
     assert not np.array_equal(pictures[5], pictures[-1])
+
+
+def test_beside_the_game_stands_what_is_expected(tmp_path: Path) -> None:
+    expected = [Expected(np.array([value] * 6), 0) for value in (0.1, 0.9)]
+    write_video(tmp_path / "film.mp4", "pong", PROTOCOL, 0, [0, 0], expected)
+    film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
+    first, second = (film.read()[1].astype(int) for _ in range(2))
+    width, height = SIZE
+    assert first.shape == (height, 2 * width, 3) and not film.read()[0]
+    assert np.ptp(first[:, :width], axis=2).max() > 50  # the game
+    assert np.abs(first[:, width:] - second[:, width:]).max() > 100  # longer bars
 
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:

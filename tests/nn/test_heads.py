@@ -53,6 +53,17 @@ def test_expected_values_of_quantiles_are_their_means_and_of_one_output_itself()
     assert ExpectedValue().q_values(torch.tensor([[[1.5], [-2.0]]])).tolist() == [[1.5, -2.0]]
 
 
+def test_a_distribution_is_the_softmax_over_the_support_or_equal_shares_of_the_quantiles() -> None:
+    support = Categorical(3, -1.0, 1.0).distribution(torch.zeros(1, 2, 3))
+    assert support is not None
+    assert support[0].tolist() == [[[-1.0, 0.0, 1.0]] * 2] and support[1][0, 1].tolist() == pytest.approx([1 / 3] * 3)
+    for head in (Quantile(4), ImplicitQuantile()):
+        quantiles = torch.tensor([[[1.0, 2.0, 6.0, 7.0]]])
+        returns, probabilities = head.distribution(quantiles)
+        assert torch.equal(returns, quantiles) and probabilities.tolist() == [[[0.25] * 4]]
+    assert ExpectedValue().distribution(torch.zeros(1, 2, 1)) is None
+
+
 def test_quantile_levels_are_the_middles_of_equal_shares() -> None:
     assert Quantile(4).taus.tolist() == [0.125, 0.375, 0.625, 0.875]
 
