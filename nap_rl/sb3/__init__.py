@@ -1,4 +1,4 @@
-"""Stable-Baselines3, both ways: its zips as our agents, our Rainbow as its algorithm, NaP for its own algorithms.
+"""Stable-Baselines3, both ways: its zips as our agents, our Rainbow as its algorithm, NaP and priorities for its own.
 
 A name is imported when it is first asked for: reading a zip does not wait for SB3's own imports.
 """
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from nap_rl.sb3.callback import NaPCallback, nap_policy
     from nap_rl.sb3.exporting import export
     from nap_rl.sb3.loading import LoadedPolicy, load
+    from nap_rl.sb3.prioritized import PrioritizedDQN, PrioritizedReplayBuffer
 
 __all__ = [
     "LoadedPolicy",
     "NaPCallback",
     "NetworkSpec",
+    "PrioritizedDQN",
+    "PrioritizedReplayBuffer",
     "Rainbow",
     "ZipError",
     "export",
@@ -28,6 +31,8 @@ MODULES = {
     "LoadedPolicy": "nap_rl.sb3.loading",
     "NaPCallback": "nap_rl.sb3.callback",
     "NetworkSpec": "nap_rl.nn",
+    "PrioritizedDQN": "nap_rl.sb3.prioritized",
+    "PrioritizedReplayBuffer": "nap_rl.sb3.prioritized",
     "Rainbow": "nap_rl.sb3.algorithm",
     "ZipError": "nap_rl.sb3.archive",
     "export": "nap_rl.sb3.exporting",

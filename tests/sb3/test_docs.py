@@ -14,7 +14,7 @@ DOC = (Path(__file__).parents[2] / "docs" / "guides" / "sb3.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_examples_are_short_and_run(
     number: int,
     dqn_zip: Path,
@@ -23,10 +23,10 @@ def test_examples_are_short_and_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert len(EXAMPLES) == 4 and len(EXAMPLES[number].splitlines()) <= 12
+    assert len(EXAMPLES) == 5 and len(EXAMPLES[number].splitlines()) <= 12
     if number == 0:
         shutil.copy(dqn_zip, tmp_path / "model.zip")
-    if number == 3:
+    if number == 4:
         checkpoint_of(tmp_path / "runs" / "pong-dqn", "agent=dqn")
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
