@@ -92,7 +92,7 @@ class Records:
         self.tasks = names if len(names) <= MOST_TASK_COLUMNS else []
         self.log_every_updates = log_every_updates
         self.diagnostics_every_updates = diagnostics_every_updates
-        self.monitor = LayerMonitor(agent.network, agent.optimizer)
+        self.monitor = LayerMonitor(agent.network, agent.optimizer, power=agent.effective_lr_power)
         self.diagnostics = Diagnostics(agent, self.monitor.names)
         self.visits: list[VisitRecord] = []
         self.max_norm_drift = 0.0
@@ -140,7 +140,8 @@ class Records:
 
     def network_was_renewed(self) -> None:
         """The weights are fresh ones: measure the layers against these from now on."""
-        self.monitor = LayerMonitor(self.agent.network, self.agent.optimizer)
+        agent = self.agent
+        self.monitor = LayerMonitor(agent.network, agent.optimizer, power=agent.effective_lr_power)
 
     def before_update(self) -> None:
         """Look at the weights before an update that gets a row."""

@@ -43,6 +43,7 @@ class ValueAgent:
         method: of plasticity, for `network` and `optimizer`; None for none.
         precision: bfloat16 puts an update's passes under autocast, but for the output layers, and keeps the target
             network in bfloat16. Weights, gradients, moments and acting stay float32.
+        effective_lr_power: the k of `nap_rl.nap.LayerMonitor` for `optimizer`; None lets it judge by the class.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ValueAgent:
         munchausen: Munchausen | None = None,
         method: Method | None = None,
         precision: torch.dtype = torch.float32,
+        effective_lr_power: int | None = None,
     ) -> None:
         self.network = network
         self.target = copy.deepcopy(network).requires_grad_(False)
@@ -81,6 +83,7 @@ class ValueAgent:
         self.exploration = np.random.default_rng(seed)
         self.method = Method(network, optimizer) if method is None else method
         self.precision = precision
+        self.effective_lr_power = effective_lr_power
         self.compiled = False
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update: a divergence report saves it

@@ -64,7 +64,7 @@ def refusal(agent: ValueAgent) -> str | None:
     if any("layer" in group for group in optimizer.param_groups):
         return "layers have learning rates of their own (schedule.scope=layer)"
     if not isinstance(optimizer, Adam) or len(optimizer.param_groups) != 1:
-        return f"the optimiser is {type(optimizer).__name__} with {len(optimizer.param_groups)} groups of weights"
+        return f"the step of {type(optimizer).__name__} runs eagerly, since the one function has Adam's alone"
     (group,) = optimizer.param_groups
     if group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor):
         return "Adam has amsgrad, maximize or a tensor as learning rate"

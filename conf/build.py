@@ -19,7 +19,7 @@ from nap_rl.agents.stacked import StackedAgents
 from nap_rl.agents.whole_update import MOST_PARAMETERS, is_small, learn_whole, refusal
 from nap_rl.agents.wrapping import capture_agent, compile_agent
 from nap_rl.compilation import pick_compile, pick_precision
-from nap_rl.conf import environments, init_from, learning_rates
+from nap_rl.conf import environments, init_from, learning_rates, optimizers
 from nap_rl.conf.agent_schema import AgentConfig
 from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, Observations, frame_skip, open_envs
@@ -27,14 +27,12 @@ from nap_rl.conf.environments import build_env as build_env
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.memory import replay_device
 from nap_rl.conf.networks import build_network, example_input, network_spec
-from nap_rl.conf.schedule_schema import RecordedSchedule, Scope
 from nap_rl.conf.schema import Affine, Config
 from nap_rl.conf.seeds import seeds
 from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen
 from nap_rl.machine import pick_device
-from nap_rl.nap import Projector, project, weight_groups
-from nap_rl.nap.groups import split_groups
+from nap_rl.nap import Projector, project
 from nap_rl.nn import QNetwork
 from nap_rl.plasticity import Method, make_method, method_named
 from nap_rl.replay import Replay
@@ -69,6 +67,7 @@ def build_agent(
         and device.type == memory.type == "cuda"
         and method_named(config.plasticity.name) is Method
         and config.nap.every == 1
+        and optimizers.can_be_captured(config)
     )
     optimizer = _optimizer(config, network, captured)
     example = example_input(network_spec(config), observations).to(device)
@@ -100,6 +99,7 @@ def build_agent(
         munchausen=_munchausen(agent),
         method=_method(config, network, optimizer, example),
         precision=pick_precision(config.precision.name),
+        effective_lr_power=optimizers.power(config),
     )
     if begins and agent.init_from is not None:
         init_from.continue_learning(agent.init_from, built)
@@ -158,16 +158,11 @@ def native_wanted(config: Config, compiled: bool, device: torch.device) -> bool:
     return name == "on" or (name == "auto" and compiled and device.type == "cpu")
 
 
-def _optimizer(config: Config, network: QNetwork, captured: bool) -> torch.optim.Adam:
-    rate: float | torch.Tensor = config.agent.learning_rate
+def _optimizer(config: Config, network: QNetwork, captured: bool) -> torch.optim.Optimizer:
+    rate = None
     if captured:  # a number would stay what it was when captured
-        rate = torch.tensor(rate, device=next(network.parameters()).device)
-    eps = config.agent.adam_eps
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate, eps=eps, fused=True, capturable=captured)
-    if isinstance(config.schedule, RecordedSchedule) and config.schedule.scope is Scope.layer:
-        layers = weight_groups(network)
-        split_groups(optimizer, {name: layers[name] for name in layers if not learning_rates.gives_output(name)})
-    return optimizer
+        rate = torch.tensor(config.agent.learning_rate, device=next(network.parameters()).device)
+    return optimizers.build(config, network, rate=rate, captured=captured)
 
 
 def build_renewal(config: Config, observations: Observations) -> Callable[[ValueAgent, int], None]:

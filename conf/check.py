@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nap_rl import threads
-from nap_rl.conf import environments, init_from, learning_rates
+from nap_rl.conf import environments, init_from, learning_rates, optimizers
 from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig
 from nap_rl.conf.env_schema import AtariConfig, OnSwitch, ProtocolConfig, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, ATARI_ACTIONS, Observations
@@ -66,6 +66,7 @@ def to_config(config: DictConfig, *, begins: bool = True) -> Config:
     parse_every(plain.checkpoint.every)
     _check_logger(plain)
     threads.count(plain.threads, default=1)
+    optimizers.check(plain)
     _check_plasticity(plain)
     _check_torso(plain.agent)
     _check_what_torch_reads(plain, observations, num_actions, begins)
@@ -80,6 +81,7 @@ def _check_what_torch_reads(config: Config, observations: Observations, num_acti
         from nap_rl.conf.networks import check_network
 
         check_network(config, num_actions, observations)
+    optimizers.check_custom(config, observations, num_actions)
     if begins:
         learning_rates.check(config, observations, num_actions)
     from nap_rl.conf.memory import check_replay

@@ -10,6 +10,7 @@ ADDED: dict[str, Any] = {
     "precision": "fp32",
     "compile": "off",
     "threads": "auto",
+    "optimizer": {"name": "adam", "beta1": 0.9, "beta2": 0.999},
     "plasticity": {"name": "none"},
     "eval": {"every": None, "episodes": 1, "num_envs": 1, "epsilon": 0.0, "noisy": False},
     "checkpoint": {"every": None, "keep": 2, "max_failures": 3, "replay": False},

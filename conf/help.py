@@ -12,6 +12,7 @@ GROUPS = (
     ("env/protocol", "how a game is played"),
     ("nap", "what Normalize-and-Project does, with agent.nap=true"),
     ("plasticity", "another method against the loss of plasticity"),
+    ("optimizer", "what steps the weights; custom: any class by its dotted path"),
     ("schedule", "the learning rate"),
     ("experiment", "presets: values of published settings, and small ones to try"),
 )

@@ -4,7 +4,8 @@
     schedule=recorded     the metrics.csv of another run, or its folder
 
 A recorded run's effective rate of layer l is e_l = eta rho_l / ||W_l|| (see `nap_rl.nap.LayerMonitor`), eta its
-learning rate. With t counted from its first update, r_l(t) = e_l(t) / e_l(0) and k = 1 for Adam, a new run's rates are
+learning rate. With t counted from its first update, r_l(t) = e_l(t) / e_l(0) and k = 2 for SGD, 1 for other optimisers
+(the same in both runs), a new run's rates are
 
     scope=global    start (sum_l rho_l^2 / sum_l rho_l^2 r_l^(-2/k))^(k/2), for all weights
     scope=layer     start r_l for the weights of layer l, and start eta(t) / eta(0) for all others
@@ -24,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nap_rl.conf import environments
+from nap_rl.conf import environments, optimizers
 from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
 from nap_rl.conf.schedule_schema import (
@@ -44,8 +45,6 @@ from nap_rl.schedules import Constant, Cosine, Curve, Linear, Restarts, Rewarmin
 
 KEPT = "schedule.csv"
 """The rates of a file, in the run's folder: a run that goes on needs no other file."""
-POWER = 1
-"""k: a step of Adam turns W as eta / ||W|| does."""
 RATE, EFFECTIVE, NORM = "train/learning_rate", "nap/effective_lr/", "nap/param_norm/"
 CYCLES = 10  # of re-warming in a run, where none stalls for longer
 
@@ -108,7 +107,7 @@ def build(config: Config, run_frames: int, folder: Path | None = None) -> Learni
         return LearningRates(_warmed(schedule, curve, span.frames, in_place=True))
     if isinstance(schedule, RecordedSchedule):
         table = read_recorded(schedule.file if folder is None else folder / KEPT)
-        return recorded(table, schedule, span)
+        return recorded(table, schedule, span, optimizers.power(config))
     return LearningRates(Constant(schedule.start))
 
 
@@ -129,7 +128,7 @@ def piecewise(table: Table, start: float, span: Span) -> Curve:
     return Curve(positions, table["rate"] if "rate" in table else start * table["factor"])
 
 
-def recorded(table: Table, schedule: RecordedSchedule, span: Span) -> LearningRates:
+def recorded(table: Table, schedule: RecordedSchedule, span: Span, power: int) -> LearningRates:
     """The rates of a recorded run, from its first row on."""
     positions = (table["frames"] - table["frames"][0]) / span.frames
     rate = table[RATE] / table[RATE][0]
@@ -145,7 +144,7 @@ def recorded(table: Table, schedule: RecordedSchedule, span: Span) -> LearningRa
         )
     squares = np.array([table[NORM + name][0] ** 2 for name in layers])
     with np.errstate(divide="ignore"):  # a rate of 0 is one
-        whole = (squares.sum() / (squares @ relative ** (-2 / POWER))) ** (POWER / 2)
+        whole = (squares.sum() / (squares @ relative ** (-2 / power))) ** (power / 2)
     return LearningRates(_warmed(schedule, Curve(positions, schedule.start * whole), span.frames, in_place=True))
 
 

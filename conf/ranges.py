@@ -54,6 +54,7 @@ POSITIVE = Range(0.0, FLOAT32, open=True)
 NOT_NEGATIVE = Range(0.0, FLOAT32)
 AT_LEAST_ONE = Range(1, COUNT)
 UNITS = Range(1, MOST_UNITS)
+MOMENTUM = Range(0.0, 0.99999)  # 1 - momentum divides
 
 RANGES: dict[str, Range] = {
     "seed": Range(0, INT64),
@@ -104,6 +105,14 @@ RANGES: dict[str, Range] = {
     "env.protocol.max_episode_frames": Range(FRAME_SKIP, INT32),
     "nap.every": AT_LEAST_ONE,
     "nap.regularize_coefficient": NOT_NEGATIVE,
+    "optimizer.beta1": MOMENTUM,
+    "optimizer.beta2": MOMENTUM,
+    "optimizer.alpha": MOMENTUM,
+    "optimizer.momentum": MOMENTUM,
+    "optimizer.eps": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.ns_steps": Range(1, 99),  # torch refuses 100
+    "optimizer.power": Range(1, 2),
     "schedule.start": SHARE,
     "schedule.end": SHARE,
     "schedule.over_frames": AT_LEAST_ONE,

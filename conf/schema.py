@@ -32,6 +32,7 @@ from nap_rl.conf.env_schema import (
     SequenceConfig,
     SequentialConfig,
 )
+from nap_rl.conf.optimizer_schema import OPTIMIZERS, OptimizerConfig
 from nap_rl.conf.schedule_schema import SCHEDULES, ScheduleConfig
 
 
@@ -242,6 +243,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     nap: NapConfig = field(default_factory=NapConfig)
     plasticity: PlasticityConfig = field(default_factory=PlasticityConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
@@ -281,6 +283,7 @@ def register() -> None:
         ("env", "gymnasium_schema", GymnasiumConfig),
         ("env", "minatar_schema", MinAtarConfig),
         ("env", "sequence_schema", SequenceConfig),
+        *(("optimizer", f"{name}_schema", node) for name, node in OPTIMIZERS.items()),
         *(("schedule", f"{name}_schema", node) for name, node in SCHEDULES.items()),
         *(("plasticity", f"{name}_schema", node) for name, node in METHODS.items()),
     ]
@@ -320,7 +323,7 @@ def from_dict(plain: Mapping[str, Any]) -> Config:
 
 
 def to_node(plain: Mapping[str, Any]) -> DictConfig:
-    """As `from_dict`, for Hydra. Which env, head, schedule and method it has shows in their keys.
+    """As `from_dict`, for Hydra. Which env, head, schedule, optimiser and method it has shows in their keys.
 
     Raises:
         ValueError: a section has the keys of none of its types.
@@ -337,6 +340,7 @@ def to_node(plain: Mapping[str, Any]) -> DictConfig:
     base.env = kind(plain["env"], *ENVS)
     base.agent.head = kind(plain["agent"]["head"], *HEADS)
     base.schedule = kind(plain["schedule"], *SCHEDULES.values())
+    base.optimizer = kind(plain["optimizer"], *OPTIMIZERS.values())
     base.plasticity = kind(plain["plasticity"], *METHODS.values())
     node = OmegaConf.merge(base, dict(plain))
     assert isinstance(node, DictConfig)

@@ -343,6 +343,7 @@ def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any
             "project": config.agent.nap and config.nap.project,
             "max_relative_norm_drift": trainer.records.max_norm_drift,
         },
+        "optimizer": config.optimizer.name,
         "plasticity": config.plasticity.name,
         "weights_sha256": checkpoint.sha256_of(trainer.agent.network.state_dict()),
         "seed": config.seed,

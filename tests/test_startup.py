@@ -41,6 +41,8 @@ REFUSED = {
         "agent.torso=vgg",
         "agent.torso=nowhere.Torso",
         "agent.init_from=nowhere.zip",
+        "optimizer=sgd optimizer.momentum=-1",
+        "optimizer.name=my.Adam",
         "plasticity=redo plasticity.every=-1",
         "plasticity.name=reddo",
         "env=catch env.num_envs=0",

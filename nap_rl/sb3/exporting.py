@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,8 @@ def export(run: str | Path, path: str | Path) -> str:
     A network of the nature torso and one plain stream of 512 becomes a zip of DQN or QRDQN that SB3's own `load`
     opens, Adam's moments included. All else (C51, dueling or noisy streams, NaP's norms) becomes one of `Rainbow`.
 
+    Warns where the run has another optimiser: the zip then has the weights, and a fresh Adam.
+
     Args:
         run: a run's folder, or that of one checkpoint.
         path: of the zip.
@@ -56,7 +59,9 @@ def export(run: str | Path, path: str | Path) -> str:
         raise ValueError(f"plasticity={method} changes the network to one that is in no SB3 zip")
     observations = _observations(saved.meta)
     network = build_network(spec, observations.frame_shape, observations.stack, int(saved.meta["num_actions"]))
-    moments = _moments(saved.tensors["optimizer"], [name for name, _ in network.named_parameters()])
+    moments = {}
+    if _has_sb3s_adam(config):
+        moments = _moments(saved.tensors["optimizer"], [name for name, _ in network.named_parameters()])
     plain = NetworkSpec(head=spec.head, outputs=spec.outputs, dueling=False, noisy_sigma0=None)
     if spec.head in ("expected", "quantile") and spec == plain and len(observations.frame_shape) == 2:
         return _export_sb3(saved, spec, moments, observations, path)
@@ -130,6 +135,19 @@ def _export_sb3(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     model.save(path)
     return "DQN" if algorithm is DQN else "QRDQN"
+
+
+def _has_sb3s_adam(config: Mapping[str, Any]) -> bool:
+    """Whether the run's optimiser is the one of a zip; warns where it is not."""
+    optimizer = {"name": "adam", "beta1": 0.9, "beta2": 0.999, **config.get("optimizer", {})}
+    name, *betas = (optimizer[key] for key in ("name", "beta1", "beta2"))
+    if name == "adam" and betas == [0.9, 0.999]:
+        return True
+    what = f"optimizer={name}" if name != "adam" else f"optimizer.beta1={betas[0]} and optimizer.beta2={betas[1]}"
+    warnings.warn(
+        f"{what} is in no SB3 zip: the weights are exported, and learning on begins with a fresh Adam", stacklevel=3
+    )
+    return False
 
 
 def _settings(agent: Mapping[str, Any]) -> dict[str, Any]:

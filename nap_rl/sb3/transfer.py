@@ -54,9 +54,10 @@ def initialize(model: Model, network: QNetwork) -> Fit:
 
 
 def continue_learning(model: Model, agent: ValueAgent) -> None:
-    """Target network and Adam's moments of the zip, for an agent whose network `initialize` fitted exactly."""
+    """Target network and, for Adam, the moments of the zip, for an agent whose network `initialize` fitted exactly."""
     agent.target.load_state_dict(model.target)
-    load_moments(agent.optimizer, agent.network, model.moments)
+    if isinstance(agent.optimizer, torch.optim.Adam):
+        load_moments(agent.optimizer, agent.network, model.moments)
 
 
 def describe(

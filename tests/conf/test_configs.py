@@ -29,7 +29,7 @@ def options(group: str) -> list[str]:
 
 GROUPS = (
     *("agent", "agent/head", "env", "env/protocol", "nap", "plasticity"),
-    *("schedule", "replay", "logger", "experiment"),
+    *("optimizer", "schedule", "replay", "logger", "experiment"),
 )
 CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
@@ -58,13 +58,13 @@ def test_every_option_of_every_group_composes_checks_and_comes_back_from_json(ch
     again = schema.from_dict(json.loads(json.dumps(plain)))
     assert again == config and type(again.env) is type(config.env)
     assert type(again.agent.head) is type(config.agent.head) and type(again.schedule) is type(config.schedule)
-    assert type(again.plasticity) is type(config.plasticity)
+    assert type(again.plasticity) is type(config.plasticity) and type(again.optimizer) is type(config.optimizer)
 
 
 def test_the_settings_of_a_run_from_before_later_ones_were_added_still_come_back() -> None:
     plain = schema.to_dict(checked(*SMALL))
     for section, later in (
-        (plain, ("plasticity", "eval", "checkpoint", "precision", "compile")),
+        (plain, ("plasticity", "optimizer", "eval", "checkpoint", "precision", "compile")),
         (plain["agent"], ("munchausen", "init_from")),
         (plain["replay"], ("device",)),
     ):
@@ -72,6 +72,7 @@ def test_the_settings_of_a_run_from_before_later_ones_were_added_still_come_back
             del section[name]
     config = schema.from_dict(plain)
     assert config.eval.every is None and config.agent.munchausen.alpha is None and config.plasticity.name == "none"
+    assert schema.to_dict(config)["optimizer"] == {"name": "adam", "beta1": 0.9, "beta2": 0.999}
     assert config.precision is schema.Precision.fp32 and config.compile is schema.Compile.off
 
 
@@ -200,6 +201,10 @@ BAD = [
     ("nap=norm_only", "nap=norm_only was asked for, but agent.nap=false: add agent.nap=true"),
     ("plasticity=rdeo", "plasticity=rdeo does not exist: the options are c_chain, continual_backprop, crelu,"),
     ("plasticity=fire", "plasticity=fire acts at task switches, and env=pong has one task: use a sequence"),
+    ("optimizer=sdg", "optimizer=sdg does not exist: the options are adam, adamw, custom, muon, rmsprop, sgd"),
+    ("optimizer.name=sgd", "optimizer.name=sgd has other settings: choose optimizer=sgd"),
+    ("optimizer.name=my.Adam", "a class by its dotted path goes with optimizer=custom optimizer.name=my.Adam"),
+    ("optimizer.beta1=1", "optimizer.beta1=1.0, expected 0.99999 or less"),
     ("plasticity.every=3", "there is no key 'plasticity.every'"),
     ("plasticity.name=redo", "plasticity.name=redo has other options than []: choose plasticity=redo"),
     ("plasticity.name=reddo", "There is no plasticity method 'reddo'; the nearest is 'redo'"),
@@ -283,6 +288,18 @@ def test_a_value_out_of_its_range_is_one_sentence(override: str, sentence: str, 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["optimizer=sgd", "optimizer.momentum=-1"], "optimizer.momentum=-1.0, expected a number of 0 or more"),
+        (["optimizer=muon", "optimizer.ns_steps=100"], "optimizer.ns_steps=100, expected 99 or less"),
+        (
+            ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"],
+            "optimizer.nesterov=true with optimizer.momentum=0.0, expected a momentum above 0",
+        ),
+        (["optimizer=custom", "optimizer.name=NAdam"], "optimizer.name=NAdam is no dotted path of a class"),
+        (
+            ["optimizer=custom", "optimizer.options={lr: 1.0}"],
+            "optimizer.options.lr is set by agent.learning_rate and the network: leave it out",
+        ),
+        (["optimizer=custom", "optimizer.options=3"], "optimizer.options=3, expected arguments by name such as {eps"),
         (["plasticity=redo", "plasticity.every=0"], "plasticity.every must be a whole number of 1 or more; got 0."),
         (["plasticity=redo", "plasticity.tau=nan"], "plasticity.tau must be a number of 0 or greater; got nan."),
         (["plasticity=l2", "plasticity.coefficient=inf"], "plasticity.coefficient must be a number greater than 0"),

@@ -136,3 +136,17 @@ def test_what_no_zip_can_hold_is_refused(checkpoint_of: Checkpointed, tmp_path: 
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         export(tmp_path / "nothing", tmp_path / "model.zip")
     assert not (tmp_path / "model.zip").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_another_optimizer_is_named_and_the_weights_are_exported(
+    checkpoint_of: Checkpointed, optimizer: str, tmp_path: Path
+) -> None:
+    agent, _ = checkpoint_of(tmp_path, "agent=dqn", f"optimizer={optimizer}")
+    with pytest.warns(UserWarning, match=f"optimizer={optimizer} is in no SB3 zip: the weights are exported, and"):
+        assert export(tmp_path, tmp_path / "model.zip") == "DQN"
+    theirs = DQN.load(tmp_path / "model.zip", device="cpu", buffer_size=10)
+    assert not theirs.policy.optimizer.state_dict()["state"]
+    stacks = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    with torch.no_grad():
+        assert (agent.network.q_values(stacks) - theirs.q_net(stacks)).abs().max() <= 1e-5
