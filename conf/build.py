@@ -27,6 +27,7 @@ from nap_rl.conf.environments import build_env as build_env
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.memory import replay_device
 from nap_rl.conf.networks import build_network, example_input, network_spec
+from nap_rl.conf.optimizer_schema import power
 from nap_rl.conf.schema import Affine, Config
 from nap_rl.conf.seeds import seeds
 from nap_rl.envs import TaskStream
@@ -99,7 +100,7 @@ def build_agent(
         munchausen=_munchausen(agent),
         method=_method(config, network, optimizer, example),
         precision=pick_precision(config.precision.name),
-        effective_lr_power=optimizers.power(config),
+        effective_lr_power=power(config.optimizer),
     )
     if begins and agent.init_from is not None:
         init_from.continue_learning(agent.init_from, built)

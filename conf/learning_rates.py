@@ -25,9 +25,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nap_rl.conf import environments, optimizers
+from nap_rl.conf import environments
 from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import Observations
+from nap_rl.conf.optimizer_schema import power
 from nap_rl.conf.schedule_schema import (
     CosineSchedule,
     LinearSchedule,
@@ -107,7 +108,7 @@ def build(config: Config, run_frames: int, folder: Path | None = None) -> Learni
         return LearningRates(_warmed(schedule, curve, span.frames, in_place=True))
     if isinstance(schedule, RecordedSchedule):
         table = read_recorded(schedule.file if folder is None else folder / KEPT)
-        return recorded(table, schedule, span, optimizers.power(config))
+        return recorded(table, schedule, span, power(config.optimizer))
     return LearningRates(Constant(schedule.start))
 
 
@@ -128,8 +129,8 @@ def piecewise(table: Table, start: float, span: Span) -> Curve:
     return Curve(positions, table["rate"] if "rate" in table else start * table["factor"])
 
 
-def recorded(table: Table, schedule: RecordedSchedule, span: Span, power: int) -> LearningRates:
-    """The rates of a recorded run, from its first row on."""
+def recorded(table: Table, schedule: RecordedSchedule, span: Span, k: int) -> LearningRates:
+    """The rates of a recorded run, from its first row on; k: see above."""
     positions = (table["frames"] - table["frames"][0]) / span.frames
     rate = table[RATE] / table[RATE][0]
     layers = [name for name in layers_of(table) if not gives_output(name)]
@@ -144,7 +145,7 @@ def recorded(table: Table, schedule: RecordedSchedule, span: Span, power: int) -
         )
     squares = np.array([table[NORM + name][0] ** 2 for name in layers])
     with np.errstate(divide="ignore"):  # a rate of 0 is one
-        whole = (squares.sum() / (squares @ relative ** (-2 / power))) ** (power / 2)
+        whole = (squares.sum() / (squares @ relative ** (-2 / k))) ** (k / 2)
     return LearningRates(_warmed(schedule, Curve(positions, schedule.start * whole), span.frames, in_place=True))
 
 

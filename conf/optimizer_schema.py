@@ -70,3 +70,10 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
     "sgd": SGDOptimizer,
     "custom": CustomOptimizer,
 }
+
+
+def power(settings: OptimizerConfig) -> int:
+    """The k of the effective learning rate, eta (||W_0|| / ||W||)^k: 2 for SGD, 1 where a step's size is its own."""
+    if isinstance(settings, CustomOptimizer):
+        return settings.power
+    return 2 if isinstance(settings, SGDOptimizer) else 1

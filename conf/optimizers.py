@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from nap_rl.conf.environments import Observations
+from nap_rl.conf.learning_rates import gives_output
 from nap_rl.conf.optimizer_schema import OPTIMIZERS, AdamOptimizer, CustomOptimizer, MuonOptimizer, SGDOptimizer
 from nap_rl.conf.schedule_schema import RecordedSchedule, Scope
 from nap_rl.conf.schema import Config
@@ -94,8 +95,6 @@ def build(
 
     optimizer = _build(config, network, config.agent.learning_rate if rate is None else rate, captured)
     if isinstance(config.schedule, RecordedSchedule) and config.schedule.scope is Scope.layer:
-        from nap_rl.conf.learning_rates import gives_output
-
         layers = weight_groups(network)
         split_groups(optimizer, {name: layers[name] for name in layers if not gives_output(name)})
     assert isinstance(optimizer, torch.optim.Optimizer)
@@ -105,14 +104,6 @@ def build(
 def can_be_captured(config: Config) -> bool:
     """Whether its step can be part of a CUDA graph."""
     return config.optimizer.name in ("adam", "adamw")
-
-
-def power(config: Config) -> int:
-    """The k of the effective learning rate, eta (||W_0|| / ||W||)^k: 2 for SGD, 1 where a step's size is its own."""
-    settings = config.optimizer
-    if isinstance(settings, CustomOptimizer):
-        return settings.power
-    return 2 if isinstance(settings, SGDOptimizer) else 1
 
 
 def _build(config: Config, network: QNetwork, rate: float | torch.Tensor, captured: bool) -> torch.optim.Optimizer:
@@ -145,7 +136,6 @@ def _build(config: Config, network: QNetwork, rate: float | torch.Tensor, captur
 
 def hidden_matrices(network: QNetwork) -> list[torch.Tensor]:
     """Weights [out, in] of fully connected layers that give no output."""
-    from nap_rl.conf.learning_rates import gives_output
     from nap_rl.nap import weight_groups
 
     layers = weight_groups(network)
