@@ -40,13 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(figures.returns(*_with_episodes(arguments), arguments.out, window=arguments.window))
     except (OSError, ValueError) as error:
-        print(f"report.py: {error}", file=sys.stderr)
+        print(f"{_name()}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def _name() -> str:
+    """The command as it was typed: in a clone, or that of the wheel."""
+    typed = Path(sys.argv[0]).name
+    return typed if typed == "nap-rl-report" else "report.py"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="report.py", description="Tables and figures from runs' folders.")
+    parser = argparse.ArgumentParser(prog=_name(), description="Tables and figures from runs' folders.")
     commands = parser.add_subparsers(dest="command", required=True)
     table = commands.add_parser("table", help="one line a run found under a folder")
     table.add_argument("folder", type=Path, nargs="?", default=Path("runs"))
@@ -167,7 +173,7 @@ def _with_episodes(arguments: argparse.Namespace) -> tuple[list[Path], list[str]
     if not found:
         raise empty[0]
     for reason in empty:
-        print(f"report.py: left out: {reason}", file=sys.stderr)
+        print(f"{_name()}: left out: {reason}", file=sys.stderr)
     return [run for run, _ in found], [label for _, label in found]
 
 

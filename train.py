@@ -6,7 +6,7 @@ One run of one agent on one game or on a sequence of games. Without settings: Ra
     python train.py experiment=pong_cpu agent.nap=true frames=1e6     the same with NaP, one million frames
     python train.py env=sequential_atari experiment=nap_sequential    ten games in turn, twice over
     python train.py resume=runs/pong_cpu/pong-rainbow/0-20260101-120000-ab12    go on after a stop, or with more frames=
-    python train.py experiment=permuted_catch seeds=[0,1,2,3]         four seeds at once, in one process
+    python train.py experiment=permuted_catch 'seeds=[0,1,2,3]'       four seeds at once, in one process
     python train.py -m seed=0,1,2 agent.nap=true,false                six runs, one after the other
 
 Commands beside this one:

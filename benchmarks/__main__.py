@@ -36,7 +36,7 @@ HEAD = (
     "all. End to end each has a process of its own. Elsewhere all share one process, in which the C library keeps "
     "freed memory (`nap_rl.machine.keep_freed_memory`); this makes the peers faster than they are by themselves. "
     "Figures are medians, ratios are medians of ratios within a turn.",
-    "Peers that are not installed are left out, and the page says so. `pip install -e .[bench] -c constraints.txt` "
+    "Peers that are not installed are left out, and the page says so. `pip install -e '.[bench]' -c constraints.txt` "
     "brings cpprb; Tianshou asks for an older pandas than ours: install it, and what it imports, with `--no-deps`.",
 )
 

@@ -14,10 +14,13 @@ def outline(config: Config, observations: Observations, folder: Path) -> str:
     """Length, updates and memory of the run in `folder`, and how to make it shorter."""
     assert config.frames is not None
     steps = config.frames // frame_skip(config.env)
-    updates = max(steps - config.agent.min_replay_steps, 0) / config.agent.update_every_steps
+    first = config.agent.min_replay_steps
+    updates = max(steps - first, 0) / config.agent.update_every_steps
     size = Replay.nbytes(min(config.replay.capacity, steps), frame_bytes(observations))
     memory = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 1):.0f} MB"
+    begins = f"learning begins at {first * frame_skip(config.env):,} frames: agent.min_replay_steps={first}"
     return (
-        f"{config.frames:,} frames, about {updates:,.0f} updates, a replay of {memory} -> {folder} "
+        f"{config.frames:,} frames, {f'about {updates:,.0f} updates' if updates else f'no update ({begins})'}, "
+        f"a replay of {memory} -> {folder} "
         "(frames= makes it shorter; the time left stands in the line below once it is known)"
     )

@@ -29,7 +29,14 @@ def test_a_run_says_its_frames_updates_memory_and_folder() -> None:
 
 def test_a_short_run_fills_no_more_of_the_replay_than_it_plays() -> None:
     said = line(ATARI, "env.game=pong", "agent=rainbow", "frames=4000")
-    assert said.startswith("4,000 frames, about 0 updates, a replay of 7 MB")
+    assert said.endswith("known)") and ", a replay of 7 MB -> here (" in said
+
+
+def test_a_run_that_ends_before_learning_begins_says_so() -> None:
+    said = line(ATARI, "env.game=pong", "agent=rainbow", "frames=20000")
+    assert "20,000 frames, no update (learning begins at 80,000 frames: agent.min_replay_steps=20000), a" in said
+    said = line(ATARI, "env.game=pong", "agent=rainbow", "frames=20000", "agent.min_replay_steps=1000")
+    assert "20,000 frames, about 1,000 updates, a" in said
 
 
 @pytest.mark.parametrize("words", ["frames= makes it shorter", "time left"])

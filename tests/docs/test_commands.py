@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
-from commands import EXAMPLE_RUN, PAGES, ROOT, commands  # noqa: E402
+from commands import ALL_PAGES, EXAMPLE_RUN, PAGES, ROOT, blocks, commands  # noqa: E402
 
 SHORT = {
     "train.py": ["frames=800", "agent.min_replay_steps=64", "replay.capacity=1000", "device=cpu", "env.num_envs=2"],
@@ -59,6 +59,80 @@ def test_every_training_command_passes_the_checks(
     assert ended.value.code == 0
 
 
+STUDIES = {
+    " ".join(command): [word for word in command if "=" in word and not word.startswith(("hydra.", "sweep.", "jobs="))]
+    for page in PAGES
+    for command in commands(page)
+    if command[0] == "study.py" or command[:2] == ["sweep.py", "study"]
+}
+
+
+@pytest.mark.parametrize("arguments", STUDIES.values(), ids=STUDIES)
+def test_every_command_of_a_study_has_settings_that_can_run(arguments: list[str]) -> None:
+    from nap_rl import cli
+    from nap_rl.studies import job
+    from nap_rl.sweep import grammar
+
+    job.register_schema()
+    cli.register_resolvers()
+    for combination in grammar.expand(arguments):
+        job.typed(job.compose(combination.overrides))
+
+
+def test_what_is_named_on_a_page_is_there() -> None:
+    """Modules behind `python -m`, files of tests and examples, commands of the wheel, subcommands of report.py."""
+    text = "\n".join(page.read_text() for page in ALL_PAGES)
+    modules = set(re.findall(r"python -m ([\w.]+)", text)) - {"mkdocs"}
+    assert {"pytest", "ruff", "mypy", "nap_rl.envs", "benchmarks.sweep_kills"} <= modules
+    assert [name for name in modules if find_spec(name) is None] == []
+    paths = set(re.findall(r"(?:pytest|test|python)[^`\n]* ((?:tests|examples)/[\w./]+)", text))
+    assert len(paths) > 3 and [path for path in paths if not (ROOT / path).exists()] == []
+    setup = (ROOT / "setup.cfg").read_text()
+    assert [name for name in re.findall(r"`(nap-rl-\w+)", text) if f"{name} = " not in setup] == []
+    report = (ROOT / "report.py").read_text()
+    kinds = set(re.findall(r"report\.py (\w+)", text))
+    assert len(kinds) > 5 and [kind for kind in kinds if not re.search(rf"report\.py {kind}\b", report)] == []
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_brackets_are_quoted_because_some_shells_look_for_files_of_that_name(page: Path) -> None:
+    typed = re.findall(r"(?:^|`)((?:PYTHONPATH=\S+ )?(?:python3?|pip|torchrun -\S+) [^`\n#]*)", page.read_text(), re.M)
+    unquoted = [line for line in typed if "[" in re.sub(r"'[^']*'|\"[^\"]*\"", "", line)]
+    assert unquoted == []
+
+
+CHECKS = [
+    line.split("#")[0].split()[1:]
+    for line in "".join(blocks(ROOT / "CONTRIBUTING.md", "")).splitlines()
+    if re.match(r"python -m (ruff|mypy)", line)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=" ".join)
+def test_the_checks_that_contributors_run_pass(check: list[str]) -> None:
+    done = subprocess.run([sys.executable, *check], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_runs_folder_holds_what_the_page_on_it_lists(
+    tmp_path: Path, tiny_catch: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = blocks(ROOT / "runs" / "README.md", "")[0].splitlines()
+    listed = {line.split()[0].rstrip("/") for line in tree[1:]} - {"diverged"}
+    more = [word for word in tiny_catch if word != "logger.tensorboard=false"]
+    run(tmp_path, ["train.py", *more, "eval.every=160", "eval.episodes=1"])
+    (summary,) = tmp_path.glob("runs/*/*/*/summary.json")
+    written = {path.name for path in summary.parent.iterdir()}
+    assert len(listed) == 7
+    assert {name for name in written if not any(Path(name).match(pattern) for pattern in listed)} == set()
+    assert {pattern for pattern in listed if not any(Path(name).match(pattern) for name in written)} == set()
+    experiment, played, own = summary.relative_to(tmp_path / "runs").parts[:3]
+    assert (experiment, played) == ("permuted_catch", "permuted_catch-dqn_small-nap")
+    assert re.fullmatch(r"0-\d{8}-\d{6}-[0-9a-f]{4}", own)
+
+
 def run(folder: Path, arguments: list[str]) -> str:
     """Runs `python arguments` in `folder`; returns its output. Fails the test where it exits with anything but 0."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -92,6 +166,8 @@ def run_all(page: Path, folder: Path, run: Callable[[Path, list[str]], str]) -> 
         words = [EXAMPLE_RUN.sub("RUN", word) if word != "RUNS" else "RUN" for word in command]
         paths = [str(path.relative_to(folder)) for word in words if "*" in word for path in sorted(folder.glob(word))]
         words = [word for word in words if "*" not in word]
+        if re.search(r"study=(images|language)|/data", " ".join(words)):
+            continue  # takes minutes, or needs data: run by tests/studies
         if any(name in " ".join(words) and find_spec(name) is None for name in ("minatar", "wandb", "mlflow")):
             continue
         words[1:1] = paths  # what a shell makes of the pattern

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 NAME = "report.html"
-MISSING = f"{NAME} needs Bokeh, which is not installed: pip install -e '.[page]'"
+MISSING = f"{NAME} needs Bokeh, which is not installed: pip install bokeh"
 
 
 def is_installed() -> bool:
