@@ -64,13 +64,17 @@ class Browser:
 
     def open(self, page: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         """Open a file and wait until its charts are drawn."""
+        self.visit(page.absolute().as_uri(), width=width, height=height, dark=dark)
+        self.until("document.documentElement?.dataset.ready === 'true'")
+
+    def visit(self, address: str, *, width: int, height: int, dark: bool = False) -> None:
+        """Go to an address, in a window of this size."""
         self.ask(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.ask("Emulation.setEmulatedMedia", features=scheme)
-        self.ask("Page.navigate", url=page.absolute().as_uri())
-        self.until("document.documentElement?.dataset.ready === 'true'")
+        self.ask("Page.navigate", url=address)
 
     def until(self, condition: str) -> None:
         """Wait until a condition in JavaScript holds."""
