@@ -252,6 +252,9 @@ class Trainer:
 
     def _epsilon(self) -> float:
         begin = self.records.visit.begin if self.config.on_switch.restart_exploration else 0
+        until = self.config.epsilon_until_frames
+        if until is not None and self.frames - begin >= until:
+            return 0.0
         return self.config.epsilon(progress(self.frames, begin, self.config.epsilon_frames))
 
     # Words for the display

@@ -42,6 +42,7 @@ class TrainerConfig:
         rewarming: the schedule runs over `rewarming.cycle_frames`, and anew when learning stalls; None for never.
         epsilon, epsilon_frames: share of uniformly random actions, and the first frames (of the run, or of each visit)
             over which it changes.
+        epsilon_until_frames: frames (likewise) after which no action is uniformly random; None for never.
         importance, importance_frames: importance exponent, and the frames over which it changes (None: `frames`).
         log_every_updates: updates between two rows of metrics.csv.
         diagnostics_every_updates: updates between two rows that have `plasticity/...` too; None for none.
@@ -56,6 +57,7 @@ class TrainerConfig:
     epsilon_frames: int
     importance: Linear
     log_every_updates: int
+    epsilon_until_frames: int | None = None
     importance_frames: int | None = None
     diagnostics_every_updates: int | None = None
     on_switch: OnSwitch = OnSwitch()

@@ -20,7 +20,7 @@ from nap_rl.agents.draws import Draw, Draws, by_pass, draw_numbers, passes
 from nap_rl.agents.target import move_target
 from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector
-from nap_rl.nn import Head, HeadLoss, QNetwork, Target
+from nap_rl.nn import FIRST_ITERATIONS, Head, HeadLoss, QNetwork, Target, iterate_spectral_norms
 from nap_rl.plasticity import Method
 from nap_rl.replay import Replay, Transitions
 
@@ -39,7 +39,7 @@ class ValueAgent:
         tau: share of the online network in such a copy; below 1 the target network moves softly.
         max_grad_norm: global gradient norm to clip to; None for no clipping.
         seed: of the noise and of epsilon-greedy exploration.
-        munchausen: for one-step returns, and any head but the categorical one; None for Q-learning.
+        munchausen: for any head but the categorical one; None for Q-learning.
         method: of plasticity, for `network` and `optimizer`; None for none.
         precision: bfloat16 puts an update's passes under autocast, but for the output layers, and keeps the target
             network in bfloat16. Weights, gradients, moments and acting stay float32.
@@ -139,6 +139,7 @@ class ValueAgent:
         self.optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
         grad_norm = self.clip_and_step()
+        iterate_spectral_norms(self.network)
         self.replay.update(batch.slots, batch.serials, priorities)
         return loss.detach(), grad_norm
 
@@ -201,6 +202,8 @@ class ValueAgent:
     def _project_if(self, changed: bool) -> bool:
         if changed and self.projector is not None:
             self.projector.project()
+        if changed:
+            iterate_spectral_norms(self.network, FIRST_ITERATIONS)
         return changed
 
     def copy_to_target(self) -> None:

@@ -21,7 +21,7 @@ from nap_rl.agents.draws import Draws, Numbers, by_pass, draw_numbers
 from nap_rl.agents.flat_weights import FlatWeights, Weights
 from nap_rl.agents.value_agent import ValueAgent
 from nap_rl.compilation import compiled_function, pick_compile
-from nap_rl.nn import HeadLoss
+from nap_rl.nn import HeadLoss, SpectralConv2d
 from nap_rl.replay import Replay, Transitions
 
 MOST_PARAMETERS = 500_000
@@ -70,6 +70,8 @@ def refusal(agent: ValueAgent) -> str | None:
         return "Adam has amsgrad, maximize or a tensor as learning rate"
     if not all(parameter.requires_grad for parameter in network.parameters()):
         return "some weights are frozen"
+    if any(isinstance(layer, SpectralConv2d) for layer in network.modules()):
+        return "the singular vectors of spectral norms follow it"
     if kept:
         return f"a pass changes {min(kept)}"
     if projector is not None and projector.scope != "tensor":

@@ -38,6 +38,7 @@ class ImplicitQuantileHead(HeadConfig):
     acting_samples: int = MISSING
     cosines: int = MISSING
     kappa: float = MISSING
+    priority: str = MISSING  # loss | td_error
 
 
 HEADS = (ExpectedHead, CategoricalHead, QuantileHead, ImplicitQuantileHead)
@@ -62,11 +63,12 @@ class Anneal:
 
 @dataclass
 class Epsilon:
-    """Uniformly random actions: a straight line from start to end over the first over_frames."""
+    """Uniformly random actions: a line from start to end over the first over_frames; none from until_frames on."""
 
     start: float = MISSING
     end: float = MISSING
     over_frames: int = MISSING
+    until_frames: int | None = MISSING  # null: to the end of the run
 
 
 @dataclass
@@ -75,6 +77,9 @@ class AgentConfig:
     nap: bool = MISSING
     torso: str = MISSING  # a name of nap_rl/nn/spec.py, or the dotted path of a class of the user's
     net_arch: List[int] = MISSING  # noqa: UP006  (widths of fully connected layers behind the torso)
+    width: int = MISSING  # this and the next two: of torso=impala, see `nap_rl.nn.ImpalaTorso`
+    max_pool: int | None = MISSING  # null: no pooling
+    spectral_norm: bool = MISSING
     hidden: int = MISSING
     head: HeadConfig = MISSING
     double: bool = MISSING

@@ -224,6 +224,7 @@ def build_trainer_config(config: Config, span_frames: int | None = None, folder:
         schedule_frames=getattr(schedule, "over_frames", None) or span_frames,
         epsilon=Linear(agent.epsilon.start, agent.epsilon.end),
         epsilon_frames=agent.epsilon.over_frames,
+        epsilon_until_frames=agent.epsilon.until_frames,
         importance=Linear(agent.importance_exponent.start, agent.importance_exponent.end),
         importance_frames=span_frames,
         log_every_updates=config.logger.every_updates,

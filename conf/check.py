@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nap_rl import threads
 from nap_rl.conf import environments, init_from, learning_rates, optimizers
-from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig
+from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig, ImplicitQuantileHead
 from nap_rl.conf.env_schema import AtariConfig, OnSwitch, ProtocolConfig, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, ATARI_ACTIONS, Observations
 from nap_rl.conf.intervals import parse_every
@@ -28,6 +28,7 @@ from nap_rl.plasticity.method import option
 TORSOS = ("nature", "data_efficient", "impala", "mlp", "minatar")
 ATARI_TORSOS = ("nature", "data_efficient", "impala", "mlp")  # fit Atari's frames: nothing to compute
 ANY_TORSOS = ("mlp",)
+PRIORITIES = ("loss", "td_error")
 MOST_LAYERS = 64
 COMPRESSION = 10  # frames shrink at least so far on disk; by 13 to 50 in the games tried
 
@@ -163,6 +164,8 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_head(head: HeadConfig) -> None:
+    if isinstance(head, ImplicitQuantileHead) and head.priority not in PRIORITIES:
+        raise ValueError(f"agent.head.priority={head.priority} is none of {', '.join(PRIORITIES)}")
     if isinstance(head, CategoricalHead) and not head.v_min < head.v_max:
         raise ValueError(
             f"agent.head.v_min={head.v_min} and agent.head.v_max={head.v_max}, expected numbers with v_min < v_max"
@@ -176,10 +179,6 @@ def _check_munchausen(agent: AgentConfig) -> None:
         raise ValueError(
             "agent.munchausen.alpha mixes returns over actions, which a categorical head cannot: use "
             "agent/head=expected, quantile or implicit_quantile"
-        )
-    if agent.n_steps != 1:
-        raise ValueError(
-            f"agent.munchausen.alpha with agent.n_steps={agent.n_steps}: only a one-step return has its reward, use 1"
         )
     if agent.double:
         raise ValueError("agent.munchausen.alpha with agent.double=true: its policy is the target network's, use false")
@@ -212,6 +211,12 @@ def _check_torso(agent: AgentConfig) -> None:
             import_object(agent.torso)
         except ValueError as error:
             raise ValueError(f"agent.torso={agent.torso}: {error}") from None
+    for name, plain in (("width", 1), ("max_pool", None), ("spectral_norm", False)):
+        if agent.torso != "impala" and getattr(agent, name) != plain:
+            raise ValueError(
+                f"agent.{name}={getattr(agent, name)} is for agent.torso=impala, and agent.torso={agent.torso}: use "
+                f"agent.{name}={'null' if plain is None else str(plain).lower()}"
+            )
     if len(agent.net_arch) > MOST_LAYERS:
         raise ValueError(f"agent.net_arch has {len(agent.net_arch)} layers, expected {MOST_LAYERS} or fewer")
 

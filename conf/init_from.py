@@ -115,6 +115,8 @@ def _torso_settings(config: Config) -> dict[str, Any]:
     return {
         "agent.torso": config.agent.torso,
         "agent.net_arch": _list(config.agent.net_arch),
+        "agent.width": config.agent.width,
+        "agent.spectral_norm": config.agent.spectral_norm,
         "norms by agent.nap": norms if config.agent.nap and config.nap.normalize else "none",
         "plasticity=crelu": config.plasticity.name == "crelu",
     }

@@ -60,6 +60,8 @@ RANGES: dict[str, Range] = {
     "seed": Range(0, INT64),
     "frames": Range(-INT64, COUNT),  # at least one step of all environments, which check.py says
     "agent.net_arch": UNITS,
+    "agent.width": Range(1, 64),
+    "agent.max_pool": Range(1, 1024),
     "agent.hidden": UNITS,
     "agent.head.atoms": Range(2, MOST_UNITS),
     "agent.head.v_min": Range(-FLOAT32, FLOAT32),
@@ -84,6 +86,7 @@ RANGES: dict[str, Range] = {
     "agent.epsilon.start": SHARE,
     "agent.epsilon.end": SHARE,
     "agent.epsilon.over_frames": AT_LEAST_ONE,
+    "agent.epsilon.until_frames": AT_LEAST_ONE,
     "agent.priority_exponent": Range(0.0, 10.0),
     "agent.uniform_probability": SHARE,
     "agent.importance_exponent.start": SHARE,

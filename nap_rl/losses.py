@@ -95,7 +95,8 @@ class Munchausen:
         reward           r + alpha * clip(temperature log pi(a|s), clip, 0)
         bootstrap value  sum_a pi(a|s') (z(s', a) - temperature log pi(a|s'))
 
-    Returns z of several quantiles are bootstrapped quantile by quantile.
+    Returns z of several quantiles are bootstrapped quantile by quantile. With n-step returns r, only the log-policy of
+    their first action is added (as in Clark et al. 2024, arXiv 2411.03820, appendix E).
     """
 
     alpha: float = 0.9

@@ -5,6 +5,7 @@ from nap_rl.nn.heads import Categorical, ExpectedValue, Head, HeadLoss, Implicit
 from nap_rl.nn.noisy import LayerNoise, NoisyLinear
 from nap_rl.nn.q_network import QNetwork
 from nap_rl.nn.spec import NetworkSpec
+from nap_rl.nn.spectral import FIRST_ITERATIONS, SpectralConv2d, iterate_spectral_norms
 from nap_rl.nn.streams import Streams
 from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MlpTorso, NatureTorso
 
@@ -12,6 +13,7 @@ __all__ = [
     "Categorical",
     "DataEfficientTorso",
     "ExpectedValue",
+    "FIRST_ITERATIONS",
     "Head",
     "HeadLoss",
     "ImpalaTorso",
@@ -24,6 +26,8 @@ __all__ = [
     "QNetwork",
     "Quantile",
     "QuantileEmbedding",
+    "SpectralConv2d",
     "Streams",
     "Target",
+    "iterate_spectral_norms",
 ]

@@ -153,19 +153,24 @@ class Quantile(Head):
 class ImplicitQuantile(Head):
     """IQN: the return at any level tau, learnt at random levels (Dabney et al. 2018b, arXiv 1806.06923, equation 3).
 
-    One output for each action and level. The network needs a `QuantileEmbedding`, which takes the levels. The priority
-    is the loss.
+    One output for each action and level. The network needs a `QuantileEmbedding`, which takes the levels.
 
     Args:
         samples: N, levels of the estimate in an update; target_samples: N', of the bootstrap values; acting_samples: K,
             levels whose mean chooses an action.
         kappa: width of the Huber loss's quadratic part.
+        priority: "loss", or "td_error" for |TD error|, summed over levels of the estimate, meant over bootstrap values.
     """
 
     outputs = 1
 
     def __init__(
-        self, samples: int = 64, target_samples: int = 64, acting_samples: int = 32, kappa: float = 1.0
+        self,
+        samples: int = 64,
+        target_samples: int = 64,
+        acting_samples: int = 32,
+        kappa: float = 1.0,
+        priority: str = "loss",
     ) -> None:
         super().__init__()
         self.tau_counts: Mapping[TauUse, int] = {
@@ -174,6 +179,7 @@ class ImplicitQuantile(Head):
             "policy": acting_samples,
         }
         self.kappa = kappa
+        self.priority = priority
 
     def q_values(self, outputs: Tensor) -> Tensor:
         return outputs.mean(dim=-1)
@@ -184,8 +190,12 @@ class ImplicitQuantile(Head):
     def _loss(self, z_tm1: Tensor, r_t: Tensor, discount_t: Tensor, z_t: Tensor, taus_tm1: Tensor | None) -> HeadLoss:
         if taus_tm1 is None:
             raise ValueError("an implicit quantile head needs the levels (taus) of outputs_tm1")
-        loss = quantile_huber(z_tm1, taus_tm1, r_t + discount_t * z_t, self.kappa)
-        return HeadLoss(loss, loss.detach())
+        targets = r_t + discount_t * z_t
+        loss = quantile_huber(z_tm1, taus_tm1, targets, self.kappa)
+        if self.priority == "loss":
+            return HeadLoss(loss, loss.detach())
+        td_errors = targets[:, None, :] - z_tm1.detach()[:, :, None]  # [B, N, M]
+        return HeadLoss(loss, td_errors.abs().sum(dim=1).mean(dim=1))
 
 
 def _equally_likely(returns: Tensor) -> tuple[Tensor, Tensor]:

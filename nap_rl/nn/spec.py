@@ -28,10 +28,15 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "head": ("expected", "categorical", "quantile", "implicit_quantile"),
     "norm": (None, "layer", "rms", "group", "batch"),
     "axes": ("all", "channels"),
+    "priority": ("loss", "td_error"),
 }
 MOST_UNITS = 1 << 20  # of a layer, so that a description from outside cannot ask for more than a machine has
 MOST_LAYERS = 64
-LATER = ("kappa", "samples", "target_samples", "acting_samples", "cosines")  # descriptions in older zips lack these
+LATER = (  # descriptions in older zips lack these
+    *("kappa", "samples", "target_samples", "acting_samples", "cosines"),
+    *("priority", "width", "max_pool", "spectral_norm"),
+)
+OPTIONAL = ("norm", "noisy_sigma0", "max_pool")
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,9 @@ class NetworkSpec:
         axes, affine: see `nap_rl.nap.normalize`.
         kappa: width of the Huber loss's quadratic part, for quantile heads.
         samples, target_samples, acting_samples: see `nap_rl.nn.ImplicitQuantile`.
+        priority: see `nap_rl.nn.ImplicitQuantile`.
         cosines: see `nap_rl.nn.QuantileEmbedding`.
+        width, max_pool, spectral_norm: see `nap_rl.nn.ImpalaTorso`; other torsos have 1, None and False.
 
     Raises:
         ValueError: a value out of range; one sentence.
@@ -79,6 +86,10 @@ class NetworkSpec:
     target_samples: int = 64
     acting_samples: int = 32
     cosines: int = 64
+    priority: str = "loss"
+    width: int = 1
+    max_pool: int | None = None
+    spectral_norm: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -86,7 +97,8 @@ class NetworkSpec:
             if getattr(self, name) not in choices and not dotted:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(str, choices))}")
         levels = (self.samples, self.target_samples, self.acting_samples, self.cosines)
-        for width in (*([self.hidden] if self.hidden else ()), self.outputs, *self.net_arch, *levels):
+        sizes = (self.width, *(each for each in (self.hidden, self.max_pool) if each))
+        for width in (*sizes, self.outputs, *self.net_arch, *levels):
             if not 1 <= width <= MOST_UNITS:
                 raise ValueError(f"a layer of {width} units was asked for, expected 1 to {MOST_UNITS}")
         if len(self.net_arch) > MOST_LAYERS:
@@ -99,6 +111,10 @@ class NetworkSpec:
             raise ValueError(f"hidden=0 needs noisy_sigma0=None, got noisy_sigma0={self.noisy_sigma0}")
         if not 0.0 <= self.kappa < math.inf:
             raise ValueError(f"kappa={self.kappa}, expected a number of 0 or more")
+        plain = {"width": 1, "max_pool": None, "spectral_norm": False}
+        for name, value in plain.items():
+            if self.torso != "impala" and getattr(self, name) != value:
+                raise ValueError(f"{name}={getattr(self, name)} is for torso='impala', and torso='{self.torso}'")
 
     @property
     def norms(self) -> dict[str, Any]:
@@ -127,9 +143,9 @@ class NetworkSpec:
             raise ValueError(f"a network is described by {', '.join(defaults)}")
         values = {**plain, "net_arch": tuple(plain["net_arch"]) if isinstance(plain["net_arch"], list) else None}
         for name, value in values.items():
-            kind = type(defaults[name])
-            optional = name in ("norm", "noisy_sigma0") and value is None
-            kinds = (int, float) if kind is float else (str,) if name == "norm" else (kind,)
+            kind = {"norm": str, "max_pool": int}.get(name, type(defaults[name]))
+            optional = name in OPTIONAL and value is None
+            kinds = (int, float) if kind is float else (kind,)
             if not optional and (type(value) not in kinds):
                 raise ValueError(f"{name} of a network is {plain[name]!r:.60}, expected {kinds[-1].__name__}")
         if not all(type(width) is int for width in values["net_arch"]):
@@ -154,6 +170,9 @@ class NetworkSpec:
             norm=nap["norm"] if agent["nap"] and nap["normalize"] else None,
             axes=nap["axes"],
             affine=nap["affine"] != "omit",
+            width=agent.get("width", 1),
+            max_pool=agent.get("max_pool"),
+            spectral_norm=agent.get("spectral_norm", False),
             **_head_from_config(agent["head"]),
         )
 
@@ -201,7 +220,7 @@ class NetworkSpec:
         if len(frame_shape) not in (2, 3):
             raise ValueError(f"frames of shape {list(frame_shape)} are no images: use MlpPolicy")
         channels = stack * math.prod(frame_shape[:-2])
-        torso = IMAGE_TORSOS[self.torso](channels)
+        torso = self._image_torso(channels)
         if len(frame_shape) == 2 and not self.net_arch:
             return torso
         layers: list[nn.Module] = [torso]
@@ -210,6 +229,11 @@ class NetworkSpec:
         if self.net_arch:
             layers.append(MlpTorso(self._image_features(channels, frame_shape), self.net_arch))
         return nn.Sequential(*layers)
+
+    def _image_torso(self, channels: int) -> nn.Sequential:
+        if self.torso == "impala":
+            return ImpalaTorso(channels, self.width, self.max_pool, self.spectral_norm)
+        return IMAGE_TORSOS[self.torso](channels)
 
     def _features(self, frame_shape: Sequence[int], stack: int) -> int:
         if self.net_arch:
@@ -221,7 +245,7 @@ class NetworkSpec:
     def _image_features(self, channels: int, frame_shape: Sequence[int]) -> int:
         """F of the image torso."""
         with torch.device("meta"):  # layers without memory: their sizes tell
-            torso = IMAGE_TORSOS[self.torso](channels)
+            torso = self._image_torso(channels)
         height, width = frame_shape[-2:]
         try:
             return feature_count(torso, height, width)
@@ -235,7 +259,7 @@ class NetworkSpec:
         if self.head == "quantile":
             return Quantile(self.outputs, self.kappa)
         if self.head == "implicit_quantile":
-            return ImplicitQuantile(self.samples, self.target_samples, self.acting_samples, self.kappa)
+            return ImplicitQuantile(self.samples, self.target_samples, self.acting_samples, self.kappa, self.priority)
         return ExpectedValue()
 
 
@@ -248,6 +272,6 @@ def _head_from_config(head: Mapping[str, Any]) -> dict[str, Any]:
         return {"head": "categorical", "outputs": head["atoms"], "v_min": head["v_min"], "v_max": head["v_max"]}
     if names == {"quantiles", "kappa"}:
         return {"head": "quantile", "outputs": head["quantiles"], "kappa": head["kappa"]}
-    if names == {"samples", "target_samples", "acting_samples", "cosines", "kappa"}:
+    if names - {"priority"} == {"samples", "target_samples", "acting_samples", "cosines", "kappa"}:
         return {"head": "implicit_quantile", "outputs": 1, **head}
     raise ValueError(f"a head with {', '.join(sorted(names))} is of no known kind")

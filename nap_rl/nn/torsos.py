@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nap_rl.nn.spectral import SpectralConv2d
+
 
 class NatureTorso(nn.Sequential):
     """Three convolutions (Mnih et al. 2015, Methods): 32 of 8x8/4, 64 of 4x4/2, 64 of 3x3/1; F = 3136."""
@@ -55,13 +57,14 @@ class MinAtarTorso(nn.Sequential):
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(relu(x)))), channels and size kept."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, spectral_norm: bool = False) -> None:
         super().__init__()
+        convolution = SpectralConv2d if spectral_norm else nn.Conv2d
         self.branch = nn.Sequential(
             nn.ReLU(),
-            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            convolution(channels, channels, kernel_size=3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            convolution(channels, channels, kernel_size=3, padding=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,21 +73,31 @@ class ResidualBlock(nn.Module):
 
 
 class ImpalaTorso(nn.Sequential):
-    """IMPALA's residual torso (Espeholt et al. 2018, arXiv 1802.01561, figure 3): 16, 32, 32 channels; F = 3872."""
+    """IMPALA's residual torso (Espeholt et al. 2018, arXiv 1802.01561, figure 3): 16, 32, 32 channels; F = 3872.
+
+    Args:
+        channels: of the input.
+        width: factor of 16, 32, 32 and of F.
+        max_pool: side to which an adaptive max pooling brings the last images; None for none. F = 32 width max_pool^2.
+        spectral_norm: of the convolutions in the residual branches (Gogianu et al. 2021, arXiv 2105.05246).
+    """
 
     features = 32 * 11 * 11
 
-    def __init__(self, channels: int = 4) -> None:
+    def __init__(
+        self, channels: int = 4, width: int = 1, max_pool: int | None = None, spectral_norm: bool = False
+    ) -> None:
         layers: list[nn.Module] = []
-        for width in (16, 32, 32):
+        for filters in (16 * width, 32 * width, 32 * width):
             layers += [
-                nn.Conv2d(channels, width, kernel_size=3, padding=1),
+                nn.Conv2d(channels, filters, kernel_size=3, padding=1),
                 nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
-                ResidualBlock(width),
-                ResidualBlock(width),
+                ResidualBlock(filters, spectral_norm),
+                ResidualBlock(filters, spectral_norm),
             ]
-            channels = width
-        super().__init__(*layers, nn.ReLU(), nn.Flatten())
+            channels = filters
+        pooling = [] if max_pool is None else [nn.AdaptiveMaxPool2d(max_pool)]
+        super().__init__(*layers, nn.ReLU(), *pooling, nn.Flatten())
 
 
 class MlpTorso(nn.Sequential):
@@ -113,6 +126,8 @@ def feature_count(torso: nn.Sequential, height: int, width: int) -> int:
         if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)):
             window, stride, padding = (_pair(each) for each in (layer.kernel_size, layer.stride, layer.padding))
             size = tuple((n + 2 * p - w) // s + 1 for n, p, w, s in zip(size, padding, window, stride, strict=True))
+        if isinstance(layer, nn.AdaptiveMaxPool2d):
+            size = _pair(layer.output_size)
         if min(size) < 1:
             raise ValueError(f"images of {height} x {width} pixels are too small")
     return channels * size[0] * size[1]

@@ -229,6 +229,15 @@ def test_epsilon_falls_over_its_own_frames(make_agent: Make, tmp_path: Path) -> 
     assert seen == pytest.approx(expected)
 
 
+def test_epsilon_is_0_from_its_last_frame_on(make_agent: Make, tmp_path: Path) -> None:
+    agent = make_agent()
+    config = replace(CONFIG, epsilon=Linear(1.0, 0.1), epsilon_frames=1_000, epsilon_until_frames=1_200)
+    run, seen, act = Run(tmp_path, agent, config, learns=False), [], agent.act
+    agent.act = lambda stacks, epsilon: seen.append(epsilon) or act(stacks, epsilon)  # type: ignore[assignment, func-returns-value]
+    run.trainer.run()
+    assert seen[299] == pytest.approx(0.1) and seen[300:] == [0.0] * 200
+
+
 def switched(make_agent: Make, folder: Path, on_switch: OnSwitch) -> tuple[Run, dict[str, Any]]:
     """A run over one switch, and the agent as it was right after it."""
     agent = make_agent(target_every_updates=10_000)

@@ -21,6 +21,8 @@ from tests.conf.checked import SMALL, checked
 AGENTS = sorted(path.stem for path in (Path(check.__file__).parent / "agent").glob("*.yaml"))
 
 
+SMALL_TORSO = ["agent.torso=data_efficient", "agent.width=1", "agent.max_pool=null", "agent.spectral_norm=false"]
+
 # In the quick suite; the slow suite has every agent.
 PLAIN = ("dqn", "iqn")  # also without dueling and noise
 COMPILED = (("rainbow", "bf16"),)  # noisy and dueling over atoms; the others are slow tests
@@ -39,7 +41,7 @@ def test_every_agent_is_dueling_and_noisy_on_request_and_with_nap_scale_invarian
 ) -> None:
     noisy = "0.1" if dueling else "null"
     asked = ["agent.nap=true", f"agent.dueling={dueling}", f"agent.noisy_sigma0={noisy}"]
-    config = checked(f"agent={agent}", "agent.torso=data_efficient", "agent.hidden=8", *asked, *SMALL)
+    config = checked(f"agent={agent}", *SMALL_TORSO, "agent.hidden=8", *asked, *SMALL)
     built, projector = build.build_agent(config, 3, torch.device("cpu"))
     assert projector is not None
     streams = built.network.streams
@@ -62,11 +64,14 @@ def test_every_agent_is_dueling_and_noisy_on_request_and_with_nap_scale_invarian
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["agent.n_steps=3"], "agent.n_steps=3: only a one-step return"),
         (["agent.double=true"], "agent.double=true: its policy is the target network's"),
         (["agent.munchausen.temperature=0"], "temperature=0.0, expected a number above 0"),
         (["agent.munchausen.clip=1"], r"clip=1.0, expected a number in \[-inf, 0\]"),
         (["agent/head=implicit_quantile", "agent.head.samples=0"], "agent.head.samples=0, expected 1 or more"),
+        (
+            ["agent/head=implicit_quantile", "agent.head.priority=td"],
+            "agent.head.priority=td is none of loss, td_error",
+        ),
     ],
 )
 def test_a_munchausen_agent_that_is_none_is_refused(overrides: list[str], sentence: str) -> None:
@@ -74,7 +79,14 @@ def test_a_munchausen_agent_that_is_none_is_refused(overrides: list[str], senten
         checked("agent=munchausen", *SMALL, *overrides)
 
 
-def test_munchausen_is_an_option_of_every_agent_with_one_step_returns() -> None:
+@pytest.mark.parametrize("setting", ["width=2", "max_pool=6", "spectral_norm=true"])
+def test_what_is_for_impalas_torso_is_refused_with_another(setting: str) -> None:
+    with pytest.raises(ValueError, match=r"is for agent.torso=impala, and agent.torso=nature: use agent\.") as refusal:
+        checked("agent=dqn", *SMALL, f"agent.{setting}")
+    assert setting.partition("=")[0] in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_munchausen_is_an_option_of_every_agent_but_double_and_categorical_ones() -> None:
     config = checked("agent=iqn", "agent.munchausen.alpha=0.9", "agent.torso=data_efficient", *SMALL)
     agent, _ = build.build_agent(config, 4, torch.device("cpu"))
     assert agent.munchausen == Munchausen(0.9, 0.03, -1.0) and not agent.double
@@ -96,7 +108,7 @@ def test_every_agent_learns_and_acts_compiled_as_whole_graphs(
     """A graph that breaks in pieces is slower and says nothing: DQN's did, and was no faster than uncompiled."""
     compile_whole = partial(torch.compile, backend="eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_whole(function, **options))
-    asked = [f"precision={precision}", "agent.nap=true", "agent.torso=data_efficient", "compile=on"]
+    asked = [f"precision={precision}", "agent.nap=true", *SMALL_TORSO, "compile=on"]
     built, _ = build.build_agent(checked(f"agent={agent}", *SMALL, *asked), 4, torch.device("cpu"))
     torch._dynamo.reset()
     rng = np.random.default_rng(0)

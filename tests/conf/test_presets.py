@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nap_rl.conf import build, memory, schema
+from nap_rl.conf.networks import build_network
 from tests.conf.checked import SMALL, checked
 
 TABLE = {  # the canonical Rainbows, as the comparison of published values has them
@@ -45,6 +46,48 @@ TABLE = {  # the canonical Rainbows, as the comparison of published values has t
         "env.protocol.full_action_set": True,
         "env.protocol.life_loss_ends_value": False,
         "env.protocol.max_episode_frames": 108_000,
+    },
+    "btr": {  # arXiv 2411.03820, table D6
+        "frames": 200_000_000,
+        "replay.capacity": 2**20,
+        "env.num_envs": 64,
+        "env.protocol.sticky_actions": 0.25,
+        "env.protocol.full_action_set": False,
+        "env.protocol.life_loss_ends_value": False,
+        "env.protocol.noop_max": 30,
+        "agent.torso": "impala",
+        "agent.width": 2,
+        "agent.max_pool": 6,
+        "agent.spectral_norm": True,
+        "agent.hidden": 512,
+        "agent.head.samples": 8,
+        "agent.head.target_samples": 8,
+        "agent.head.acting_samples": 8,
+        "agent.head.cosines": 64,
+        "agent.head.kappa": 1.0,
+        "agent.double": False,
+        "agent.dueling": True,
+        "agent.noisy_sigma0": 0.5,
+        "agent.n_steps": 3,
+        "agent.discount": 0.997,
+        "agent.reward_clip": 1.0,
+        "agent.batch_size": 256,
+        "agent.update_every_steps": 64,
+        "agent.target_every_updates": 500,
+        "agent.min_replay_steps": 200_000,
+        "agent.max_grad_norm": 10.0,
+        "agent.learning_rate": 1e-4,
+        "agent.adam_eps": 0.005 / 256,
+        "agent.epsilon.start": 1.0,
+        "agent.epsilon.end": 0.01,
+        "agent.epsilon.over_frames": 8_000_000,
+        "agent.epsilon.until_frames": 100_000_000,
+        "agent.priority_exponent": 0.2,
+        "agent.importance_exponent.start": 0.2,
+        "agent.importance_exponent.end": 0.2,
+        "agent.munchausen.alpha": 0.9,
+        "agent.munchausen.temperature": 0.03,
+        "agent.munchausen.clip": -1.0,
     },
     "nap_single_task": {
         "frames": 200_000_000,
@@ -106,6 +149,24 @@ def test_the_data_efficient_agent_is_that_of_its_experiment() -> None:
         checked("agent=data_efficient_rainbow", *SMALL[:1]).agent,
     )
     assert replace(agent, name="rainbow") == replace(experiment, name="rainbow")
+
+
+def test_beyond_the_rainbow_has_the_parameters_of_its_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+
+    def convolution(inputs: int, outputs: int) -> int:
+        return 9 * inputs * outputs + outputs
+
+    def noisy(inputs: int, outputs: int) -> int:
+        return 2 * (inputs * outputs + outputs)
+
+    torso = sum(convolution(i, o) + 4 * convolution(o, o) for i, o in ((4, 32), (32, 64), (64, 64)))
+    features, actions = 64 * 6 * 6, 18
+    embedding = 64 * features + features
+    streams = 2 * noisy(features, 512) + noisy(512, 1) + noisy(512, actions)
+    network = build_network(checked("experiment=btr"), actions)
+    assert torso == 389_024 and torso + embedding + streams == 5_278_918
+    assert sum(parameter.numel() for parameter in network.parameters()) == 5_278_918
 
 
 @pytest.mark.parametrize(

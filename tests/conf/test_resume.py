@@ -183,8 +183,18 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     plain = schema.to_dict(configured(SMALL))
     for name in ("threads", "native"):
         del plain[name]
+    for name in ("width", "max_pool", "spectral_norm"):
+        del plain["agent"][name]
+    del plain["agent"]["epsilon"]["until_frames"]
     left_by_a_run(tmp_path, 4_000, SMALL, config=plain)
-    assert resumed(f"resume={tmp_path}")[1].threads == "auto"
+    config = resumed(f"resume={tmp_path}")[1]
+    assert config.threads == "auto" and config.agent.width == 1 and config.agent.epsilon.until_frames is None
+
+
+def test_iqn_of_an_earlier_version_has_its_loss_as_priority() -> None:
+    plain = schema.to_dict(configured([*SMALL, "agent=iqn"]))
+    del plain["agent"]["head"]["priority"]
+    assert schema.to_dict(schema.from_dict(plain))["agent"]["head"]["priority"] == "loss"
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_a_head_of_no_known_kind_is_refused() -> None:
         ({"noisy_sigma0": -1.0}, "noisy_sigma0=-1.0"),
         ({"hidden": 0}, "hidden=0 needs noisy_sigma0=None"),
         ({"hidden": 8.5}, "hidden of a network is 8.5, expected int"),
-        ({"width": 8}, "a network is described by torso, net_arch"),
+        ({"breadth": 8}, "a network is described by torso, net_arch"),
     ],
 )
 def test_what_describes_no_network_is_refused(change: dict[str, Any], sentence: str) -> None:
