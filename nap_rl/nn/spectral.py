@@ -46,7 +46,8 @@ class SpectralConv2d(nn.Conv2d):
         """The largest singular value, []; its gradient reaches W and not the singular vectors."""
         matrix = self._matrix()
         with torch.autocast(matrix.device.type, enabled=False):  # 8 bits are too few for a sum over all weights
-            return self.left.to(matrix.dtype) @ (matrix @ self.right.to(matrix.dtype))
+            largest: Tensor = self.left.to(matrix.dtype) @ (matrix @ self.right.to(matrix.dtype))
+        return largest
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> [B, O, H', W']."""

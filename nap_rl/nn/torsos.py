@@ -127,6 +127,7 @@ def feature_count(torso: nn.Sequential, height: int, width: int) -> int:
             window, stride, padding = (_pair(each) for each in (layer.kernel_size, layer.stride, layer.padding))
             size = tuple((n + 2 * p - w) // s + 1 for n, p, w, s in zip(size, padding, window, stride, strict=True))
         if isinstance(layer, nn.AdaptiveMaxPool2d):
+            assert isinstance(layer.output_size, int)
             size = _pair(layer.output_size)
         if min(size) < 1:
             raise ValueError(f"images of {height} x {width} pixels are too small")
