@@ -58,7 +58,6 @@ def test_sb3_opens_what_is_its_own(
         pytest.param(["agent=rainbow", "agent.nap=true", "agent.hidden=64"], marks=pytest.mark.slow),
         ["agent=c51", "agent.nap=true", "nap.norm=rms", "agent.torso=data_efficient"],
         pytest.param(["agent=dqn", "agent.nap=true", "nap=norm_only"], marks=pytest.mark.slow),
-        pytest.param(["agent=btr", "agent.width=1", "agent.hidden=16", "agent.batch_size=4"], marks=pytest.mark.slow),
     ],
 )
 def test_everything_else_is_a_zip_of_rainbow(
