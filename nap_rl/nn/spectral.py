@@ -52,7 +52,8 @@ class SpectralConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> [B, O, H', W']."""
         weight = self.weight / self.sigma().to(self.weight.dtype)
-        return self._conv_forward(x, weight, self.bias)
+        y: Tensor = self._conv_forward(x, weight, self.bias)
+        return y
 
     def _matrix(self) -> Tensor:
         """W as a matrix, in float32 or more."""
