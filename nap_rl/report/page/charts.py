@@ -241,7 +241,9 @@ def _line(chart: Figure, curve: Line, labels: Sequence[str]) -> GlyphRenderer[An
 
 
 def _tips(chart: Figure, drawn: Sequence[GlyphRenderer[Any]], axis: Axis) -> None:
-    """One box for all arms in view, at the drawn point that is nearest to the pointer."""
+    """One box for all arms in view, at the drawn point that is nearest to the pointer; none without points."""
+    if not drawn:
+        return
     xs = np.unique(np.concatenate([cast(ColumnDataSource, renderer.data_source).data["x"] for renderer in drawn]))
     chart.extra_y_ranges = {"tips": Range1d(start=0, end=1)}  # so that they are in view wherever the lines are
     source = ColumnDataSource({"x": xs, "y": np.full(xs.size, 0.5, dtype=np.float32)})

@@ -126,6 +126,20 @@ def test_a_page_of_24_long_runs_stays_below_3_megabytes(tmp_path: Path) -> None:
     assert written.stat().st_size < 3e6
 
 
+def test_runs_without_a_finished_episode_have_a_page(tmp_path: Path) -> None:
+    pytest.importorskip("bokeh")
+    from nap_rl.report.page import training
+
+    run = write_run(tmp_path / "seed_0", [0.5, 0.5], episodes=0)
+    summary = json.loads((run / "summary.json").read_text())
+    for visit in summary["visits"]:
+        visit |= {"late_return": None, "mean_return": None, "auc_return": None}
+    (run / "summary.json").write_text(json.dumps(summary))
+    arms = [runs.TrainingArm("NaP", [runs.read(run, 0, {"agent.nap": True})])]
+    html = training.write_page(tmp_path / "p.html", arms, "runs", score="late_return").read_text()
+    assert "norm" in html
+
+
 def test_the_command_writes_the_page_with_films_and_names_what_it_leaves_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
