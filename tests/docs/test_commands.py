@@ -125,7 +125,7 @@ def test_a_runs_folder_holds_what_the_page_on_it_lists(
     run(tmp_path, ["train.py", *more, "eval.every=160", "eval.episodes=1"])
     (summary,) = tmp_path.glob("runs/*/*/*/summary.json")
     written = {path.name for path in summary.parent.iterdir()}
-    assert len(listed) == 7
+    assert len(listed) == 8
     assert {name for name in written if not any(Path(name).match(pattern) for pattern in listed)} == set()
     assert {pattern for pattern in listed if not any(Path(name).match(pattern) for name in written)} == set()
     experiment, played, own = summary.relative_to(tmp_path / "runs").parts[:3]
