@@ -283,8 +283,9 @@ def register() -> None:
         ("env", "gymnasium_schema", GymnasiumConfig),
         ("env", "minatar_schema", MinAtarConfig),
         ("env", "sequence_schema", SequenceConfig),
-        *(("optimizer", f"{name}_schema", node) for name, node in OPTIMIZERS.items()),
-        *(("schedule", f"{name}_schema", node) for name, node in SCHEDULES.items()),
+        # Not in the groups themselves: studies, which may run in the same process, have plain keys of these names.
+        *(("types/optimizer", name, node) for name, node in OPTIMIZERS.items()),
+        *(("types/schedule", name, node) for name, node in SCHEDULES.items()),
         *(("plasticity", f"{name}_schema", node) for name, node in METHODS.items()),
     ]
     for group, name, node in nodes:

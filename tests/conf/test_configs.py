@@ -47,7 +47,7 @@ def with_what_it_needs(choice: str) -> list[str]:
     }
     if choice in ("schedule=piecewise", "schedule=recorded"):
         pytest.skip("needs a file: see test_learning_rates.py")
-    small = ["replay.capacity=100000"] if choice.startswith("experiment") else SMALL
+    small = ["replay.capacity=200000"] if choice.startswith("experiment") else SMALL
     return [choice, *needs.get(choice.split("=")[0], []), *small]
 
 
@@ -212,8 +212,8 @@ BAD = [
     (
         "agent=rainbo",
         "agent=rainbo does not exist: "
-        "the options are c51, data_efficient_rainbow, dqn, dqn_minatar, dqn_small, iqn, munchausen, qr_dqn, rainbow, "
-        "rainbow_small: did you mean agent=rainbow?",
+        "the options are btr, btr_small, c51, data_efficient_rainbow, dqn, dqn_minatar, dqn_small, iqn, munchausen, "
+        "qr_dqn, rainbow, rainbow_small: did you mean agent=rainbow?",
     ),
     ("env=atary", "env=atary does not exist: the options are atari, catch, gym,"),
     ("nap=ful", "nap=ful does not exist: the options are full, norm_only, project_only"),

@@ -62,6 +62,7 @@ def test_the_table_has_every_number_of_the_types_and_no_other() -> None:
         "env.": ENVS,
         "agent.head.": HEADS,
         "schedule.": tuple(schema.SCHEDULES.values()),
+        "optimizer.": tuple(schema.OPTIMIZERS.values()),
     }
     keys = set()
     for path, kind in kinds.items():

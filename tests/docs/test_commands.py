@@ -168,6 +168,8 @@ def run_all(page: Path, folder: Path, run: Callable[[Path, list[str]], str]) -> 
         words = [word for word in words if "*" not in word]
         if re.search(r"study=(images|language)|/data", " ".join(words)):
             continue  # takes minutes, or needs data: run by tests/studies
+        if "continual" in words:
+            continue  # needs evaluations of a whole sequence: run by tests/report/test_continual.py
         if any(name in " ".join(words) and find_spec(name) is None for name in ("minatar", "wandb", "mlflow")):
             continue
         words[1:1] = paths  # what a shell makes of the pattern
@@ -178,8 +180,11 @@ def run_all(page: Path, folder: Path, run: Callable[[Path, list[str]], str]) -> 
         run(folder, [word for word in words if word.split("=")[0] not in keys] + extra)
 
 
+IN_ORDER = [page for page in PAGES if page.stem != "every-environment"]  # which test_every_environment.py runs
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", IN_ORDER, ids=lambda page: page.stem)
 def test_every_command_runs_in_its_order(page: Path, prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clone"
     shutil.copytree(prepared, folder)

@@ -345,7 +345,7 @@ class Camera(Colours):
         ("MlpPolicy", "CartPole-v1", {"gama": 0.9}, "no setting 'gama'"),
         ("MlpPolicy", "CartPole-v1", {"gamma": 1.5}, r"gamma=1.5, expected a number in \[0, 1\]"),
         ("MlpPolicy", "CartPole-v1", {"batch_size": 2.5}, "batch_size=2.5, expected a whole number"),
-        ("MlpPolicy", "CartPole-v1", {"policy_kwargs": {"width": 3}}, "policy_kwargs has 'width'"),
+        ("MlpPolicy", "CartPole-v1", {"policy_kwargs": {"breadth": 3}}, "policy_kwargs has 'breadth'"),
         ("MlpPolicy", "CartPole-v1", {"policy_kwargs": {"head": "iqn"}}, "head='iqn' is none of"),
         ("MlpPolicy", "CartPole-v1", {"nap": True, "policy_kwargs": {"norm": None}}, "nap=True projects"),
         ("MlpPolicy", "CartPole-v1", {"buffer_size": 10**11}, "buffer_size=100000000000 needs .* GB of memory"),
