@@ -315,15 +315,16 @@ def _report(checkpointer: Checkpointer, trainer: Trainer, reason: str) -> str:
 
 def summarize(config: Config, trainer: Trainer, ending: Ending) -> dict[str, Any]:
     """What summary.json holds; frames are emulator frames, 4 to an agent step."""
+    seconds = trainer.records.elapsed_seconds
     return {
         "status": ending.status,
         "reason": ending.reason,
         "updates": trainer.agent.updates,
         "agent_steps": trainer.agent_steps,
         "frames": trainer.frames,
-        "wall_seconds": trainer.records.elapsed_seconds,
+        "wall_seconds": seconds,
         "checkpoint_seconds": trainer.records.checkpoint_seconds,
-        "fps": trainer.records.fps,
+        "fps": trainer.frames / max(seconds, 1e-9),
         "visits": [
             {
                 "task": record.task,
