@@ -15,6 +15,7 @@ from pathlib import Path
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,8 +50,7 @@ def compose(
     """
     GlobalHydra.instance().clear()
     typed = [str(override) for override in overrides]
-    for override in typed:
-        _check_grammar(override)
+    parsed = [_parse(override) for override in typed]
     search = [f"hydra.searchpath=[{','.join(_search_path(folder) for folder in config_dirs)}]"] if config_dirs else []
     composer = _Composer(module, config_name, config_dirs, search, typed)
     with hydra.initialize_config_module(module, version_base="1.3", job_name=Path(sys.argv[0]).stem or "run"):
@@ -63,7 +63,7 @@ def compose(
                     raise ValueError(sentences.of_error(error, composer)) from None
         for key in _unknown_keys(config):
             raise ValueError(sentences.no_such_key(key, composer))
-    for override in typed:
+    for override in parsed:
         _check_flag(override, config)
     return config
 
@@ -128,19 +128,18 @@ def _search_path(folder: str) -> str:
     return sentences.quoted(f"file://{path.resolve()}")
 
 
-def _check_grammar(override: str) -> None:
+def _parse(override: str) -> Override:
     try:
-        OverridesParser.create().parse_override(override)
+        return OverridesParser.create().parse_override(override)
     except HydraException:
         raise ValueError(sentences.unreadable(override)) from None
 
 
-def _check_flag(override: str, config: DictConfig) -> None:
+def _check_flag(override: Override, config: DictConfig) -> None:
     """OmegaConf takes every number but 0 for true."""
-    parsed = OverridesParser.create().parse_override(override)
-    number = parsed.value()
-    if type(number) is int and number not in (0, 1) and isinstance(OmegaConf.select(config, parsed.key_or_group), bool):
-        raise ValueError(f"{parsed.key_or_group}={number} is not true or false")
+    key, number = override.key_or_group, override.value()
+    if type(number) is int and number not in (0, 1) and isinstance(OmegaConf.select(config, key), bool):
+        raise ValueError(f"{key}={number} is not true or false")
 
 
 def _write_whole_number_out(overrides: list[str], error: Exception) -> bool:
