@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import List  # noqa: UP035  (OmegaConf reads these at run time, also on Python 3.10)
 
 from omegaconf import MISSING
@@ -71,6 +72,17 @@ class Epsilon:
     until_frames: int | None = MISSING  # null: to the end of the run
 
 
+class Activation(Enum):
+    """See `nap_rl.nn.ACTIVATIONS`."""
+
+    relu = "relu"
+    leaky_relu = "leaky_relu"
+    elu = "elu"
+    gelu = "gelu"
+    silu = "silu"
+    tanh = "tanh"
+
+
 @dataclass
 class AgentConfig:
     name: str = MISSING
@@ -81,6 +93,7 @@ class AgentConfig:
     max_pool: int | None = MISSING  # null: no pooling
     spectral_norm: bool = MISSING
     hidden: int = MISSING
+    activation: Activation = MISSING
     head: HeadConfig = MISSING
     double: bool = MISSING
     dueling: bool = MISSING

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nap_rl import threads
 from nap_rl.conf import environments, init_from, learning_rates, optimizers
-from nap_rl.conf.agent_schema import AgentConfig, CategoricalHead, HeadConfig, ImplicitQuantileHead
+from nap_rl.conf.agent_schema import Activation, AgentConfig, CategoricalHead, HeadConfig, ImplicitQuantileHead
 from nap_rl.conf.env_schema import AtariConfig, OnSwitch, ProtocolConfig, SequenceConfig, SequentialConfig
 from nap_rl.conf.environments import ATARI, ATARI_ACTIONS, Observations
 from nap_rl.conf.intervals import parse_every
@@ -242,6 +242,9 @@ def _check_plasticity(config: Config) -> None:
         raise ValueError(
             f"plasticity={name} acts at task switches, and env={config.env.name} has one task: use a sequence"
         )
+    if name in ("leaky_relu", "crelu") and config.agent.activation is not Activation.relu:
+        activation = config.agent.activation.name
+        raise ValueError(f"plasticity={name} changes ReLUs, and agent.activation={activation} has none: use relu")
     if name == "crelu" and config.agent.torso == "impala":
         raise ValueError("plasticity=crelu doubles what a ReLU gives, which skip connections of agent.torso=impala add")
 

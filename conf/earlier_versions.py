@@ -23,6 +23,7 @@ ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
         "width": 1,
         "max_pool": None,
         "spectral_norm": False,
+        "activation": "relu",
     },
     "eval": {"tasks": "current"},
     "nap": {"scope": "tensor"},

@@ -110,13 +110,14 @@ def _check_torso_of_run(folder: Path, config: Config) -> None:
 
 
 def _torso_settings(config: Config) -> dict[str, Any]:
-    """What certainly changes the names or the shapes of the torso's tensors; what only may is left to `transfer`."""
+    """What certainly changes the torso's function, or tensors' names or shapes; what only may is left to `transfer`."""
     norms = "plain" if config.nap.affine is schema.Affine.omit else "learnable"
     return {
         "agent.torso": config.agent.torso,
         "agent.net_arch": _list(config.agent.net_arch),
         "agent.width": config.agent.width,
         "agent.spectral_norm": config.agent.spectral_norm,
+        "agent.activation": config.agent.activation.name,
         "norms by agent.nap": norms if config.agent.nap and config.nap.normalize else "none",
         "plasticity=crelu": config.plasticity.name == "crelu",
     }
@@ -131,7 +132,8 @@ def _check_torso_of_zip(source: str, config: Config, observations: Observations)
     if not theirs.fits(observations.stack, observations.shape):
         seen = [observations.stack, *observations.shape]
         raise ValueError(f"it acts on {theirs.acts_on}, and {config.env.name} shows observations of {seen}")
-    for name, value in (("agent.torso", theirs.name), ("agent.net_arch", _list(theirs.net_arch))):
+    said = {"agent.torso": theirs.name, "agent.net_arch": _list(theirs.net_arch), "agent.activation": theirs.activation}
+    for name, value in said.items():
         if ours[name] != value:
             raise ValueError(
                 f"its torso is another one ({name}: {value} there and {ours[name]} here): use {name}={value}"

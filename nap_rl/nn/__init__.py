@@ -1,5 +1,6 @@
 """Networks of value-based agents: torso -> streams -> head."""
 
+from nap_rl.nn.activations import ACTIVATIONS
 from nap_rl.nn.embedding import QuantileEmbedding
 from nap_rl.nn.heads import Categorical, ExpectedValue, Head, HeadLoss, ImplicitQuantile, Quantile, Target
 from nap_rl.nn.noisy import LayerNoise, NoisyLinear
@@ -10,6 +11,7 @@ from nap_rl.nn.streams import Streams
 from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MlpTorso, NatureTorso
 
 __all__ = [
+    "ACTIVATIONS",
     "Categorical",
     "DataEfficientTorso",
     "ExpectedValue",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nap_rl.nn.activations import ACTIVATIONS, with_activation
 from nap_rl.nn.custom_torso import custom_torso
 from nap_rl.nn.embedding import QuantileEmbedding
 from nap_rl.nn.heads import Categorical, ExpectedValue, Head, ImplicitQuantile, Quantile
@@ -26,6 +27,7 @@ IMAGE_TORSOS = {
 CHOICES: dict[str, tuple[object, ...]] = {
     "torso": ("nature", "data_efficient", "impala", "mlp", "minatar"),
     "head": ("expected", "categorical", "quantile", "implicit_quantile"),
+    "activation": tuple(ACTIVATIONS),
     "norm": (None, "layer", "rms", "group", "batch"),
     "axes": ("all", "channels"),
     "priority": ("loss", "td_error"),
@@ -34,7 +36,7 @@ MOST_UNITS = 1 << 20  # of a layer, so that a description from outside cannot as
 MOST_LAYERS = 64
 LATER = (  # descriptions in older zips lack these
     *("kappa", "samples", "target_samples", "acting_samples", "cosines"),
-    *("priority", "width", "max_pool", "spectral_norm"),
+    *("priority", "width", "max_pool", "spectral_norm", "activation"),
 )
 OPTIONAL = ("norm", "noisy_sigma0", "max_pool")
 
@@ -63,6 +65,8 @@ class NetworkSpec:
         samples, target_samples, acting_samples: see `nap_rl.nn.ImplicitQuantile`.
         priority: see `nap_rl.nn.ImplicitQuantile`.
         cosines: see `nap_rl.nn.QuantileEmbedding`.
+        activation: nonlinearity of torso and streams, a name of `nap_rl.nn.ACTIVATIONS`. A torso of the user's keeps
+            its own, and an embedding its ReLU.
         width, max_pool, spectral_norm: see `nap_rl.nn.ImpalaTorso`; other torsos have 1, None and False.
 
     Raises:
@@ -90,6 +94,7 @@ class NetworkSpec:
     width: int = 1
     max_pool: int | None = None
     spectral_norm: bool = False
+    activation: str = "relu"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -173,6 +178,7 @@ class NetworkSpec:
             width=agent.get("width", 1),
             max_pool=agent.get("max_pool"),
             spectral_norm=agent.get("spectral_norm", False),
+            activation=agent.get("activation", "relu"),
             **_head_from_config(agent["head"]),
         )
 
@@ -187,13 +193,16 @@ class NetworkSpec:
         """
         if self.torso in CHOICES["torso"]:
             torso, features = self._torso(frame_shape, stack), self._features(frame_shape, stack)
+            with_activation(torso, self.activation)
         else:
             torso, features = custom_torso(self.torso, (stack, *frame_shape))
             if self.net_arch:
-                torso = nn.Sequential(torso, MlpTorso(features, self.net_arch))
-                features = self.net_arch[-1]
+                behind = MlpTorso(features, self.net_arch)
+                with_activation(behind, self.activation)
+                torso, features = nn.Sequential(torso, behind), self.net_arch[-1]
         head = self._head()
         streams = Streams(features, actions, head.outputs, self.hidden, self.dueling, self.noisy_sigma0)
+        with_activation(streams, self.activation)
         implicit = self.head == "implicit_quantile"
         embedding = QuantileEmbedding(features, self.cosines, self.acting_samples) if implicit else None
         return QNetwork(torso, streams, head, embedding)

@@ -26,6 +26,8 @@ NETS = {"q_net": "DQN", "quantile_net": "QRDQN"}
 OUTPUT = "streams.advantage.output"
 CONVOLUTIONS = [f"features_extractor.cnn.{i}" for i in (0, 2, 4)]
 FEATURES = "features_extractor.linear.0"
+# Torch's names of `nap_rl.nn.ACTIVATIONS`, which is not imported here.
+ACTIVATIONS = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu", "GELU": "gelu", "SiLU": "silu", "Tanh": "tanh"}
 
 
 class Torso(NamedTuple):
@@ -35,12 +37,14 @@ class Torso(NamedTuple):
         name, net_arch: `torso` and `net_arch` of `NetworkSpec`.
         inputs: channels of an image, numbers of a vector; those of all stacked frames.
         norms: kind, axes and affine of NaP's norms; None for none.
+        activation: of `NetworkSpec`.
     """
 
     name: str
     net_arch: tuple[int, ...]
     inputs: int
     norms: tuple[str, str, bool] | None = None
+    activation: str = "relu"
 
     @property
     def acts_on(self) -> str:
@@ -75,7 +79,10 @@ def _torso_of_sb3(members: Members) -> Torso | None:
         if online := {rest: members.shapes[name] for name, (first, _, rest) in split.items() if first == net}:
             layers = sb3_layers(online, net)
             images, net_arch, _ = _widths(layers, {layer: online[f"{layer}.bias"] for layer in layers})
-            return Torso("nature" if images else "mlp", net_arch, online[f"{layers[0]}.weight"][1])
+            inputs = online[f"{layers[0]}.weight"][1]
+            return Torso(
+                "nature" if images else "mlp", net_arch, inputs, activation=said_activation(members.hints, layers)
+            )
     return None
 
 
@@ -85,7 +92,7 @@ def _torso_of_rainbow(said: Mapping[str, Any]) -> Torso:
         raise TypeError("sizes are whole numbers")
     norms = None if spec["norm"] is None else (str(spec["norm"]), str(spec["axes"]), spec["affine"] is True)
     inputs = stack * math.prod(shape if spec["torso"] == "mlp" else shape[:-2])
-    return Torso(str(spec["torso"]), tuple(spec["net_arch"]), inputs, norms)
+    return Torso(str(spec["torso"]), tuple(spec["net_arch"]), inputs, norms, str(spec.get("activation", "relu")))
 
 
 def _widths(layers: Sequence[str], biases: Mapping[str, Sequence[int]]) -> tuple[bool, tuple[int, ...], int]:
@@ -94,6 +101,28 @@ def _widths(layers: Sequence[str], biases: Mapping[str, Sequence[int]]) -> tuple
     widths = [math.prod(biases[layer]) for layer in layers[3 if images else 0 :]]
     *between, hidden, _ = [0, *widths] if len(widths) == 1 else widths
     return images, tuple(between), hidden
+
+
+def said_activation(hints: Mapping[str, Any], layers: Sequence[str]) -> str:
+    """`activation` of a `NetworkSpec`, by what SB3 wrote of `policy_kwargs`; ZipError where ours has no such network.
+
+    Args:
+        hints: the plain part of the zip's `data`.
+        layers: SB3's names of the network's layers.
+    """
+    kwargs = hints.get("policy_kwargs")
+    said = str(kwargs.get("activation_fn", "ReLU")) if isinstance(kwargs, dict) else "ReLU"
+    found = re.fullmatch(r"(?:<class 'torch\.nn\.modules\.activation\.)?(\w+)(?:'>)?", said)
+    if found is None or found[1] not in ACTIVATIONS:
+        raise ZipError(f"was trained with activation_fn {said[:80]}, expected one of {', '.join(ACTIVATIONS)}")
+    images = layers[0] == CONVOLUTIONS[0]
+    if images and len(layers) == len([*CONVOLUTIONS, FEATURES]) + 1:
+        return (
+            "relu"  # NatureCNN's own; activation_fn stands behind hidden layers of the q_net, of which there are none
+        )
+    if images and found[1] != "ReLU":
+        raise ZipError(f"was trained with activation_fn {found[1]} behind the ReLUs of NatureCNN, expected ReLU")
+    return ACTIVATIONS[found[1]]
 
 
 def describe(tensors: Mapping[str, Tensor], net: str, quantiles: int) -> NetworkSpec:

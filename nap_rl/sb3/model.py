@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ def _sb3(archive: Archive, net: str) -> Model:
     theirs = layout.sb3_layers(online, net)
     rows = online[f"{theirs[-1]}.bias"].numel()
     actions, quantiles = _outputs(archive.hints, net, rows)
-    spec = layout.describe(online, net, quantiles)
+    spec = replace(layout.describe(online, net, quantiles), activation=layout.said_activation(archive.hints, theirs))
     observations = said_observations(archive.hints, spec, online)
     sizes = (observations.frame_shape, observations.stack, actions)
     layers = dict(zip(theirs, layout.our_layers(spec, *sizes), strict=True))
@@ -194,13 +195,9 @@ def _check_policy_kwargs(kwargs: Any) -> None:
         return
     if str(kwargs.get("normalize_images")) == "False":
         raise ZipError("was trained with normalize_images=False, but our networks divide pixels by 255")
-    for name, known in {
-        "activation_fn": (".ReLU'",),
-        "features_extractor_class": (".NatureCNN'", ".FlattenExtractor'"),
-    }.items():
-        value = str(kwargs.get(name, known[0]))
-        if not any(end in value for end in known):
-            raise ZipError(f"was trained with {name} {value[:80]}, expected {known[0].strip(chr(39) + '.')}")
+    extractor = str(kwargs.get("features_extractor_class", ".NatureCNN'"))
+    if not any(known in extractor for known in (".NatureCNN'", ".FlattenExtractor'")):
+        raise ZipError(f"was trained with features_extractor_class {extractor[:80]}, expected NatureCNN")
 
 
 def _moments(archive: Archive, names: list[str], tensors: Mapping[str, Tensor]) -> Moments:

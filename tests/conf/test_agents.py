@@ -86,6 +86,13 @@ def test_what_is_for_impalas_torso_is_refused_with_another(setting: str) -> None
     assert setting.partition("=")[0] in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("method", ["leaky_relu", "crelu"])
+def test_methods_that_change_relus_are_refused_where_there_are_none(method: str) -> None:
+    sentence = f"plasticity={method} changes ReLUs, and agent.activation=gelu has none: use relu"
+    with pytest.raises(ValueError, match=sentence):
+        checked("agent=dqn", *SMALL, "agent.activation=gelu", f"plasticity={method}")
+
+
 def test_munchausen_is_an_option_of_every_agent_but_double_and_categorical_ones() -> None:
     config = checked("agent=iqn", "agent.munchausen.alpha=0.9", "agent.torso=data_efficient", *SMALL)
     agent, _ = build.build_agent(config, 4, torch.device("cpu"))

@@ -73,6 +73,7 @@ def test_where_only_the_torso_fits_it_is_kept_and_the_rest_is_fresh_and_said(
     ("overrides", "sentence"),
     [
         (["agent.torso=nature"], r"its torso is another one \(agent.torso: data_efficient there and nature here\)"),
+        (["agent.activation=gelu"], r"its torso is another one \(agent.activation: relu there and gelu here\)"),
         (["agent.nap=true"], r"its torso is another one \(norms by agent.nap: none there and learnable here\)"),
     ],
 )

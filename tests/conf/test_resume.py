@@ -183,7 +183,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     plain = schema.to_dict(configured(SMALL))
     for name in ("threads", "native"):
         del plain[name]
-    for name in ("width", "max_pool", "spectral_norm"):
+    for name in ("width", "max_pool", "spectral_norm", "activation"):
         del plain["agent"][name]
     del plain["agent"]["epsilon"]["until_frames"]
     left_by_a_run(tmp_path, 4_000, SMALL, config=plain)

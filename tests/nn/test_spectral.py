@@ -113,7 +113,7 @@ def test_width_multiplies_channels_and_spectral_norms_are_in_the_branches_alone(
     assert NetworkSpec.from_plain(older) == NetworkSpec(torso="impala")
 
 
-ADDED = ("width", "max_pool", "spectral_norm", "priority")
+ADDED = ("width", "max_pool", "spectral_norm", "priority", "activation")
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,34 @@ def test_trap_bytes_that_are_no_picture_are_not_divided_by_255(tmp_path: Path) -
     assert len(set(actions.tolist())) > 1
 
 
+@pytest.mark.parametrize("kind", [nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh])
+@pytest.mark.parametrize("algorithm", [DQN, QRDQN])
+def test_policies_with_another_activation_act_as_in_sb3(algorithm: Any, kind: type[nn.Module], tmp_path: Path) -> None:
+    theirs = algorithm("MlpPolicy", "CartPole-v1", policy_kwargs={"activation_fn": kind, "net_arch": [16, 16]})
+    theirs.save(tmp_path / "model")
+    ours = load(tmp_path / "model.zip")
+    x = torch.randn(64, 4) * 3
+    with torch.no_grad():
+        assert (ours.agent.network.q_values(x.unsqueeze(1)) - q_values(theirs, x)).abs().max() <= 1e-6
+
+
+def test_an_activation_that_a_cnn_policy_never_uses_does_not_matter(tmp_path: Path) -> None:
+    class Images(Bytes):
+        observation_space = gymnasium.spaces.Box(0, 255, (4, 36, 36), np.uint8)
+
+    theirs = DQN("CnnPolicy", Images(), policy_kwargs={"activation_fn": nn.Tanh}, buffer_size=10, seed=0)
+    theirs.save(tmp_path / "cnn")
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (16, 4, 36, 36), dtype=np.uint8))
+    with torch.no_grad():
+        assert (load(tmp_path / "cnn.zip").agent.network.q_values(x) - q_values(theirs, x)).abs().max() <= 1e-5
+    kwargs = {"activation_fn": nn.Tanh, "net_arch": [16]}
+    DQN("CnnPolicy", Images(), policy_kwargs=kwargs, buffer_size=10).save(tmp_path / "mixed")
+    with pytest.raises(
+        ZipError, match="was trained with activation_fn Tanh behind the ReLUs of NatureCNN, expected ReLU"
+    ):
+        load(tmp_path / "mixed.zip")
+
+
 def test_another_optimizer_than_adam_is_said(tmp_path: Path) -> None:
     kwargs = {"optimizer_class": torch.optim.RMSprop, "net_arch": [8]}
     theirs = DQN("MlpPolicy", "CartPole-v1", learning_starts=20, buffer_size=100, policy_kwargs=kwargs)
@@ -192,7 +220,7 @@ def test_another_optimizer_than_adam_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "kwargs", "sentence"),
     [
-        (DQN, {"activation_fn": nn.Tanh}, "was trained with activation_fn .*Tanh.*, expected ReLU"),
+        (DQN, {"activation_fn": nn.Mish}, "was trained with activation_fn .*Mish.*, expected one of ReLU, LeakyReLU, "),
         (PPO, {}, "holds a PPO policy: DQN, QR-DQN and Rainbow are read"),
     ],
 )
