@@ -108,6 +108,7 @@ class Checkpointer:
         if self.last is not None and self.last.name == name:
             return self.last
         self._check_weights()
+        is_first = self.last is None
         began = time.monotonic()
         try:
             self.last = self._write(name)
@@ -127,7 +128,8 @@ class Checkpointer:
         if self.failures:
             return None
         share = self._seconds / max(ended - self._started, 1e-9)
-        self.display.note(f"checkpoint {name}: {ended - began:.2f} s, {share:.1%} of the time so far")
+        so_far = "" if is_first else f", {share:.1%} of the time so far"  # before the first the run did nothing else
+        self.display.note(f"checkpoint {name}: {ended - began:.2f} s{so_far}")
         return self.last
 
     def _write(self, name: str) -> Path:

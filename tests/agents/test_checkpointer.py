@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,21 @@ def test_what_is_due_is_written_and_so_many_are_kept(tiny: Any, tmp_path: Path) 
     assert checkpointer.save() is not None  # the last step's
     assert checkpointer.save() == checkpointer.last  # and not again
     assert trainer.records.checkpoint_seconds > 0
+
+
+def test_each_is_announced_and_later_ones_with_their_share_of_the_time(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari), tmp_path)
+    said: list[str] = []
+    monkeypatch.setattr(checkpointer.display, "note", said.append)
+    for frames in (0, 16):
+        tiny.play_to(trainer, frames)
+        checkpointer.save()
+    trainer.env.close()
+    first, second = said
+    assert re.fullmatch(r"checkpoint frames-000000000000: \d+\.\d\d s", first)
+    assert re.fullmatch(r"checkpoint frames-000000000016: \d+\.\d\d s, \d+\.\d% of the time so far", second)
 
 
 def test_time_makes_one_due_too(tiny: Any, tmp_path: Path) -> None:

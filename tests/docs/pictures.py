@@ -1,6 +1,7 @@
 """Makes docs/pictures/ anew, in a headless Chromium: python -m tests.docs.pictures [NAME ...]
 
     report_light, report_dark, report_phone   the page of a small sweep
+    tensorboard                               its Custom Scalars page of two runs of that sweep
     site                                      a guide in the docs site (extra docs)
     terminal_run, terminal_sweep              what the commands print in a terminal
     film                                      one picture of a film of evaluate.py
@@ -14,12 +15,14 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -138,6 +141,22 @@ class Studio:
         self.browser.open(self.folder / "sweep" / "report.html", width=width, height=height, dark=dark)
         self.shot(name)
 
+    def tensorboard(self) -> None:
+        from tensorboard import program
+
+        assert self.sweep
+        for arm in ("nap=false", "nap=true"):
+            shutil.copytree(self.folder / "sweep" / f"{arm},seed=0..1" / "seed_0", self.folder / "runs" / arm)
+        os.chdir(self.folder)  # its page shows the folder as it was typed
+        board = program.TensorBoard()
+        board.configure(argv=["", "--logdir", "runs", "--host", "127.0.0.1", "--port", "0"])
+        self.browser.visit(f"{board.launch()}#custom_scalars", width=1200, height=900)
+        self.browser.until(f"{ELEMENTS}.filter((each) => each.localName === 'tf-line-chart-data-loader').length > 4")
+        for _ in range(3):  # each chart turns a wheel until its numbers are there, and then draws
+            self.browser.until(f"!{ELEMENTS}.some((each) => /spinner/.test(each.localName) && each.clientHeight > 0)")
+            time.sleep(2)
+        self.shot("tensorboard")
+
     def site(self) -> None:
         out = self.folder / "site"
         build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(out)]
@@ -197,15 +216,20 @@ class Studio:
         raise ValueError(f"{out} is larger than {MOST_BYTES:,} bytes")
 
 
+ELEMENTS = """(function all(root) {
+    return [...root.querySelectorAll('*')].flatMap((each) => [each, ...(each.shadowRoot ? all(each.shadowRoot) : [])]);
+})(document)"""
+"""Every element of a page, also those in shadow trees."""
+
 NAMES = (
-    *("report_light", "report_dark", "report_phone", "terminal_run", "terminal_sweep", "film"),
+    *("report_light", "report_dark", "report_phone", "tensorboard", "terminal_run", "terminal_sweep", "film"),
     "site",  # the last, because it shows one of the others
 )
 
 
 @contextmanager
 def studio() -> Iterator[Studio]:
-    with tempfile.TemporaryDirectory() as folder, chromium(Path(folder) / "profile") as browser:
+    with tempfile.TemporaryDirectory() as folder, chromium(Path(folder) / "profile", here=True) as browser:
         yield Studio(Path(folder), browser)
 
 

@@ -124,8 +124,8 @@ REQUEST = "Network.requestWillBeSent"
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Browser]:
-    """A browser that cannot reach any host: every name resolves to nothing."""
+def chromium(profile: Path, *, here: bool = False) -> Iterator[Browser]:
+    """A browser that cannot reach any host: every name resolves to nothing, but 127.0.0.1 if `here`."""
     program = installed()
     assert program is not None
     asks_read, asks_write = os.pipe()
@@ -137,9 +137,10 @@ def chromium(profile: Path) -> Iterator[Browser]:
         os.dup2(read, 3, inheritable=True)
         os.dup2(write, 4, inheritable=True)
 
+    rules = "MAP * ~NOTFOUND" + (", EXCLUDE 127.0.0.1" if here else "")
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     flags += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "--hide-scrollbars"]
-    flags += ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    flags += ["--disable-background-networking", f"--host-resolver-rules={rules}"]
     process = subprocess.Popen(
         [program, *flags, "about:blank"],
         preexec_fn=place,
