@@ -1,4 +1,4 @@
-"""The three arms of stationary training, and what trains them: norms, projection, optimiser, schedule."""
+"""The arms of stationary training, and what trains them: norms, projection, optimiser, schedule."""
 
 from __future__ import annotations
 
@@ -22,18 +22,31 @@ def build_arm(
     """The network on its device, with norms and projection as `config.variant` says.
 
     variant=norm with affine=regularize pulls scale and offset as nap does: the arms differ in the projection alone.
+
+    Raises:
+        ValueError: variant=project, and a hidden layer of the network has no norm behind it; names the layer.
     """
-    if config.variant != "baseline":
+    if config.variant in ("norm", "nap"):
         options: dict[str, Any] = {"norm": config.norm, "axes": config.axes, "existing": config.existing}
         model = normalize(model, example, affine=config.affine != "omit", **options)
     model = model.to(device)
     optimizer = build_optimizer(config, model)
     affine: Any = "free" if config.affine == "omit" else config.affine
-    every = config.project_every if config.variant == "nap" else None
+    every = config.project_every if config.variant in ("project", "nap") else None
     if config.variant == "baseline" or (every is None and affine == "free"):
         return model, optimizer, None
     coefficient = config.regularize_coefficient
-    return model, optimizer, Projector(model, optimizer, every=every, affine=affine, regularize_coefficient=coefficient)
+    shown = _on(device, example) if config.variant == "project" else None  # normalize has left its marks
+    projector = Projector(
+        model, optimizer, every=every, affine=affine, regularize_coefficient=coefficient, example_input=shown
+    )
+    return model, optimizer, projector
+
+
+def _on(device: torch.device, example: Example) -> Example:
+    if isinstance(example, Tensor):
+        return example.to(device)
+    return tuple(part.to(device) if isinstance(part, Tensor) else part for part in example)
 
 
 def build_optimizer(config: TrainingConfig, model: nn.Module) -> Optimizer:

@@ -46,6 +46,8 @@ class ImagesConfig(TrainingConfig):
         for key, value in {**values, "model_norm": self.model_norm}.items():
             if value not in CHOICES[key]:
                 raise ValueError(f"{key}={value} is not one of {', '.join(CHOICES[key])}")
+        if self.variant == "project" and self.model_norm == "none":
+            raise ValueError("variant=project projects what the network's own norms follow: take model_norm=batch")
         if self.depth not in DEPTHS:
             raise ValueError(f"depth={self.depth} is not one of {', '.join(map(str, DEPTHS))}")
         check_numbers(self, ("width", "epochs"), "of 1 or more", lambda value: value >= 1)

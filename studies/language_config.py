@@ -74,6 +74,10 @@ class LanguageConfig(TrainingConfig):
         for key, choices in {"model": MODELS, "pre_norm": ("rms", "layer")}.items():
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key}={getattr(self, key)} is not one of {', '.join(choices)}")
+        if self.variant == "project":  # nothing follows the decoder's queries, keys and values
+            raise ValueError(
+                "variant=project needs a norm behind every hidden layer, which the decoder lacks: take nap"
+            )
         if self.data.name not in CORPORA:
             raise ValueError(f"data={self.data.name} is not one of {', '.join(CORPORA)}")
         if self.norm not in ("layer", "rms"):

@@ -12,7 +12,7 @@ from nap_rl.studies import ranks
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"  # files of a run's folder
 CHOICES = {
-    "variant": ("baseline", "norm", "nap"),
+    "variant": ("baseline", "norm", "project", "nap"),
     "norm": ("layer", "rms", "group", "batch"),
     "axes": ("all", "channels"),
     "existing": ("keep", "replace"),
@@ -35,12 +35,14 @@ class TrainingConfig:
     """Types and defaults of what `studies/stationary.py` reads."""
 
     study: str = ""
-    variant: str = "nap"  # baseline: the network alone | norm: normalize | nap: normalize, then project
+    variant: str = "nap"  # baseline | norm: normalize | project: what has norms already | nap: normalize, then project
 
     norm: str = "layer"  # what normalize puts in: layer | rms | group | batch
     axes: str = "all"  # of norms of images: all | channels
     existing: str = "keep"  # the network's own norms: keep | replace
-    affine: str = "regularize"  # scale and offset: regularize | project (nap only) | free | omit (new norms have none)
+    affine: str = (
+        "regularize"  # scale, offset: regularize | project (not with norm) | free | omit (new norms lack them)
+    )
     regularize_coefficient: float = 0.1  # k of affine=regularize
     project_every: int = 1  # updates
 

@@ -29,7 +29,7 @@ def fashion(tmp_path: Path) -> str:
     return f"data.root={image_files.fashion_mnist(tmp_path / 'fashion')}"
 
 
-@pytest.mark.parametrize("variant", ["baseline", "norm", "nap"])
+@pytest.mark.parametrize("variant", ["baseline", "norm", "project", "nap"])
 def test_each_arm_trains_and_is_tested(
     variant: str, fashion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,7 +38,7 @@ def test_each_arm_trains_and_is_tested(
     summary = summary_of(folder)
     assert summary["updates"] == 8 and summary["config"]["variant"] == variant
     assert set(summary["scores"]) == {"accuracy", "loss"} and 0 <= summary["scores"]["accuracy"] <= 1
-    assert (summary["norm_drift"] < 1e-6) == (variant == "nap")
+    assert (summary["norm_drift"] < 1e-6) == (variant in ("project", "nap"))
     with (folder / "evaluations.csv").open(newline="") as lines:
         assert [row["update"] for row in csv.DictReader(lines)] == ["4", "8"]
     assert study_py(monkeypatch, *SMALL, fashion, f"variant={variant}", f"hydra.run.dir={folder}") == 0
@@ -78,7 +78,7 @@ def test_moments_come_back_in_the_layout_of_their_weights(
         ("data.root=/nowhere", "needs /nowhere/t10k-images-idx3-ubyte.gz: install Debian's package"),
         ("data=cifar10", "data=cifar10 needs data/cifar-10-batches-bin/test_batch.bin: unpack"),
         ("data=imagenet", "data=imagenet needs data.root, a folder that holds train/CLASS/*.jpg"),
-        ("variant=nop", "variant=nop is not one of baseline, norm, nap"),
+        ("variant=nop", "variant=nop is not one of baseline, norm, project, nap"),
         ("data=mnist", "data=mnist does not exist"),
         ("widht=3", "there is no key 'widht': did you mean 'width'?"),
         ("depth=20", "depth=20 is not one of 18, 34, 50"),
@@ -114,6 +114,17 @@ def test_a_projection_of_offsets_needs_the_projection(
     arguments = ["variant=norm", "affine=project", f"hydra.run.dir={tmp_path / 'run'}"]
     assert study_py(monkeypatch, *SMALL, fashion, *arguments) == 2
     assert "affine=project is a projection, which variant=norm leaves out" in capsys.readouterr().err
+
+
+def test_a_projection_without_normalize_needs_norms_of_the_networks_own(
+    fashion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["variant=project", "model_norm=none", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert study_py(monkeypatch, *SMALL, fashion, *arguments) == 2
+    assert (
+        "variant=project projects what the network's own norms follow: take model_norm=batch" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_torn_picture_stops_the_run_which_goes_on_when_it_is_mended(

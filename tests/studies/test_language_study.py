@@ -70,7 +70,8 @@ def test_a_text_folder_and_a_tokenizer_of_ones_own(tmp_path: Path, monkeypatch: 
         ("vocabulary=100", "vocabulary=100, expected a number of 257 or more"),
         ("tokenizer=/nowhere.json", "tokenizer=/nowhere.json is no file"),
         ("scores.piqa=/nowhere", "scores.piqa=/nowhere is no file"),
-        ("variant=nop", "variant=nop is not one of baseline, norm, nap"),
+        ("variant=project", "variant=project needs a norm behind every hidden layer, which the decoder lacks"),
+        ("variant=nop", "variant=nop is not one of baseline, norm, project, nap"),
     ],
 )
 def test_a_slip_is_one_sentence_and_exit_code_2(
