@@ -19,6 +19,7 @@ from nap_rl.diagnostics import (
     hessian_max,
     layers_of_activations,
 )
+from nap_rl.nap.groups import frozen_paths
 from nap_rl.replay import Transitions
 
 STATES = 256
@@ -38,6 +39,7 @@ class Diagnostics:
     def __init__(self, agent: ValueAgent, layers: Sequence[str]) -> None:
         self.agent = agent
         self._layers = layers_of_activations(agent.network, layers)
+        self._frozen = frozen_paths(agent.network)
         self._batch: Transitions | None = None
         self._q_before = torch.empty(0)
         self._generator = torch.Generator(device=agent.device)
@@ -57,7 +59,7 @@ class Diagnostics:
         """The measures, by tag. One host sync, and one in `hessian_max`."""
         assert self._batch is not None, "before_update chooses the states"
         batch, self._batch = self._batch, None
-        with activations(self.agent.network) as hidden:
+        with activations(self.agent.network, free=self._frozen) as hidden:
             q_values = self._q_values(batch.s_tm1)
         found: dict[str, Tensor] = {}
         for name, h in hidden.items():

@@ -22,6 +22,7 @@ from nap_rl.envs.step import Episode, Step, Visit
 from nap_rl.logging import RecentRate, RunLog, Status
 from nap_rl.logging.tags import LAYER_MEASURES
 from nap_rl.nap import LayerMonitor
+from nap_rl.nap.groups import frozen_paths
 
 RECENT_EPISODES = 100
 MOST_TASK_COLUMNS = 64
@@ -92,7 +93,9 @@ class Records:
         self.tasks = names if len(names) <= MOST_TASK_COLUMNS else []
         self.log_every_updates = log_every_updates
         self.diagnostics_every_updates = diagnostics_every_updates
-        self.monitor = LayerMonitor(agent.network, agent.optimizer, power=agent.effective_lr_power)
+        self.monitor = LayerMonitor(
+            agent.network, agent.optimizer, power=agent.effective_lr_power, free=frozen_paths(agent.network)
+        )
         self.diagnostics = Diagnostics(agent, self.monitor.names)
         self.visits: list[VisitRecord] = []
         self.max_norm_drift = 0.0

@@ -68,8 +68,8 @@ def refusal(agent: ValueAgent) -> str | None:
     (group,) = optimizer.param_groups
     if group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor):
         return "Adam has amsgrad, maximize or a tensor as learning rate"
-    if not all(parameter.requires_grad for parameter in network.parameters()):
-        return "some weights are frozen"
+    if frozen := [name for name, parameter in network.named_parameters() if not parameter.requires_grad]:
+        return f"the weights {frozen[0]} are frozen"
     if any(isinstance(layer, SpectralConv2d) for layer in network.modules()):
         return "the singular vectors of spectral norms follow it"
     if kept:

@@ -17,7 +17,7 @@ from nap_rl.conf.env_schema import AtariConfig, OnSwitch, ProtocolConfig, Sequen
 from nap_rl.conf.environments import ATARI, ATARI_ACTIONS, Observations
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.ranges import check_ranges
-from nap_rl.conf.schema import Affine, Config, Norm
+from nap_rl.conf.schema import Affine, Config, Injection, Norm
 from nap_rl.dotted import import_object
 from nap_rl.envs import Resize, check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP, import_cv2
@@ -228,6 +228,8 @@ def _check_plasticity(config: Config) -> None:
         method_named(name)
     if name == "none" and not options:
         return
+    if isinstance(config.plasticity, Injection):
+        options["at"] = _injection_at(config, config.plasticity)
     for key, value in options.items():
         try:
             option(key, value)
@@ -247,6 +249,18 @@ def _check_plasticity(config: Config) -> None:
         raise ValueError(f"plasticity={name} changes ReLUs, and agent.activation={activation} has none: use relu")
     if name == "crelu" and config.agent.torso == "impala":
         raise ValueError("plasticity=crelu doubles what a ReLU gives, which skip connections of agent.torso=impala add")
+
+
+def _injection_at(config: Config, injection: Injection) -> int:
+    """The update of the injection; where it is null, it becomes a quarter of the run's updates."""
+    assert config.frames is not None
+    steps = config.frames // environments.frame_skip(config.env) - config.agent.min_replay_steps
+    updates = max(int(steps / config.agent.update_every_steps), 1)
+    if injection.at is None:
+        injection.at = max(updates // 4, 1)
+    if injection.at > updates:
+        raise ValueError(f"plasticity.at={injection.at}, expected {updates} or less: this run has no more updates")
+    return injection.at
 
 
 def _check_logger(config: Config) -> None:

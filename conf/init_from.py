@@ -166,6 +166,8 @@ def _is_zip(source: str) -> bool:
 
 def _from_run(source: str, network: QNetwork) -> str | None:
     fresh = transfer(_read_run(source), network)
+    if any(getattr(stream, "is_injected", False) for stream in network.streams.children()):
+        raise ValueError("its streams were injected already, which plasticity=injection does once: use another method")
     layers = sorted({name.rsplit(".", 1)[0] for name in fresh})
     return f"only the torso fits and is kept; FRESH are {', '.join(layers)}" if fresh else None
 

@@ -196,7 +196,8 @@ def check(config: Config, observations: Observations, num_actions: int) -> None:
     from nap_rl.conf.networks import build_network
     from nap_rl.nap import weight_groups
 
-    ours = set(weight_groups(build_network(config, num_actions, observations)))
+    groups = weight_groups(build_network(config, num_actions, observations))
+    ours = {name for name, tensors in groups.items() if tensors[0].requires_grad}
     if different := sorted(ours ^ set(layers_of(table))):
         side = "this run" if different[0] in ours else "the file"
         raise ValueError(

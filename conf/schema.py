@@ -178,6 +178,11 @@ class HareTortoise(PlasticityConfig):
     every: int = MISSING  # updates
 
 
+@dataclass
+class Injection(PlasticityConfig):
+    at: int | None = MISSING  # updates; null: a quarter of the run's
+
+
 METHODS: dict[str, type[PlasticityConfig]] = {
     "plain": PlainMethod,
     "coefficient": CoefficientMethod,
@@ -190,6 +195,7 @@ METHODS: dict[str, type[PlasticityConfig]] = {
     "fire": Fire,
     "parseval": Parseval,
     "hare_tortoise": HareTortoise,
+    "injection": Injection,
 }
 
 

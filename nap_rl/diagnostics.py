@@ -8,13 +8,15 @@ measures a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
+
+from nap_rl.nap.groups import within
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh)
 
@@ -143,8 +145,12 @@ def _normalized(v: Sequence[Tensor]) -> list[Tensor]:
 
 
 @contextmanager
-def activations(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Yields a dict that every forward pass within fills: name of an activation module -> its output, detached."""
+def activations(network: nn.Module, *, free: Collection[str] = ()) -> Iterator[dict[str, Tensor]]:
+    """Yields a dict that every forward pass within fills: name of an activation module -> its output, detached.
+
+    Args:
+        free: paths of submodules to leave out.
+    """
     outputs: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -156,7 +162,7 @@ def activations(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     handles = [
         module.register_forward_hook(hook(name))
         for name, module in network.named_modules()
-        if isinstance(module, ACTIVATIONS)
+        if isinstance(module, ACTIVATIONS) and not within(name, free)
     ]
     try:
         yield outputs

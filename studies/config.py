@@ -106,6 +106,10 @@ def validate(config: StudyConfig) -> None:
             listed = ", ".join(known) or "none"
             raise ValueError(f"method={config.method} has no option {key!r}; it has: {listed}.")
         option(key, value)
+    if method_named(config.method).value_networks_only:
+        raise ValueError(
+            f"method={config.method} changes the streams of a value network, and no study has one: use train.py."
+        )
     needed = method_named(config.method).norm
     if needed and config.norm != needed:
         raise ValueError(f"method={config.method} needs norm={needed}; got norm={config.norm}.")

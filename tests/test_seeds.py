@@ -120,6 +120,10 @@ def test_a_run_that_diverges_leaves_the_others_to_their_ends(
     [
         (("experiment=permuted_catch",), None),
         (("experiment=permuted_catch", "plasticity=regenerative"), "the plasticity method Regenerative"),
+        (
+            ("experiment=permuted_catch", "plasticity=injection"),
+            "the weights streams.advantage.old.hidden.weight are fro",
+        ),
         (("experiment=permuted_catch", "agent.net_arch=[1000,1000]"), "weights, more than 500,000"),
         (("agent=rainbow",), "weights, more than 500,000"),
     ],

@@ -26,6 +26,12 @@ def within(path: str, free: Collection[str]) -> bool:
     return any(path == name or path.startswith(f"{name}.") for name in free)
 
 
+def frozen_paths(module: nn.Module) -> tuple[str, ...]:
+    """Submodules with parameters of which none is trained (`requires_grad` off)."""
+    own = {name: list(each.parameters()) for name, each in module.named_modules() if name}
+    return tuple(name for name, tensors in own.items() if tensors and not any(t.requires_grad for t in tensors))
+
+
 def check_choice(name: str, value: str, *choices: str) -> None:
     """ValueError: the option `name` has a value that is none of its choices."""
     if value not in choices:

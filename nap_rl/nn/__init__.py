@@ -7,7 +7,7 @@ from nap_rl.nn.noisy import LayerNoise, NoisyLinear
 from nap_rl.nn.q_network import QNetwork
 from nap_rl.nn.spec import NetworkSpec
 from nap_rl.nn.spectral import FIRST_ITERATIONS, SpectralConv2d, iterate_spectral_norms
-from nap_rl.nn.streams import Streams
+from nap_rl.nn.streams import InjectedStream, Streams
 from nap_rl.nn.torsos import DataEfficientTorso, ImpalaTorso, MlpTorso, NatureTorso
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "HeadLoss",
     "ImpalaTorso",
     "ImplicitQuantile",
+    "InjectedStream",
     "LayerNoise",
     "MlpTorso",
     "NatureTorso",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -45,6 +46,42 @@ class Stream(nn.Module):
         self.activation.to(dtype)
 
 
+class InjectedStream(Stream):
+    """own(x) + old(x) - initial(x): the stream itself, which is trained, and two frozen copies of it.
+
+    All three act under the same noise. As long as old = initial, the sum is own(x) and its gradient that of own(x), to
+    the bit. The stream's tensors keep their names; the copies' are `old....` and `initial....`.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        nn.Module.__init__(self)
+        self.hidden, self.activation, self.output = stream.hidden, stream.activation, stream.output
+        self.old, self.initial = (copy.deepcopy(stream).requires_grad_(False) for _ in range(2))
+
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """As `Stream.forward`. The gradient of x comes through all three."""
+        y = super().forward(x, noise)
+        frozen_x = x.view_as(x)  # gradients of equal copies cancel here, before that of own(x) could round them
+        total: Tensor = y + (self.old(frozen_x, noise) - self.initial(frozen_x, noise))
+        return total
+
+    @property
+    def is_injected(self) -> bool:
+        """Whether the copies differ. Waits for a GPU."""
+        pairs = zip(self.old.state_dict().values(), self.initial.state_dict().values(), strict=True)
+        return not all(torch.equal(*pair) for pair in pairs)
+
+    def body_to(self, dtype: torch.dtype) -> None:
+        super().body_to(dtype)
+        self.old.body_to(dtype)
+        self.initial.body_to(dtype)
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the stream itself, by their names in a copy."""
+        tensors = self.state_dict()
+        return {name: tensors[name] for name in self.initial.state_dict()}
+
+
 class Streams(nn.Module):
     """One stream, or a value and an advantage stream (dueling, Wang et al. 2016, arXiv 1511.06581, equation 9).
 
@@ -65,6 +102,11 @@ class Streams(nn.Module):
         self.outputs = outputs
         self.advantage = Stream(features, hidden, actions * outputs, sigma0)
         self.value = Stream(features, hidden, outputs, sigma0) if dueling else None
+
+    def keep_copies(self) -> None:
+        """Make each stream an `InjectedStream`, which computes what it computed."""
+        self.advantage = InjectedStream(self.advantage)
+        self.value = None if self.value is None else InjectedStream(self.value)
 
     @property
     def noise_sizes(self) -> list[int]:

@@ -34,6 +34,7 @@ METHODS: dict[str, str] = {
     "parseval": "parseval.Parseval",
     "c_chain": "c_chain.CChain",
     "hare_tortoise": "hare_tortoise.HareTortoise",
+    "injection": "injection.Injection",
     "layer_norm_l2": "l2.LayerNormL2",
 }
 

@@ -47,6 +47,8 @@ class Method:
     """Whether it adds to the loss or looks at the pass that learns; else it acts on weights after updates alone."""
     only_at_switches = False
     """Whether it does nothing but at task switches."""
+    value_networks_only = False
+    """Whether it changes the streams of a value network, which other networks do not have."""
     statistics_batch = 64
     """States that `inputs` should give, for shares of dormant units (Sokar et al. 2023)."""
 
@@ -115,6 +117,7 @@ def not_negative(name: str, value: float) -> float:
 
 
 OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "at": count,
     "coefficient": positive,
     "decay": fraction,
     "every": count,

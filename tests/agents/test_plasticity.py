@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +93,17 @@ def test_a_method_is_asked_after_each_update_and_leaves_the_target_alone(make_ag
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["continual_backprop", "redo"])
-def test_methods_that_look_at_activations_see_them_through_a_compiled_update(name: str, make_agent: Make) -> None:
-    options = {"rate": 0.05, "maturity": 2} if name == "continual_backprop" else {"every": 3, "tau": 0.5}
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("continual_backprop", {"rate": 0.05, "maturity": 2}),
+        ("redo", {"every": 3, "tau": 0.5}),
+        ("injection", {"at": 5}),
+    ],
+)
+def test_methods_act_on_a_compiled_update_as_on_a_plain_one(
+    name: str, options: dict[str, float], make_agent: Make
+) -> None:
     agents = [make_agent(sigma0=0.5, method=name, options=options) for _ in range(2)]
     compile_agent(agents[0])
     changed = []
@@ -145,14 +155,15 @@ OPTIONS: dict[str, dict[str, float]] = {  # so that each acts several times in 5
     "noisy_updates": {"scale": 0.01},
     "weight_clipping": {"kappa": 0.5},
     "hare_tortoise": {"decay": 0.9, "every": 8},
+    "injection": {"at": 8},
 }
 
 
-def trained(folder: Path, agent: ValueAgent) -> tuple[Trainer, Projector]:
+def trained(folder: Path, agent: ValueAgent, config: TrainerConfig = CONFIG) -> tuple[Trainer, Projector]:
     projector = agent.projector = Projector(agent.network, agent.optimizer)
     display = Progress(stream=io.StringIO())
     with RunLog(folder, tensorboard=False) as log:
-        trainer = Trainer(Pictures(), agent, CONFIG, log=log, display=display)
+        trainer = Trainer(Pictures(), agent, config, log=log, display=display)
         trainer.run()
     return trainer, projector
 
@@ -185,3 +196,31 @@ def test_without_the_projection_after_it_a_method_would_move_the_norms(
     states = agent.replay.sample
     monkeypatch.setattr(agent, "intervene", lambda: agent.method.after_update(agent.updates, lambda: states(64).s_tm1))
     assert trained(tmp_path, agent)[0].records.max_norm_drift > 1e-4
+
+
+def test_logs_of_an_injected_network_speak_of_trained_layers_alone(make_agent: Make, tmp_path: Path) -> None:
+    config = replace(CONFIG, diagnostics_every_updates=10)
+    rows = {}
+    for name in ("none", "injection"):
+        agent = make_agent(nap=True, sigma0=0.5, num_envs=4, method=name, options=OPTIONS.get(name))
+        trained(tmp_path / name, agent, config)
+        with (tmp_path / name / "metrics.csv").open() as file:
+            rows[name] = list(csv.DictReader(file))
+    assert rows["none"][0].keys() == rows["injection"][0].keys()
+    assert any(key.startswith("plasticity/dormant/streams.value.") for key in rows["injection"][0])
+    last = rows["injection"][-1]
+    turned = {key: float(last[key]) for key in last if key.startswith("nap/rotation/")}
+    assert turned and min(turned.values()) > 1e-3  # degrees: no frozen layer is among them
+
+
+def test_the_target_network_has_the_old_head_until_its_next_copy(make_agent: Make) -> None:
+    agent = make_agent(method="injection", options={"at": 3}, target_every_updates=4)
+    fill(agent)
+    states = torch.randint(256, (6, 4, 2), dtype=torch.uint8)
+    for _ in range(3):
+        agent.update()
+        target = agent.target.q_values(states)
+        agent.intervene()
+    assert torch.equal(agent.target.q_values(states), target)
+    agent.update()
+    assert torch.equal(agent.target.q_values(states), agent.network.q_values(states))

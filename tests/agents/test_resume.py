@@ -41,8 +41,10 @@ STICKY = "env/protocol=machado2018"
 RESETS = [f"env.on_switch.{name}=reset" for name in ("replay", "optimizer", "target")]
 BACKPROP = ["plasticity=continual_backprop", "plasticity.rate=0.02", "plasticity.maturity=2"]
 REWARM = ["schedule=rewarm", "schedule.cycle_frames=90", "schedule.patience_frames=30"]
+INJECTION = ["plasticity=injection", "plasticity.at=15", "logger.diagnostics_every_updates=9"]
 CASES = {
     "fire": ("sequence", ["agent.nap=true", "plasticity=fire"], [192, 208]),
+    "before and after an injection": ("atari", ["agent.nap=true", *INJECTION], [600, 720]),
     "much at once, and on a switching step": (
         "sequence",
         [STICKY, "agent.nap=true", "logger.diagnostics_every_updates=9", *BACKPROP],

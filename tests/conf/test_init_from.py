@@ -69,6 +69,21 @@ def test_where_only_the_torso_fits_it_is_kept_and_the_rest_is_fresh_and_said(
         assert torch.equal(tensor, expected), name
 
 
+def test_an_injected_run_is_refused_and_one_that_is_not_yet_injected_is_taken(tmp_path: Path) -> None:
+    injection = ["plasticity=injection", "agent.nap=true"]
+    weights = saved(tmp_path / "before", *injection)
+    agent, _ = build.build_agent(checked(*injection, f"agent.init_from={tmp_path / 'before'}"), 4, torch.device("cpu"))
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in agent.network.state_dict().items())
+
+    meta = {"config": schema.to_dict(checked("seed=7", *injection))}
+    weights["streams.value.old.output.weight_mu"] += 1.0
+    checkpoint.save(tmp_path / "after" / "checkpoints", "frames-000000000400", tensors={"network": weights}, meta=meta)
+    config = checked(*injection, f"agent.init_from={tmp_path / 'after'}")
+    with pytest.raises(ValueError, match=r"agent.init_from=.*after: its streams were injected already") as caught:
+        build.build_agent(config, 4, torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

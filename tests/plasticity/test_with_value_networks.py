@@ -27,7 +27,7 @@ def test_every_method_drives_a_noisy_value_network_with_nap(name: str) -> None:
     network = normalize(method_named(name).prepare(value_network(), STACKS), STACKS)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     projector = Projector(network, optimizer)
-    options = {"every": 2} if "every" in options_of(name) else {}
+    options = {key: 2 for key in ("every", "at") if key in options_of(name)}
     method = make_method(name, network, optimizer, example_input=STACKS, options=options)
     target = copy.deepcopy(network)  # a method must not hang on to copies, nor they on to it
     for update in range(1, 4):

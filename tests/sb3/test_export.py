@@ -130,9 +130,10 @@ def test_what_no_zip_can_hold_is_refused(checkpoint_of: Checkpointed, tmp_path: 
     checkpoint_of(tmp_path / "iqn", "agent=iqn")
     with pytest.raises(ValueError, match="is in no SB3 zip"):
         export(tmp_path / "iqn", tmp_path / "model.zip")
-    checkpoint_of(tmp_path / "leaky", "agent=dqn", "plasticity=leaky_relu")
-    with pytest.raises(ValueError, match="plasticity=leaky_relu changes the network"):
-        export(tmp_path / "leaky", tmp_path / "model.zip")
+    for method in ("leaky_relu", "injection"):
+        checkpoint_of(tmp_path / method, "agent=dqn", f"plasticity={method}")
+        with pytest.raises(ValueError, match=f"plasticity={method} changes the network"):
+            export(tmp_path / method, tmp_path / "model.zip")
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         export(tmp_path / "nothing", tmp_path / "model.zip")
     assert not (tmp_path / "model.zip").exists()

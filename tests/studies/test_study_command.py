@@ -32,6 +32,7 @@ def test_one_study_fills_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("study=random_label", "study=random_label does not exist"),
         ("data=mnist", "data=mnist does not exist"),
         ("method=reddo", "no plasticity method 'reddo'; the nearest is 'redo'"),
+        ("method=injection", "method=injection changes the streams of a value network, and no study has one"),
         ("+options.tau=1", "method=none has no option 'tau'; it has: none."),
         ("norm=none", "nap=true needs a normalisation"),
         ("optimizer=rmsprop", "optimizer=rmsprop is not one of adam, sgd, momentum"),
