@@ -36,6 +36,8 @@ LABELS = {
     "parameter_norm": "parameter norm",
     "dead_fraction": "dead ReLU units",
     "angle": "angle to un-projected (degrees)",
+    "held_out/accuracy": "held-out accuracy",
+    "held_out/loss": "held-out loss",
 }
 
 
@@ -68,7 +70,7 @@ def report(folder: Path) -> str:
 
     Raises:
         FileNotFoundError: the folder holds no finished study.
-        ValueError: the studies are of several kinds.
+        ValueError: the studies are of several kinds, or a folder is no study's.
     """
     studies = read_all([folder])
     if studies[0].config["study"] not in KINDS:
@@ -86,7 +88,7 @@ def read_all(folders: Iterable[Path]) -> list[Study]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: they are of several kinds.
+        ValueError: they are of several kinds, or one is no study's.
     """
     places = list(folders)
     studies = [_read(path.parent) for folder in places for path in sorted(folder.rglob(SUMMARY))]
@@ -301,6 +303,8 @@ KINDS: dict[str, tuple[Callable[[Study], Iterator[Curve]], Callable[[Sequence[St
 
 def _read(folder: Path) -> Study:
     summary = json.loads((folder / SUMMARY).read_text())
+    if "config" not in summary:
+        raise ValueError(f"{folder} is no study: its {SUMMARY} has no configuration.")
     config = summary.pop("config")
     tasks, steps, evaluations = (_rows(folder / name) for name in (TASKS, STEPS, EVALUATIONS))
     return Study(config, summary, tasks, steps, evaluations)

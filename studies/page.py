@@ -12,7 +12,11 @@ from nap_rl.studies import figures
 LEFT_OUT = ("seed", "jobs")
 TEXT = (
     f"Mean over seeds with its 95 % bootstrap interval; a curve has about {figures.POINTS} points, means over windows. "
-    "figure.csv has every task."
+    "study.py report writes every point to figure.csv."
+)
+OF_SCORES = (
+    "Scores at the end, their mean over seeds with its 95 % bootstrap interval. A star marks an arm's best rate, by the "
+    "first score."
 )
 
 
@@ -31,7 +35,7 @@ def write(folders: Iterable[Path], out: Path) -> str:
 
     Raises:
         FileNotFoundError: there is no finished study.
-        ValueError: the studies are of several kinds.
+        ValueError: the studies are of several kinds, or one is no study's.
     """
     from nap_rl.report.page import charts
     from nap_rl.report.page.document import Section, Table
@@ -40,7 +44,8 @@ def write(folders: Iterable[Path], out: Path) -> str:
     studies = figures.read_all(folders)
     panels, table = figures.drawn(studies)
     labels = list(dict.fromkeys(name for series in panels.values() for name in series))
-    sections = [Section("Numbers", tables=[Table(*_cells(table), left=3)])]
+    about_numbers = "" if studies[0].config["study"] in figures.KINDS else OF_SCORES
+    sections = [Section("Numbers", about_numbers, tables=[Table(*_cells(table), left=3)])]
     for row in dict.fromkeys(row for row, _ in panels):
         drawn = []
         for column in sorted({column for of, column in panels if of == row}, key=figures.column_order):

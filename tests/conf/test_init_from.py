@@ -102,8 +102,10 @@ def test_another_torso_is_refused_in_one_sentence_before_anything_starts(
 
 
 def test_nothing_there_and_a_damaged_checkpoint_are_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"agent.init_from=.*nowhere: .*holds no checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"agent.init_from=.*nowhere: nothing is there: expected"):
         checked(f"agent.init_from={tmp_path / 'nowhere'}")
+    with pytest.raises(FileNotFoundError, match=r"agent.init_from=.*: .*holds no checkpoint"):
+        checked(f"agent.init_from={tmp_path}")
     saved(tmp_path)
     folder = tmp_path / "checkpoints" / "frames-000000000400"
     (folder / "network.safetensors").write_bytes(b"x")

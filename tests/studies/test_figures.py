@@ -69,6 +69,14 @@ def test_kinds_and_lengths_are_not_mixed(tmp_path: Path) -> None:
         figures.report(tmp_path)
 
 
+def test_a_training_among_studies_is_named(tmp_path: Path) -> None:
+    run(TINY, tmp_path / "study")
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "summary.json").write_text('{"status": "finished", "frames": 800}')
+    with pytest.raises(ValueError, match=r"training is no study: its summary\.json has no configuration"):
+        figures.report(tmp_path)
+
+
 def test_studies_that_the_labels_cannot_tell_apart_are_not_averaged(tmp_path: Path) -> None:
     run(TINY, tmp_path / "4")
     run(replace(TINY, width=8), tmp_path / "8")

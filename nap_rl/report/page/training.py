@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from bokeh.plotting import figure as Figure
 
 from nap_rl.report import visits_table
 from nap_rl.report.arms import group_by_settings
@@ -56,7 +55,7 @@ def write_page(
     frames = _frames_axis(longest(runs))
     sections = [
         *_arms(visited, score, chance),
-        Section("Returns", RETURNS, [_returns(arms, labels, frames)]),
+        _returns(arms, labels, frames),
         *_visits(visited, labels, score, chance),
         *_layers(arms, labels, frames),
         *_settings(arms),
@@ -125,7 +124,7 @@ def _frames_axis(run: Training) -> Axis:
     return Axis("emulator frames", begins, [switch.game or "" for switch in run.begins], run.frames)
 
 
-def _returns(arms: Sequence[TrainingArm], labels: Sequence[str], axis: Axis) -> Figure:
+def _returns(arms: Sequence[TrainingArm], labels: Sequence[str], axis: Axis) -> Section:
     frames = grid(longest([run for arm in arms for run in arm.runs]), POINTS)
     drawn_one_by_one = sum(len(arm.runs) for arm in arms) <= MOST_SINGLE
     curves = []
@@ -137,7 +136,9 @@ def _returns(arms: Sequence[TrainingArm], labels: Sequence[str], axis: Axis) -> 
             middle, low, high = curve(returns[:, known]) if several else (returns[0, known], None, None)
             singles = list(returns[:, known]) if several and drawn_one_by_one else []
             curves.append(Line(i, frames[known], middle, low, high, singles))
-    return charts.lines(curves, labels, f"return, mean of the last {WINDOW}", axis)
+    if not curves:
+        return Section("Returns", "No episode has ended.")
+    return Section("Returns", RETURNS, [charts.lines(curves, labels, f"return, mean of the last {WINDOW}", axis)])
 
 
 def _visits(visited: Sequence[Place], labels: Sequence[str], score: str, chance: float) -> Iterator[Section]:

@@ -126,7 +126,9 @@ def test_a_page_of_24_long_runs_stays_below_3_megabytes(tmp_path: Path) -> None:
     assert written.stat().st_size < 3e6
 
 
-def test_runs_without_a_finished_episode_have_a_page(tmp_path: Path) -> None:
+def test_runs_without_a_finished_episode_have_a_page_that_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("bokeh")
     from nap_rl.report.page import training
 
@@ -137,7 +139,8 @@ def test_runs_without_a_finished_episode_have_a_page(tmp_path: Path) -> None:
     (run / "summary.json").write_text(json.dumps(summary))
     arms = [runs.TrainingArm("NaP", [runs.read(run, 0, {"agent.nap": True})])]
     html = training.write_page(tmp_path / "p.html", arms, "runs", score="late_return").read_text()
-    assert "norm" in html
+    assert "norm" in html and "No episode has ended." in html
+    assert caplog.messages == []  # such as Bokeh's, of a chart without a line
 
 
 def test_the_command_writes_the_page_with_films_and_names_what_it_leaves_out(
