@@ -39,6 +39,10 @@ class LiveTable(Lines):
         self._running: dict[Path, Trial] = {}
         self._drawn = 0.0
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the screen, which cannot be pickled: Ray Tune pickles its callbacks into a file that nobody reads."""
+        return {name: value for name, value in vars(self).items() if name != "_live"}
+
     def __enter__(self) -> LiveTable:
         self._live.__enter__()
         return self

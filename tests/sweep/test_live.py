@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_a_row_says_how_far_a_run_is_and_when_it_ends(tmp_path: Path) -> None:
     trial = Trial((), (), tmp_path, arm="agent.nap=True", seed=3, frames=4000)
     assert live.cells(trial, Progress(400, 1.0, 0.5)) == ("agent.nap=True", "3", "400 of 4,000", "0.50", "1", "1:00:00")
     assert live.cells(trial, Progress())[2:] == ("-", "-", "-", "-")
+
+
+def test_its_rows_can_be_pickled_while_it_is_on_the_screen(tmp_path: Path) -> None:
+    """Ray Tune does."""
+    sweep = record.Record(tmp_path, TRAIN, [Trial((), (), tmp_path / "a")], {})
+    with live.LiveTable(sweep) as table:
+        table.begins(sweep.trials[0])
+        copy = pickle.loads(pickle.dumps(table))
+    assert copy.table().title == table.table().title == "0 done, 1 at hand, 0 waiting"
 
 
 def sweep_of(folder: Path, late: dict[str, list[float]]) -> record.Record:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ray_tune.is_installed(), 
 SWEEP = """
 import sys, pathlib
 sys.path[:0] = [{root!r}, {here!r}]
-from nap_rl.sweep import halving, local, ray_tune, record, sharing, table
+from nap_rl.sweep import halving, live, local, ray_tune, record, sharing
 from nap_rl.sweep.commands import Command
 from nap_rl.sweep.trials import Trial
 folder, codes = pathlib.Path({folder!r}), {codes!r}
@@ -35,8 +35,7 @@ planned = sharing.share(planned, folder, lambda arm: {most}, {{}})
 sweep = record.Record(folder, command, planned, {{}})
 rules = halving.Halving("score", grace=200, longest=1000)
 judge = halving.Judge(rules, [trial.folder for trial in planned]) if {judged!r} else None
-with local.Signals() as signals, ray_tune.cluster({address!r}, 2, 0) as there:
-    lines = table.Lines(sweep, beginnings=False)
+with local.Signals() as signals, live.LiveTable(sweep) as lines, ray_tune.cluster({address!r}, 2, 0) as there:
     takes = ray_tune.Resources(1, 0.0, 1 if judge else None)
     ray_tune.run(sweep, sweep.unfinished(), takes, lines, signals, judge)
 sys.exit(local.exit_code(sweep, signals))
