@@ -44,7 +44,9 @@ def check(source: str, config: Config, observations: Observations) -> None:
     """
     with _naming(source):
         if not Path(source).exists():
-            raise FileNotFoundError("nothing is there: expected a run's folder, a checkpoint's or a zip of Stable-Baselines3")
+            raise FileNotFoundError(
+                "nothing is there: expected a run's folder, a checkpoint's or a zip of Stable-Baselines3"
+            )
         if _is_zip(source):
             _check_torso_of_zip(source, config, observations)
             _read_zip(source)

@@ -387,5 +387,7 @@ def print_end(folder: Path, summary: dict[str, Any], saved: Path | None, config:
     if config.logger.tensorboard:
         paths["TensorBoard"] = f"tensorboard --logdir {shlex.quote(str(folder))}"
     paths |= trackers.places(trackers_of(config), folder)
+    if summary["status"] == "interrupted" and saved is not None and config.checkpoint.replay:
+        paths["go on with"] = f"resume={shlex.quote(str(folder))}"
     for name, path in paths.items():
         say(f"{name:<12} {path}")

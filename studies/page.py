@@ -15,7 +15,7 @@ TEXT = (
     "study.py report writes every point to figure.csv."
 )
 OF_SCORES = (
-    "Scores at the end, their mean over seeds with its 95 % bootstrap interval. A star marks an arm's best rate, by the "
+    "Scores at the end: the mean over seeds with its 95 % bootstrap interval. A star marks an arm's best rate, by its "
     "first score."
 )
 

@@ -289,6 +289,7 @@ def test_ctrl_c_ends_cleanly_with_a_summary_a_checkpoint_and_130(interrupted: Fi
     assert 0 < summary["frames"] < 16_000_000 and summary["updates"] >= 20
     network, _ = load_network(interrupted.folder)
     assert checkpoint.sha256_of(network.state_dict()) == summary["weights_sha256"]
+    assert f"go on with   resume={interrupted.folder}\n" in interrupted.out
 
 
 def test_without_nap_norms_drift_and_the_summary_says_so(interrupted: Finished) -> None:

@@ -3,7 +3,8 @@
     report_light, report_dark, report_phone   the page of a small sweep
     tensorboard                               its Custom Scalars page of two runs of that sweep
     site                                      a guide in the docs site (extra docs)
-    terminal_run, terminal_sweep              what the commands print in a terminal
+    terminal_run                              what train.py shows in a terminal
+    terminal_sweep, terminal_sweep_end        sweep.py, during the sweep and at its end
     film                                      one picture of a film of evaluate.py
 
 Each picture is of a real run, which is trained for it: some minutes in all on one core.
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -41,8 +42,10 @@ MOST_BYTES = 150_000
 COLUMNS, ROWS = 110, 40
 QUICK = ("threads=1", "compile=off", "native=off", "checkpoint.replay=false")
 SWEEP = (
-    *("experiment=permuted_catch", "agent.nap=true,false", "seed=0,1", "env.visits=6", "env.frames_per_task=1000"),
+    *("sweep.py", "train", "experiment=permuted_catch"),
+    *("agent.nap=true,false", "seed=0,1", "env.visits=6", "env.frames_per_task=1000"),
     *("agent.min_replay_steps=100", "logger.every_updates=20", "logger.diagnostics_every_updates=100", *QUICK),
+    *("sweep.dir=sweep", "sweep.engine=local"),
 )
 RUN = ("experiment=cartpole", "agent.nap=true", "frames=6000", "threads=1", "hydra.run.dir=runs/cartpole")
 FILMED = (
@@ -76,8 +79,8 @@ class Screen:
         return "\n".join(Text.from_ansi(line).plain for line in self.lines)
 
 
-def in_terminal(folder: Path, command: list[str], until: Callable[[str], bool] = lambda shown: False) -> Screen:
-    """What stands in the terminal at the end of the command, or once `until` holds of the text; it is stopped then."""
+def in_terminal(folder: Path, command: list[str], until: Callable[[Screen], bool]) -> Screen:
+    """What stands in the terminal at the end of the command, or once `until` holds of it; it is stopped then."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
@@ -87,7 +90,7 @@ def in_terminal(folder: Path, command: list[str], until: Callable[[str], bool] =
     try:
         while data := os.read(terminal, 1 << 16):
             screen.feed(data.decode(errors="replace"))
-            if until(screen.plain()):
+            if until(screen):
                 os.kill(pid, signal.SIGTERM)
                 break
     except OSError:
@@ -103,6 +106,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, **size, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def is_halfway(shown: str) -> bool:
+    """Whether a sweep's table has all four runs, one of them at 2,000 to 3,999 of its frames."""
+    return shown.count(" of 6,000 ") == 4 and re.search(r"[23],\d{3} of 6,000 ", shown) is not None
+
+
 class Studio:
     """Pictures, and what they are of: made when it is first needed."""
 
@@ -116,14 +124,15 @@ class Studio:
 
     @cached_property
     def sweep(self) -> Screen:
-        """The terminal of a sweep, which is below sweep/ then."""
-        typed = ["sweep.py", "train", *SWEEP, "sweep.dir=sweep", "sweep.engine=local"]
-        return self.with_prompt(typed, in_terminal(self.folder, [str(ROOT / typed[0]), *typed[1:]]))
+        """The terminal at the end of a sweep, which is below sweep/ then."""
+        self.during_the_sweep = Screen()
 
-    @staticmethod
-    def with_prompt(typed: list[str], screen: Screen) -> Screen:
-        screen.lines[:0] = [f"$ python {' '.join(word for word in typed if word not in QUICK)}"]
-        return screen
+        def look(screen: Screen) -> bool:
+            if not self.during_the_sweep.plain() and is_halfway(screen.plain()):
+                self.during_the_sweep.lines = list(screen.lines)
+            return False
+
+        return in_terminal(self.folder, [str(ROOT / SWEEP[0]), *SWEEP[1:]], look)
 
     # -- the pictures
 
@@ -168,11 +177,19 @@ class Studio:
     def terminal_run(self) -> None:
         typed = ["train.py", *RUN]
         command = [str(ROOT / typed[0]), *typed[1:]]
-        screen = in_terminal(self.folder, command, lambda shown: "left 0:" in shown and "evaluation:" in shown)
-        self.terminal("terminal_run", self.with_prompt(typed, screen))
+
+        def has_evaluated(screen: Screen) -> bool:
+            return "left 0:" in screen.plain() and "evaluation:" in screen.plain()
+
+        screen = in_terminal(self.folder, command, has_evaluated)
+        self.terminal("terminal_run", typed, screen)
 
     def terminal_sweep(self) -> None:
-        self.terminal("terminal_sweep", self.sweep)
+        assert self.sweep
+        self.terminal("terminal_sweep", SWEEP, self.during_the_sweep)
+
+    def terminal_sweep_end(self) -> None:
+        self.terminal("terminal_sweep_end", SWEEP, self.sweep)
 
     def film(self) -> None:
         import cv2
@@ -188,10 +205,11 @@ class Studio:
 
     # -- how they are taken
 
-    def terminal(self, name: str, screen: Screen) -> None:
-        """Text with its colours as rich draws a terminal, without the font that rich would fetch."""
+    def terminal(self, name: str, typed: Sequence[str], screen: Screen) -> None:
+        """Text with its colours below its command, as rich draws a terminal, without the font that it would fetch."""
         console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115
-        for line in screen.lines:
+        prompt = f"$ python {' '.join(word for word in typed if word not in QUICK)}"
+        for line in (prompt, *screen.lines):
             console.print(Text.from_ansi(line))
         drawn = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="nap_rl", theme=MONOKAI), flags=re.S)
         width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)[0])
@@ -222,7 +240,8 @@ ELEMENTS = """(function all(root) {
 """Every element of a page, also those in shadow trees."""
 
 NAMES = (
-    *("report_light", "report_dark", "report_phone", "tensorboard", "terminal_run", "terminal_sweep", "film"),
+    *("report_light", "report_dark", "report_phone", "tensorboard"),
+    *("terminal_run", "terminal_sweep", "terminal_sweep_end", "film"),
     "site",  # the last, because it shows one of the others
 )
 

@@ -143,8 +143,8 @@ def run(folder: Path, arguments: list[str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of Pong by DQN, RUN, and a policy of SB3, model.zip."""
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_catch: tuple[str, ...]) -> Path:
+    """A folder with a run of Pong by DQN, RUN, a sequence with evaluations, TASKS, and a policy of SB3, model.zip."""
     import ale_py
     import gymnasium
     from stable_baselines3 import DQN
@@ -157,6 +157,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     DQN("CnnPolicy", env, buffer_size=100, device="cpu").save(folder / "model.zip")
     env.close()
     run(folder, ["train.py", "env.game=pong", "agent=dqn", *SHORT["train.py"], "hydra.run.dir=RUN"])
+    run(folder, ["train.py", *tiny_catch, "eval.every=160", "eval.tasks=all", "eval.episodes=2", "hydra.run.dir=TASKS"])
     return folder
 
 
@@ -169,14 +170,18 @@ def run_all(page: Path, folder: Path, run: Callable[[Path, list[str]], str]) -> 
         if re.search(r"study=(images|language)|/data", " ".join(words)):
             continue  # takes minutes, or needs data: run by tests/studies
         if "continual" in words:
-            continue  # needs evaluations of a whole sequence: run by tests/report/test_continual.py
+            words = ["TASKS" if word == "RUN" else word for word in words]  # the run with evaluations of a sequence
         if any(name in " ".join(words) and find_spec(name) is None for name in ("minatar", "wandb", "mlflow")):
             continue
         words[1:1] = paths  # what a shell makes of the pattern
+        if "visits" in words:  # the runs here are one arm, which has one label
+            words = re.sub(r"( --label \w+)+", r"\1", " ".join(words)).split()
         extra = [] if "--help" in words or "report" in words else SHORT[words[0]]
         keys = {argument.split("=")[0] for argument in extra}
-        if any(word.startswith("resume=RUN") for word in words):
+        if words[0] == "train.py" and any(word.startswith(("resume=RUN", "resume=runs/")) for word in words):
             extra = ["frames=1600"]
+        if words[:2] == ["evaluate.py", "runs/start"]:  # CartPole, which has no protocol
+            extra = [word for word in extra if not word.startswith("env.protocol")]
         run(folder, [word for word in words if word.split("=")[0] not in keys] + extra)
 
 
