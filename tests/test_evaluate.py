@@ -82,6 +82,7 @@ def test_a_run_is_scored_in_its_own_game_with_files_and_a_film_that_plays(
     assert f"{result['mean']['value']:.2f}" in printed and str(tmp_path / "out") in printed
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_scores_and_another_other_episodes(breakout: Path, tmp_path: Path) -> None:
     settings = ["episodes=2", "epsilon=0.5"]
     returns = [
@@ -199,6 +200,7 @@ def test_a_run_that_is_named_twice_is_scored_once(
     assert len(summary["results"]) == 1 and f"skipped: {again} is named twice" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_films_of_runs_whose_folders_have_the_same_name_are_different_files(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / sweep / "0", 4, "env.game=breakout", f"seed={i}") for i, sweep in enumerate("ab")]
     summary = evaluated(tmp_path / "out", *runs, "episodes=1", "num_envs=1", "video=true")

@@ -43,7 +43,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, train_here: Command, tiny
     return folder
 
 
-@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("seed", [pytest.param(3, marks=pytest.mark.slow), 5])
 def test_each_run_is_the_run_alone(
     together: Path, tmp_path: Path, train_here: Command, tiny_catch: Settings, seed: int
 ) -> None:

@@ -111,7 +111,7 @@ class Killed:
         return call
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_call_of_a_checkpoint_loses_none(stride: int, tiny: Any, played: Path, tmp_path: Path) -> None:
     """At every call in the slow suite, at every fourth in the quick one."""
     config = tiny.configured(*tiny.atari, "agent.nap=true")

@@ -87,7 +87,7 @@ def slow_but(*quick: str) -> Callable[[str], object]:
     return lambda name: name if name in quick else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("case", [*map(slow_but("much at once, and on a switching step", "schedule=rewarm"), CASES)])
+@pytest.mark.parametrize("case", [*map(slow_but("much at once, and on a switching step"), CASES)])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tiny: Any, tmp_path: Path) -> None:
     base, overrides, stops = CASES[case]
     assert_exact(tiny, tmp_path, [*getattr(tiny, base), *overrides], stops)

@@ -85,6 +85,7 @@ def record(seed: int, steps: int = 120) -> list[tuple[int, list[npt.NDArray[np.u
     return finished
 
 
+@pytest.mark.slow
 def test_an_episode_is_a_function_of_its_seed_and_its_actions_with_sticky_actions_too() -> None:
     finished = record(seed=3)
     assert len(finished) >= 6

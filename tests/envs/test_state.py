@@ -51,6 +51,7 @@ def test_episodes_of_different_phase_go_on_frame_by_frame(game: str, sticky: flo
 @pytest.mark.parametrize(  # 100 steps an episode
     ("steps", "unseeded"), [(150, 1), *(pytest.param(*each, marks=pytest.mark.slow) for each in [(335, 0), (480, 1)])]
 )
+@pytest.mark.slow
 def test_several_episodes_of_one_seed_go_on_frame_by_frame(steps: int, unseeded: int, sticky: float) -> None:
     def make() -> AtariEnvs:
         return AtariEnvs("asterix", 2, Protocol(sticky, max_episode_frames=400), seed=5, reseed_steps=250)

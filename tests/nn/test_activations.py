@@ -47,7 +47,7 @@ def test_the_activation_changes_no_initial_weight(activation: str) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("torso", ["nature", "data_efficient", "impala"])
+@pytest.mark.parametrize("torso", ["data_efficient", pytest.param("impala", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("activation", ["gelu", "tanh"])
 def test_nap_puts_its_norms_in_front_of_every_activation(torso: str, activation: str) -> None:
     norms = []

@@ -256,6 +256,7 @@ def test_deterministic_predictions_have_no_noise_and_others_do() -> None:
     assert model.predict(observations[0], deterministic=True)[0].shape == ()
 
 
+@pytest.mark.slow
 def test_subprocess_environments_and_stacked_vectors() -> None:
     env = VecFrameStack(SubprocVecEnv([lambda: gymnasium.make("CartPole-v1")] * 2), 3)
     model = Rainbow("MlpPolicy", env, **SMALL)

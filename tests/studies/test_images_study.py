@@ -59,7 +59,7 @@ def test_half_of_the_bits_learn_too(fashion: str, tmp_path: Path, monkeypatch: p
     assert summary_of(tmp_path / "run")["norm_drift"] < 1e-6
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adamw"])
 def test_moments_come_back_in_the_layout_of_their_weights(
     optimizer: str, fashion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
