@@ -38,6 +38,7 @@ runs with their checkpoints; else the highest code of a run.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 import uuid
@@ -236,6 +237,8 @@ def run(sweep: Record, asked: settings.Asked, more: Callable[[int], list[Trial]]
         kind = "at a time" if len(together) == len(todo) else f"processes of up to {max(map(len, together))} at a time"
         where = asked.address or f"{at_once} {kind}"
         print(f"{len(sweep.trials)} runs, {done} done already, {where} -> {sweep.folder}", flush=True)
+        if with_ray and asked.address is None:
+            print("starting Ray, which takes some seconds", flush=True)
         sweep.write(now=True)
         with local.Signals() as signals, watching(sweep) as watcher:
             while todo or (more is not None and not signals.received and (todo := more(len(places) or 1))):
@@ -247,6 +250,8 @@ def run(sweep: Record, asked: settings.Asked, more: Callable[[int], list[Trial]]
                 todo = []
     print(f"\n{table.runs(sweep)}", flush=True)
     sum_up(sweep)
+    if signals.received:
+        print(f"go on with: resume={shlex.quote(str(sweep.folder))}", flush=True)
     return local.exit_code(sweep, signals)
 
 

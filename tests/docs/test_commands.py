@@ -169,8 +169,8 @@ def run_all(page: Path, folder: Path, run: Callable[[Path, list[str]], str]) -> 
         words = [word for word in words if "*" not in word]
         if re.search(r"study=(images|language)|/data", " ".join(words)):
             continue  # takes minutes, or needs data: run by tests/studies
-        if "continual" in words:
-            words = ["TASKS" if word == "RUN" else word for word in words]  # the run with evaluations of a sequence
+        if "continual" in words or "returns" in words:  # which need evaluations, or episodes that have ended
+            words = ["TASKS" if word == "RUN" else word for word in words]
         if any(name in " ".join(words) and find_spec(name) is None for name in ("minatar", "wandb", "mlflow")):
             continue
         words[1:1] = paths  # what a shell makes of the pattern

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +120,21 @@ def test_a_sweep_trains_and_is_gone_on_with(
     rows = json.loads((tmp_path / record.NAME).read_text())["runs"]
     assert [row["starts"] for row in rows] == [1, 2]
     assert json.loads((tmp_path / "seed=1" / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_stopped_sweep_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from nap_rl.sweep import local
+
+    def stopped(*given: Any) -> None:
+        (signals,) = [each for each in given if isinstance(each, local.Signals)]
+        signals.received.append(signal.SIGINT)
+
+    monkeypatch.setattr(local, "run", stopped)
+    folder = tmp_path / "a sweep"
+    assert sweep_py(monkeypatch, "train", *TINY, "seed=0..1", f"sweep.dir={folder}", "sweep.engine=local") == 130
+    assert capfd.readouterr().out.endswith(f"go on with: resume='{folder}'\n")
 
 
 @pytest.mark.slow  # two trainings
