@@ -177,6 +177,8 @@ def run_all(page: Path, folder: Path, run: Callable[[Path, list[str]], str]) -> 
         if "visits" in words:  # the runs here are one arm, which has one label
             words = re.sub(r"( --label \w+)+", r"\1", " ".join(words)).split()
         extra = [] if "--help" in words or "report" in words else SHORT[words[0]]
+        if "experiment=btr" in words:  # an update of the preset takes a core a minute
+            extra = [*extra, "agent.width=1", "agent.batch_size=8"]
         keys = {argument.split("=")[0] for argument in extra}
         if words[0] == "train.py" and any(word.startswith(("resume=RUN", "resume=runs/")) for word in words):
             extra = ["frames=1600"]
