@@ -58,5 +58,5 @@ def check_network(config: Config, num_actions: int, observations: Observations) 
 
 
 def example_input(spec: NetworkSpec, observations: Observations = ATARI) -> torch.Tensor:
-    """Two stacks of noise: on black ones every feature is zero, and no weight would seem to matter."""
+    """Eight stacks of noise: on black ones every feature is zero, and no weight would seem to matter."""
     return spec.example_input(observations.shape, observations.stack, pixels=observations.dtype == "uint8")

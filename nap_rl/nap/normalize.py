@@ -53,7 +53,7 @@ def normalize(
 
     Args:
         module: on its final device; DistributedDataParallel and torch.compile go around it afterwards.
-        example_input: a tensor or a tuple of positional arguments. A few samples will do, more than one for
+        example_input: a tensor or a tuple of positional arguments. A few samples will do, eight or more for
             "batch". They run in evaluation mode; RNGs and buffers are put back.
         norm: "layer", "rms", "group" (16 channels or more a group) or "batch".
         axes: of convolutions: "all", channels and positions together, or "channels", at each position alone.
@@ -104,9 +104,10 @@ def normalize(
     _look_at_norms(module, example_input, free)
     for name, role in assign_roles(module, example_input, free).items():
         if role == "hidden":
+            rows = ", or give an example of eight rows or more: over two, norm='batch' leaves a sign"
             raise ValueError(
                 f"layer '{name}' ({type(module.get_submodule(name)).__name__}) still sets the scale of the output with "
-                "all norms put in. Leave it out with free=[...]."
+                f"all norms put in. Leave it out with free=[...]{rows if norm == 'batch' else ''}."
             )
         _mark(module, name, role)
     return module
