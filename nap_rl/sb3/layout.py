@@ -116,10 +116,8 @@ def said_activation(hints: Mapping[str, Any], layers: Sequence[str]) -> str:
     if found is None or found[1] not in ACTIVATIONS:
         raise ZipError(f"was trained with activation_fn {said[:80]}, expected one of {', '.join(ACTIVATIONS)}")
     images = layers[0] == CONVOLUTIONS[0]
-    if images and len(layers) == len([*CONVOLUTIONS, FEATURES]) + 1:
-        return (
-            "relu"  # NatureCNN's own; activation_fn stands behind hidden layers of the q_net, of which there are none
-        )
+    if images and len(layers) == len([*CONVOLUTIONS, FEATURES]) + 1:  # no hidden layer that has it
+        return "relu"
     if images and found[1] != "ReLU":
         raise ZipError(f"was trained with activation_fn {found[1]} behind the ReLUs of NatureCNN, expected ReLU")
     return ACTIVATIONS[found[1]]
