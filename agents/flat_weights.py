@@ -25,7 +25,8 @@ class Weights(NamedTuple):
 class Projection(NamedTuple):
     """Which parameters are projected and regularised, by their places in `network.parameters()`."""
 
-    groups: tuple[tuple[int, ...], ...] = ()  # scaled together
+    groups: tuple[tuple[int, ...], ...] = ()  # scaled together, as one vector or unit by unit
+    counts: tuple[int, ...] = ()  # norms of each group: 1, or one for each unit
     gains: frozenset[int] = frozenset()  # pulled to 1
     offsets: frozenset[int] = frozenset()  # pulled to 0
     coefficient: float = 0.0
@@ -41,8 +42,9 @@ class FlatWeights:
 
     Attributes:
         weights: the memory, which stays the same.
-        projection, norms: what each agent's projector does after a step, and to which norms: [groups] float64, or
-            [S, groups].
+        projection, norms: what each agent's projector does after a step, and to which norms: [norms] float64, those of
+            all groups side by side, or [S, norms].
+        anchors: what the plasticity methods hold the weights to, by name; with a first dimension S for S agents.
     """
 
     def __init__(self, agents: Sequence[ValueAgent]) -> None:
@@ -57,6 +59,7 @@ class FlatWeights:
         self.weights = Weights(*(torch.zeros(*seeds, length) for length in lengths))
         self.projection, norms = projection_of(agents[0])
         self.norms = norms.expand(*seeds, len(norms)).clone()
+        self.anchors = {name: tensor.new_zeros(*seeds, *tensor.shape) for name, tensor in anchors_of(agents[0])}
         self._is_laid_out = False
         for agent in agents:
             agent.on_new_state = self.forget
@@ -92,21 +95,32 @@ class FlatWeights:
                     moments[name] = view.copy_(moments[name]) if name in moments else view.zero_()
             self.projection, norms = projection_of(agent)
             (self.norms if self._is_single else self.norms[row]).copy_(norms)
+            for name, anchor in anchors_of(agent):
+                memory = self.anchors[name]
+                anchor.data = (memory if self._is_single else memory[row]).copy_(anchor.detach())
         self._is_laid_out = True
 
 
+def anchors_of(agent: ValueAgent) -> list[tuple[str, Tensor]]:
+    """The tensors of `Method.anchors`."""
+    anchors = agent.method.anchors
+    return [*anchors.named_parameters(), *anchors.named_buffers()]
+
+
 def projection_of(agent: ValueAgent) -> tuple[Projection, Tensor]:
-    """What the agent's projector does after a step, and the norms [groups] float64 that it keeps."""
+    """What the agent's projector does after a step, and the norms [norms] float64 that it keeps."""
     projector = agent.projector
     if projector is None:
         return Projection(), torch.zeros(0, dtype=torch.float64)
     place = {parameter: index for index, parameter in enumerate(agent.network.parameters())}
-    groups = projector.whole_groups()
+    groups = [(group.tensors, torch.tensor([group.norm], dtype=torch.float64)) for group in projector.whole_groups()]
+    groups += projector.unit_groups()
     pairs = projector.gains_and_offsets.values() if projector.affine == "regularize" else ()
     projection = Projection(
-        groups=tuple(tuple(place[tensor] for tensor in group.tensors) for group in groups),
+        groups=tuple(tuple(place[tensor] for tensor in tensors) for tensors, _ in groups),
+        counts=tuple(len(norms) for _, norms in groups),
         gains=frozenset(place[gain] for gain, *_ in pairs),
         offsets=frozenset(place[each] for _, *offset in pairs for each in offset),
         coefficient=projector.regularize_coefficient,
     )
-    return projection, torch.tensor([group.norm for group in groups], dtype=torch.float64)
+    return projection, torch.cat([norms for _, norms in groups] or [torch.zeros(0, dtype=torch.float64)])

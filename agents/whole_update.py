@@ -53,12 +53,12 @@ def is_small(agent: ValueAgent) -> bool:
 
 def refusal(agent: ValueAgent) -> str | None:
     """Why an update of `agent` cannot be one function, as the end of a sentence; None where it can."""
-    network, optimizer, projector = agent.network, agent.optimizer, agent.projector
+    network, optimizer = agent.network, agent.optimizer
     kept = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
     if agent.device.type != "cpu" or agent.replay.device.type != "cpu":
         return f"the learner is on {agent.device.type}"
-    if agent.method.within_update:
-        return f"the plasticity method {type(agent.method).__name__} acts in the middle of it"
+    if agent.method.observes_pass:
+        return f"the plasticity method {type(agent.method).__name__} looks at its pass"
     if agent.precision is not torch.float32:
         return "its passes are in bfloat16"
     if any("layer" in group for group in optimizer.param_groups):
@@ -74,8 +74,6 @@ def refusal(agent: ValueAgent) -> str | None:
         return "the singular vectors of spectral norms follow it"
     if kept:
         return f"a pass changes {min(kept)}"
-    if projector is not None and projector.scope != "tensor":
-        return "the projection is one of units"
     return None
 
 
@@ -121,7 +119,7 @@ class WholeUpdate:
         self._is_stacked = len(flat.agents) > 1
         self._compiled = compiled
         self._losses = _Losses(self.first)
-        self._buffers = dict(self._losses.named_buffers())
+        self._buffers = {n: each for n, each in self._losses.named_buffers() if not n.startswith("anchors.")}
         replays = [agent.replay for agent in flat.agents]
         self._ring = Replay.share(replays) if self._is_stacked else self.first.replay.tensors()
         self._ring_dims = {name: None if name in Replay.CONSTANT else 0 for name in self._ring}
@@ -157,10 +155,13 @@ class WholeUpdate:
     def trace(self) -> Callable[..., Any]:
         """The function. Draws numbers for their shapes, and puts the generators back."""
         flat = self.flat
-        step = torch.vmap(self._step, in_dims=(0, self._ring_dims, 0, None, 0)) if self._is_stacked else self._step
+        step = torch.vmap(self._step, in_dims=(0, self._ring_dims, 0, 0, None, 0)) if self._is_stacked else self._step
         generators = [g for agent in self.agents for g in (agent.generator, agent.replay.generator)]
         states = [generator.get_state() for generator in generators]
-        fixed, inputs = (flat.weights, self._ring, flat.norms, self._buffers), self._draw([1.0] * len(self.agents))
+        fixed, inputs = (
+            (flat.weights, self._ring, flat.norms, flat.anchors, self._buffers),
+            self._draw([1.0] * len(self.agents)),
+        )
         self._function = compiled_function(step, fixed, [inputs]) if self._compiled else partial(step, *fixed)
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
@@ -196,6 +197,7 @@ class WholeUpdate:
         weights: Weights,
         ring: Mapping[str, Tensor],
         norms: Tensor,
+        anchors: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         inputs: Inputs,
     ) -> Results:
@@ -206,15 +208,17 @@ class WholeUpdate:
         batch = replay.sample_at(inputs.u, exponent.float())
         draws = by_pass(agent.passes, Numbers(inputs.eps[0] if inputs.eps else None, inputs.taus))
         fixed = {**buffers, **flat.named("target", weights.target)}
+        fixed |= {f"anchors.{name}": tensor for name, tensor in anchors.items()}
         places = [f"network.{name}" for name in flat.names]
 
-        def loss_of(online: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        def loss_of(online: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             tensors = {**fixed, **dict(zip(places, online, strict=True))}
-            losses, priorities = torch.func.functional_call(self._losses, tensors, (batch, draws))
-            return (batch.weights * losses).mean(), priorities
+            (losses, priorities), penalty = torch.func.functional_call(self._losses, tensors, (batch, draws))
+            loss = (batch.weights * losses).mean()
+            return loss if penalty is None else loss + penalty, (loss, priorities)
 
         gradient_of = torch.func.grad_and_value(loss_of, has_aux=True)
-        gradients, (loss, priorities) = gradient_of(tuple(flat.pieces(weights.online)))
+        gradients, (_, (loss, priorities)) = gradient_of(tuple(flat.pieces(weights.online)))
         gradient = torch.cat([each.reshape(-1) for each in gradients])
         grad_norm = gradient.square().sum().sqrt()
         if agent.max_grad_norm is not None:
@@ -246,18 +250,19 @@ class WholeUpdate:
         return moved
 
     def _project(self, online: Tensor, norms: Tensor, rate: Tensor, project: Tensor) -> Tensor:
-        """`Projector.after_step` on parameters [P], to `norms` [groups] float64 where `project` is 1."""
+        """`Projector.after_step` on parameters [P], to `norms` [norms] float64 where `project` is 1."""
         projection, pieces = self.flat.projection, list(torch.split(online, self.flat.sizes))
         pull = (rate * projection.coefficient).float()
         for index in projection.gains | projection.offsets:
             pieces[index] = pieces[index] * (1.0 - pull)
         for index in projection.gains:
             pieces[index] = pieces[index] + pull
-        for indices, norm in zip(projection.groups, norms.unbind(), strict=True):
-            squares = torch.stack([pieces[index].double().square().sum() for index in indices]).sum()
+        for indices, norm in zip(projection.groups, torch.split(norms, list(projection.counts)), strict=True):
+            rows = {index: pieces[index].view(len(norm), -1) for index in indices}
+            squares = torch.stack([row.double().square().sum(1) for row in rows.values()]).sum(0)
             factor = torch.where(project > 0, norm / squares.sqrt().clamp_min(1e-30), 1.0).float()
-            for index in indices:
-                pieces[index] = pieces[index] * factor
+            for index, row in rows.items():
+                pieces[index] = (row * factor[:, None]).view(-1)
         return torch.cat(pieces)
 
 
@@ -303,15 +308,18 @@ class WholeActing:
 
 
 class _Losses(nn.Module):
-    """Both networks as one module whose pass is the loss: what torch.func.functional_call takes."""
+    """Both networks as one module whose pass is the loss and the method's penalty.
+
+    That is what torch.func.functional_call takes.
+    """
 
     def __init__(self, agent: ValueAgent) -> None:
         super().__init__()
-        self.network, self.target = agent.network, agent.target
-        self._losses = agent.losses
+        self.network, self.target, self.anchors = agent.network, agent.target, agent.method.anchors
+        self._losses, self._penalty = agent.losses, agent.method.penalty
 
-    def forward(self, batch: Transitions, draws: Draws) -> HeadLoss:
-        return self._losses(batch, draws)
+    def forward(self, batch: Transitions, draws: Draws) -> tuple[HeadLoss, Tensor | None]:
+        return self._losses(batch, draws), self._penalty()
 
 
 class _Values(nn.Module):

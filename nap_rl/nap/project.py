@@ -151,6 +151,11 @@ class Projector:
         self._update_active()
         return self._whole_groups
 
+    def unit_groups(self) -> tuple[tuple[Weights, Tensor], ...]:
+        """Tensors [units, ...] that a projection scales unit by unit now, and to which norms: [units] float64."""
+        self._update_active()
+        return tuple((tensors, self._targets[name]) for name, tensors in self._by_unit.items())
+
     # What is projected.
 
     def _choose_weights(self) -> dict[str, Weights]:

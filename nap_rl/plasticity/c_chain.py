@@ -23,44 +23,64 @@ class CChain(Method):
     With NaP theta_t-1 lies on the same sphere, so the term only slows the turning.
 
     Args:
+        example_input: [B, ...], whose shape and dtype are those of a state.
         coefficient: the source begins at 50 in MinAtar with DQN. On logits, which move further, 1 is our choice.
     """
 
-    within_update = True
     statistics_batch = 32
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        example_input: Tensor,
+        coefficient: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.coefficient: float = option("coefficient", coefficient)
-        self.parameters = dict(network.named_parameters())
-        self.latest = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.previous = {name: p.clone() for name, p in self.latest.items()}
-        self.reference: Tensor | None = None
+        self.latest = self.frozen_copy()
+        self.previous = self.anchors.previous = self.frozen_copy()
+        # Until the first update both passes are of the same weights, whatever the states are.
+        self.anchors.register_buffer(
+            "reference", example_input.new_zeros(self.statistics_batch, *example_input.shape[1:])
+        )
 
-    def penalty(self) -> Tensor | None:
-        if self.reference is None:
-            return None
+    def penalty(self) -> Tensor:
+        reference = self.anchors.get_buffer("reference")
         with torch.no_grad():
-            before: Tensor = torch.func.functional_call(self.network, self.previous, (self.reference,))
-        now: Tensor = self.network(self.reference)
+            before: Tensor = self.previous(reference)
+        now: Tensor = self.network(reference)
         return self.coefficient * (now - before).square().mean()
 
     @torch.no_grad()
     def after_update(self, update: int, inputs: Inputs) -> bool:
-        self.previous, self.latest = self.latest, self.previous
-        torch._foreach_copy_(list(self.latest.values()), list(self.parameters.values()))
-        self.reference = inputs()
+        _copy(self.previous, self.latest)
+        _copy(self.latest, self.network)
+        self._refer_to(inputs())
         return False
 
+    def _refer_to(self, states: Tensor) -> None:
+        reference = self.anchors.get_buffer("reference")
+        if reference.shape == states.shape:
+            reference.copy_(states)
+        else:
+            self.anchors.register_buffer("reference", states.to(reference.device))
+
     def state_dict(self) -> dict[str, Tensor]:
-        kept = {f"latest.{name}": p for name, p in self.latest.items()}
-        kept |= {f"previous.{name}": p for name, p in self.previous.items()}
-        return super().state_dict() | kept | ({} if self.reference is None else {"reference": self.reference})
+        kept = {f"latest.{name}": p for name, p in self.latest.named_parameters()}
+        kept |= {f"previous.{name}": p for name, p in self.previous.named_parameters()}
+        return super().state_dict() | kept | {"reference": self.anchors.get_buffer("reference")}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
-        for name in self.parameters:
-            self.latest[name].copy_(state[f"latest.{name}"])
-            self.previous[name].copy_(state[f"previous.{name}"])
-        device = next(iter(self.parameters.values())).device
-        self.reference = state["reference"].to(device) if "reference" in state else None
+        for kept in ("latest", "previous"):
+            for name, parameter in getattr(self, kept).named_parameters():
+                parameter.copy_(state[f"{kept}.{name}"])
+        if "reference" in state:  # older checkpoints have none before the first update
+            self._refer_to(state["reference"])
+
+
+def _copy(to: nn.Module, origin: nn.Module) -> None:
+    torch._foreach_copy_(list(to.parameters()), list(origin.parameters()))

@@ -33,7 +33,7 @@ class ContinualBackprop(Method):
         maturity: updates for which a new unit is safe.
     """
 
-    within_update = True
+    observes_pass = True
 
     def __init__(
         self,

@@ -17,15 +17,14 @@ class L2(Method):
     projection undoes (up to Adam's rescaling), and acts on the output layer, which NaP leaves free.
     """
 
-    within_update = True
-
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-4, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.coefficient: float = option("coefficient", coefficient)
-        self.weights = [p for p in network.parameters() if p.ndim >= 2]
 
     def penalty(self) -> Tensor:
-        return self.coefficient * torch.stack([w.square().sum() for w in self.weights]).sum()
+        return (
+            self.coefficient * torch.stack([p.square().sum() for p in self.network.parameters() if p.ndim >= 2]).sum()
+        )
 
 
 class LayerNormL2(L2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -39,12 +40,15 @@ class Method:
         network: the module that `optimizer` trains, normalised already where NaP is used.
         optimizer: its per-parameter state (moments) is cleared where weights are re-initialised.
         seed: of the method's own random stream, so that it neither reads nor moves the global one.
+
+    Attributes:
+        anchors: what `penalty` reads beside the network, as parameters and buffers. They are changed in place alone.
     """
 
     norm: str | None = None
     """The normalisation without which the method is not itself ("layer"), None where any network will do."""
-    within_update = False
-    """Whether it adds to the loss or looks at the pass that learns; else it acts on weights after updates alone."""
+    observes_pass = False
+    """Whether it looks at the pass that learns. A penalty does not: it is a function of the network and `anchors`."""
     only_at_switches = False
     """Whether it does nothing but at task switches."""
     value_networks_only = False
@@ -57,6 +61,7 @@ class Method:
 
         self.network = network
         self.optimizer = optimizer
+        self.anchors = torch.nn.Module()
         device = next(network.parameters()).device
         self.generator = torch.Generator(device).manual_seed(seed)
 
@@ -66,7 +71,11 @@ class Method:
         return network
 
     def penalty(self) -> Tensor | None:
-        """A scalar to add to the loss of this update, None for nothing."""
+        """A scalar to add to the loss of this update, None for nothing.
+
+        It finds weights in `network` and `anchors` at each call, since others may stand in for them: a compiled update
+        of several agents does so.
+        """
         return None
 
     def after_update(self, update: int, inputs: Inputs) -> bool:
@@ -79,6 +88,10 @@ class Method:
     def at_switch(self) -> bool:
         """Changes weights and optimiser state in place where a new task begins; whether weights changed."""
         return False
+
+    def frozen_copy(self) -> nn.Module:
+        """The network as it is now, for `anchors`."""
+        return copy.deepcopy(self.network).requires_grad_(False)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs beyond the network and the optimiser."""

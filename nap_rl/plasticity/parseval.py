@@ -27,8 +27,6 @@ class Parseval(Method):
         scale: the source's s.
     """
 
-    within_update = True
-
     def __init__(
         self,
         network: nn.Module,
@@ -44,11 +42,11 @@ class Parseval(Method):
         self.scale: float = option("scale", scale)
         outputs = output_layers(network, example_input)
         layers = [each for each in network.modules() if is_weight_layer(each) and all(each is not o for o in outputs)]
-        self.weights = [matrices(layer)[0] for layer in layers if matrices(layer)]
+        self.layers = [layer for layer in layers if matrices(layer)]
 
     def penalty(self) -> Tensor:
         deviations = []
-        for weight in self.weights:
-            rows = weight.flatten(1)
+        for layer in self.layers:
+            rows = matrices(layer)[0].flatten(1)
             deviations.append((rows @ rows.T - self.scale * torch.eye(len(rows)).to(rows)).square().sum())
         return self.coefficient * torch.stack(deviations).sum()

@@ -18,22 +18,20 @@ class Regenerative(Method):
     (1 - cos(theta, theta_0)): it only turns the weights back, and never competes with the projection.
     """
 
-    within_update = True
-
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, coefficient: float = 1e-3, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)
         self.coefficient: float = option("coefficient", coefficient)
-        self.parameters = dict(network.named_parameters())
-        self.initial = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.initial = self.anchors.initial = self.frozen_copy()
 
     def penalty(self) -> Tensor:
-        distances = [(p - self.initial[name]).square().sum() for name, p in self.parameters.items()]
+        pairs = zip(self.network.parameters(), self.initial.parameters(), strict=True)
+        distances = [(parameter - initial).square().sum() for parameter, initial in pairs]
         return self.coefficient * torch.stack(distances).sum()
 
     def state_dict(self) -> dict[str, Tensor]:
-        return super().state_dict() | {f"initial.{name}": p for name, p in self.initial.items()}
+        return super().state_dict() | {f"initial.{name}": p for name, p in self.initial.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
-        for name, initial in self.initial.items():
+        for name, initial in self.initial.named_parameters():
             initial.copy_(state[f"initial.{name}"])

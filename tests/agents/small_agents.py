@@ -22,6 +22,7 @@ from nap_rl.nn import (
     QuantileEmbedding,
     Streams,
 )
+from nap_rl.plasticity import make_method
 from nap_rl.replay import Replay
 
 INPUTS, ACTIONS, ENVS, WIDTH = 5, 3, 2, 12
@@ -33,14 +34,25 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dqn, gains pulled back": {"affine": "regularize"},
     "dqn, gains pulled back and nothing projected": {"affine": "regularize", "every": None},
     "dqn, gains free": {"affine": "free"},
+    "dqn, units projected": {"affine": "regularize", "scope": "unit"},
+    "dqn, units and gains projected every third update": {"scope": "unit", "every": 3},
     "dqn, decoupled weight decay": {"optimizer": torch.optim.AdamW, "decay": 0.1},
     "dqn, weight decay": {"decay": 0.1},
     "dqn, prioritised": {"exponent": 0.6, "n_steps": 3, "soft": 0.1},
     "munchausen": {"munchausen": Munchausen(), "double": False},
     "qr-dqn": {"head": Quantile(7)},
     "iqn, noisy": {"head": ImplicitQuantile(4, 5, 6), "sigma0": 0.5},
+    "rainbow, units projected": {"head": Categorical(11, -3.0, 3.0), "sigma0": 0.5, "dueling": True, "scope": "unit"},
     "rainbow": {"head": Categorical(11, -3.0, 3.0), "sigma0": 0.5, "dueling": True, "exponent": 0.5, "n_steps": 3},
 }
+
+PENALTIES: dict[str, dict[str, float]] = {
+    "l2": {"coefficient": 0.1},
+    "regenerative": {"coefficient": 0.1},
+    "parseval": {"coefficient": 0.1},
+    "c_chain": {"coefficient": 1.0},
+}
+"""Methods that add to the loss, and options at which that shows."""
 
 
 def small_agent(
@@ -53,6 +65,7 @@ def small_agent(
     exponent: float = 0.0,
     affine: Literal["project", "regularize", "free"] | None = "project",
     every: int | None = 1,
+    scope: Literal["tensor", "unit"] = "tensor",
     optimizer: type[torch.optim.Adam] = torch.optim.Adam,
     decay: float = 0.0,
     soft: float = 1.0,
@@ -67,7 +80,7 @@ def small_agent(
     if affine is not None:
         normalize(network, torch.randn(4, 1, INPUTS))
     adam = optimizer(network.parameters(), lr=1e-2, weight_decay=decay, fused=True)
-    projector = None if affine is None else Projector(network, adam, affine=affine, every=every)
+    projector = None if affine is None else Projector(network, adam, affine=affine, every=every, scope=scope)
     replay = Replay(
         200,
         ENVS,
@@ -92,6 +105,13 @@ def small_agent(
         **{"max_grad_norm": None, **settings},
     )
     fill(agent, seed)
+    return agent
+
+
+def with_penalty(agent: ValueAgent, name: str, options: Mapping[str, float]) -> ValueAgent:
+    """The agent, with a method of PENALTIES."""
+    example = torch.zeros(2, 1, INPUTS)
+    agent.method = make_method(name, agent.network, agent.optimizer, options=options, example_input=example)
     return agent
 
 

@@ -23,7 +23,16 @@ from nap_rl.logging import Progress, RunLog
 
 sys.path.append(str(Path(__file__).parent))
 
-from small_agents import ENVS, INPUTS, SETTINGS, fill, largest_difference, small_agent  # noqa: E402
+from small_agents import (  # noqa: E402
+    ENVS,
+    INPUTS,
+    PENALTIES,
+    SETTINGS,
+    fill,
+    largest_difference,
+    small_agent,
+    with_penalty,
+)
 
 SEEDS = (0, 1, 2)
 
@@ -48,8 +57,28 @@ def test_each_agent_is_the_agent_alone(settings: dict[str, Any]) -> None:
         assert largest_difference(one.replay.state_dict(), other.replay.state_dict()) < 1e-5
 
 
+@pytest.mark.parametrize(("name", "options"), PENALTIES.items())
+def test_each_agent_is_held_to_its_own_anchors_by_a_penalty(name: str, options: dict[str, float]) -> None:
+    alone, together = (
+        [with_penalty(small_agent(seed, **SETTINGS["dqn, gains pulled back"]), name, options) for seed in SEEDS]
+        for _ in range(2)
+    )
+    stacked = StackedAgents(together, compiled=False)
+    for k in range(4):
+        stacked.update([Learn(0.5)] * len(SEEDS))
+        for one, other in zip(alone, together, strict=True):
+            one.update(0.5)
+            assert one.intervene() == other.intervene()
+        for agent in (*alone, *together):
+            fill(agent, k, steps=1)
+    for one, other in zip(alone, together, strict=True):
+        assert largest_difference(one.state_dict(), other.state_dict()) < 1e-5
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dqn, gains pulled back", "dqn, prioritised", "qr-dqn", "rainbow"])
+@pytest.mark.parametrize(
+    "name", ["dqn, gains pulled back", "dqn, prioritised", "qr-dqn", "rainbow", "rainbow, units projected"]
+)
 def test_compiled_they_are_the_agents_alone_after_200_updates(name: str) -> None:
     alone, together = ([small_agent(seed, **SETTINGS[name]) for seed in SEEDS] for _ in range(2))
     stacked = StackedAgents(together, compiled=True)

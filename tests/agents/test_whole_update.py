@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,16 @@ from nap_rl.plasticity import make_method
 
 sys.path.append(str(Path(__file__).parent))
 
-from small_agents import ENVS, INPUTS, SETTINGS, fill, largest_difference, small_agent  # noqa: E402
+from small_agents import (  # noqa: E402
+    ENVS,
+    INPUTS,
+    PENALTIES,
+    SETTINGS,
+    fill,
+    largest_difference,
+    small_agent,
+    with_penalty,
+)
 
 ROUNDING = 2e-6
 
@@ -89,6 +99,24 @@ def test_a_method_that_acts_after_it_changes_the_same(uncompiled: None, name: st
             changes += agent.intervene()
     assert changes >= 4
     assert_equal(plain, whole, 1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), PENALTIES.items())
+@pytest.mark.parametrize("settings", ["dqn, gains pulled back", "iqn, noisy"])
+def test_a_penalty_is_part_of_its_loss_also_where_the_method_goes_on_from_a_state(
+    uncompiled: None, name: str, options: dict[str, float], settings: str
+) -> None:
+    without = small_agent(**SETTINGS[settings])
+    plain, whole = (with_penalty(small_agent(**SETTINGS[settings]), name, options) for _ in range(2))
+    assert learn_whole(whole) is None
+    for k in range(6):
+        for agent in (plain, whole, without):
+            update(agent, 1, begin=k)
+            agent.intervene()
+        if k == 2:
+            whole.load_state_dict(copy.deepcopy(plain.state_dict()))
+    assert_equal(plain, whole, 1e-5)
+    assert largest_difference(plain.state_dict()["network"], without.state_dict()["network"]) > 1e-3
 
 
 @pytest.mark.slow
@@ -194,10 +222,10 @@ class Hostile(nn.Module):
 
 
 def test_what_cannot_be_one_function_says_why_and_stays_as_it_is() -> None:
-    frozen, l2, bf16, batch, sgd, hostile = (small_agent() for _ in range(6))
+    frozen, observed, bf16, batch, sgd, hostile = (small_agent() for _ in range(6))
     next(frozen.network.parameters()).requires_grad_(False)
     example = torch.randn(2, 1, INPUTS)
-    l2.method = make_method("l2", l2.network, l2.optimizer, example_input=example)
+    observed.method = make_method("continual_backprop", observed.network, observed.optimizer, example_input=example)
     bf16.precision = torch.bfloat16
     batch.network.torso.append(nn.BatchNorm1d(12))  # type: ignore[operator]
     sgd.optimizer = torch.optim.SGD(sgd.network.parameters(), lr=0.1)
@@ -205,7 +233,7 @@ def test_what_cannot_be_one_function_says_why_and_stays_as_it_is() -> None:
     hostile.target.torso = Hostile(hostile.target.torso)
     expected = {
         "frozen": frozen,
-        "L2 acts in the middle": l2,
+        "ContinualBackprop looks at its pass": observed,
         "bfloat16": bf16,
         "num_batches_tracked": batch,
         "SGD": sgd,
@@ -217,4 +245,4 @@ def test_what_cannot_be_one_function_says_why_and_stays_as_it_is() -> None:
         assert not agent.compiled
     assert refusal(hostile) is None
     hostile.update()
-    l2.update()
+    observed.update()
