@@ -22,7 +22,7 @@ from nap_rl.compilation import pick_compile, pick_precision
 from nap_rl.conf import environments, init_from, learning_rates, optimizers
 from nap_rl.conf.agent_schema import AgentConfig
 from nap_rl.conf.env_schema import AtSwitch, SequenceConfig, SequentialConfig
-from nap_rl.conf.environments import ATARI, Observations, frame_skip, open_envs
+from nap_rl.conf.environments import ATARI, Observations, open_envs
 from nap_rl.conf.environments import build_env as build_env
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.memory import replay_device
@@ -30,6 +30,7 @@ from nap_rl.conf.networks import build_network, example_input, network_spec
 from nap_rl.conf.optimizer_schema import power
 from nap_rl.conf.schema import Affine, Config
 from nap_rl.conf.seeds import seeds
+from nap_rl.conf.updates import updates_of
 from nap_rl.envs import TaskStream
 from nap_rl.losses import Munchausen
 from nap_rl.machine import pick_device
@@ -131,11 +132,6 @@ def stack_refusal(config: Config) -> str | None:
     small = replace(config, replay=replace(config.replay, capacity=config.agent.min_replay_steps))
     agent, _ = build_agent(small, actions, device, observations, begins=False, stacked=True)
     return refusal(agent)
-
-
-def updates_of(config: Config) -> float:
-    """Updates of a whole run."""
-    return (config.frames or 0) / frame_skip(config.env) / config.agent.update_every_steps
 
 
 def learns_whole(agent: ValueAgent) -> bool:

@@ -18,6 +18,7 @@ from nap_rl.conf.environments import ATARI, ATARI_ACTIONS, Observations
 from nap_rl.conf.intervals import parse_every
 from nap_rl.conf.ranges import check_ranges
 from nap_rl.conf.schema import Affine, Config, Injection, Norm
+from nap_rl.conf.updates import updates_of
 from nap_rl.dotted import import_object
 from nap_rl.envs import Resize, check_game, check_games
 from nap_rl.envs.atari import FRAME_SKIP, import_cv2
@@ -253,9 +254,7 @@ def _check_plasticity(config: Config) -> None:
 
 def _injection_at(config: Config, injection: Injection) -> int:
     """The update of the injection; where it is null, it becomes a quarter of the run's updates."""
-    assert config.frames is not None
-    steps = config.frames // environments.frame_skip(config.env) - config.agent.min_replay_steps
-    updates = max(int(steps / config.agent.update_every_steps), 1)
+    updates = max(updates_of(config), 1)
     if injection.at is None:
         injection.at = max(updates // 4, 1)
     if injection.at > updates:
