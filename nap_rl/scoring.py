@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,16 +124,31 @@ def play_all(subjects: Sequence[Subject], settings: EvaluationConfig) -> tuple[P
 
 
 def check_actions(subject: Subject) -> None:
-    """Opens each game; ValueError unless it has as many actions as the agent."""
+    """Opens each game that is not known yet; ValueError unless it has as many actions as the agent."""
     for game in subject.checkpoint.games:
-        envs = subject.open_envs(game, 1, 0)
-        envs.close()
-        if envs.num_actions != subject.num_actions:
+        if subject.protocol is None:
+            num_actions = actions_of(subject.open_envs, game)
+        else:
+            num_actions = actions_of_atari(game, subject.protocol)
+        if num_actions != subject.num_actions:
             hint = "env.protocol.full_action_set=true" if subject.num_actions == 18 else "the game it was trained on"
             raise ValueError(
                 f"{subject.checkpoint.path} acts with {subject.num_actions} actions, but env.game={game} has "
-                f"{envs.num_actions} under this protocol: use {hint}"
+                f"{num_actions} under this protocol: use {hint}"
             )
+
+
+def actions_of(open_envs: OpenEnvs, game: str) -> int:
+    """The number of actions in a game, which is opened for it."""
+    envs = open_envs(game, 1, 0)
+    envs.close()
+    return envs.num_actions
+
+
+@cache
+def actions_of_atari(game: str, protocol: Protocol) -> int:
+    """The same for a game of Atari: each of them takes 0.1 s to open, and many runs play the same."""
+    return actions_of(open_atari(protocol), game)
 
 
 def make_folder(subjects: Sequence[Subject], settings: EvaluationConfig) -> Path:

@@ -24,7 +24,7 @@ from nap_rl.envs.human import human_normalized
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["agent.torso=data_efficient", "agent.hidden=8", "replay.capacity=2000", "agent.min_replay_steps=1000"]
-SHORT = ["env.protocol.max_episode_frames=120", "num_envs=2", "device=cpu"]
+SHORT = ["env.protocol.max_episode_frames=120", "num_envs=1", "device=cpu"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +59,7 @@ def sequence(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(out: Path, *arguments: object) -> dict[str, Any]:
-    assert evaluate.run([*map(str, arguments), *SHORT, f"out={out}"]) == 0
+    assert evaluate.run([*SHORT, *map(str, arguments), f"out={out}"]) == 0
     summary: dict[str, Any] = json.loads((out / "evaluation.json").read_text())
     return summary
 
@@ -67,12 +67,12 @@ def evaluated(out: Path, *arguments: object) -> dict[str, Any]:
 def test_a_run_is_scored_in_its_own_game_with_files_and_a_film_that_plays(
     breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = evaluated(tmp_path / "out", breakout, "episodes=5", "video=true")
+    summary = evaluated(tmp_path / "out", breakout, "episodes=3", "num_envs=2", "video=true")
     (result,) = summary["results"]
-    assert result["game"] == "breakout" and result["episodes"] == 5 and summary["aggregate"] is None
+    assert result["game"] == "breakout" and result["episodes"] == 3 and summary["aggregate"] is None
     rows = list(csv.DictReader((tmp_path / "out" / "episodes.csv").open()))
-    assert [float(row["return"]) for row in rows] == result["returns"] and len({row["seed"] for row in rows}) == 5
-    assert result["mean"]["value"] == pytest.approx(sum(result["returns"]) / 5)
+    assert [float(row["return"]) for row in rows] == result["returns"] and len({row["seed"] for row in rows}) == 3
+    assert result["mean"]["value"] == pytest.approx(sum(result["returns"]) / 3)
     assert result["human_normalized_mean"] == pytest.approx((result["mean"]["value"] - 1.7) / (30.5 - 1.7))
     assert result["protocol"]["sticky_actions"] == 0.0 and result["protocol"]["max_episode_frames"] == 120
     film = cv2.VideoCapture(result["video"])
@@ -165,7 +165,7 @@ def test_the_glob_over_a_sweep_scores_its_runs_in_groups_and_skips_the_rest_with
             make_run(sweep / f"nap={nap}-{seed}", 6, "env.game=pong", f"agent.nap={nap}", f"seed={seed}")
     (sweep / "multirun.yaml").write_text("agent:\n  nap: true\n")
     (sweep / "notes").mkdir()
-    summary = evaluated(tmp_path / "out", *sorted((tmp_path / "pong_cpu").glob("*/*")), "episodes=1", "num_envs=1")
+    summary = evaluated(tmp_path / "out", *sorted((tmp_path / "pong_cpu").glob("*/*")), "episodes=1")
     assert [(result["seed"], result["frames"], result["updates"]) for result in summary["results"]] == [
         (0, 400, 3),
         (1, 400, 3),
@@ -185,7 +185,7 @@ def test_an_unfinished_run_and_one_at_frame_0_are_scored_with_a_warning(
         make_run(tmp_path / name, 4, "env.game=breakout", f"seed={seed}", frames=frames)
         for seed, (name, frames) in enumerate((("begun", 0), ("half", 200)))
     ]
-    summary = evaluated(tmp_path / "out", *runs, "episodes=1", "num_envs=1")
+    summary = evaluated(tmp_path / "out", *runs, "episodes=1")
     assert [result["frames"] for result in summary["results"]] == [0, 200]
     shown = capsys.readouterr().err
     assert f"warning: {runs[0]}: its checkpoint is of frame 0, an untrained network" in shown
@@ -196,14 +196,14 @@ def test_a_run_that_is_named_twice_is_scored_once(
     breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again = breakout / "checkpoints" / "frames-000000000400"
-    summary = evaluated(tmp_path / "out", breakout, again, "episodes=1", "num_envs=1")
+    summary = evaluated(tmp_path / "out", breakout, again, "episodes=1")
     assert len(summary["results"]) == 1 and f"skipped: {again} is named twice" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_films_of_runs_whose_folders_have_the_same_name_are_different_files(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / sweep / "0", 4, "env.game=breakout", f"seed={i}") for i, sweep in enumerate("ab")]
-    summary = evaluated(tmp_path / "out", *runs, "episodes=1", "num_envs=1", "video=true")
+    summary = evaluated(tmp_path / "out", *runs, "episodes=1", "video=true")
     films = [Path(result["video"]) for result in summary["results"]]
     assert films[0] != films[1] and all(film.is_file() for film in films)
 

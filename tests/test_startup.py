@@ -19,15 +19,17 @@ SLOW = ("torch", "sympy", "matplotlib", "pandas", "scipy", "cv2", "stable_baseli
 SCRIPT = """
 import sys
 from importlib import import_module
+from tests.quick_hydra import quick_hydra
 command, *typed = sys.argv[1:]
 main = import_module(command if command in ("report", "sweep") else f"nap_rl.{command}").main
-for argument in typed:
-    sys.argv = [f"{command}.py", *argument.split()]
-    try:
-        code = main()
-    except SystemExit as end:
-        code = end.code
-    print(argument, code, *(name for name in SLOW if name in sys.modules))
+with quick_hydra():
+    for argument in typed:
+        sys.argv = [f"{command}.py", *argument.split()]
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+        print(argument, code, *(name for name in SLOW if name in sys.modules))
 """.replace("SLOW", repr(SLOW))
 REFUSED = {
     "train": (

@@ -135,6 +135,7 @@ class TinyRuns:
         "device=cpu",
     )
     atari = (*small, "env=atari", "env.game=asterix", "frames=800")
+    one_env = (*atari, "env.num_envs=1")  # opening an emulator costs as much as 400 of its steps
     sequence = (
         *small,
         "env=sequential_atari",

@@ -31,7 +31,7 @@ def names(folder: Path) -> list[str]:
 def played(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with the checkpoints of frames 400 and 600."""
     folder = tmp_path_factory.mktemp("played")
-    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari, "agent.nap=true"), folder)
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.one_env, "agent.nap=true"), folder)
     for frames in (200, 400, 600):
         tiny.play_to(trainer, frames)
         checkpointer.save()
@@ -40,7 +40,7 @@ def played(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_due_is_written_and_so_many_are_kept(tiny: Any, tmp_path: Path) -> None:
-    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari), tmp_path, every_frames=160, keep=3)
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.one_env), tmp_path, every_frames=160, keep=3)
 
     def stop() -> bool:
         checkpointer.save_if_due()
@@ -57,7 +57,7 @@ def test_what_is_due_is_written_and_so_many_are_kept(tiny: Any, tmp_path: Path) 
 def test_each_is_announced_and_later_ones_with_their_share_of_the_time(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari), tmp_path)
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.one_env), tmp_path)
     said: list[str] = []
     monkeypatch.setattr(checkpointer.display, "note", said.append)
     for frames in (0, 16):
@@ -70,7 +70,7 @@ def test_each_is_announced_and_later_ones_with_their_share_of_the_time(
 
 
 def test_time_makes_one_due_too(tiny: Any, tmp_path: Path) -> None:
-    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari), tmp_path, every_seconds=1e-9)
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.one_env), tmp_path, every_seconds=1e-9)
     tiny.play_to(trainer, 8)
     for _ in range(2):
         checkpointer.save_if_due()
@@ -83,7 +83,7 @@ def test_only_new_slots_are_written_and_the_newest_two_share_nothing(played: Pat
     older, newer = ((played / "checkpoints" / f"frames-{frames:012d}") for frames in (400, 600))
     blobs = {folder: {path.name: path.stat().st_ino for path in folder.glob("*.bin")} for folder in (older, newer)}
     both = blobs[older].keys() & blobs[newer].keys()
-    assert both  # the ring of 60 steps an environment still holds what frame 400 had
+    assert both  # the ring of 120 steps still holds what frame 400 had
     assert all(blobs[older][name] != blobs[newer][name] for name in both)
     linked = [path for path in newer.glob("*.bin") if path.stat().st_nlink > 1]
     assert not linked  # their other names went with the checkpoint of frame 200
@@ -113,8 +113,8 @@ class Killed:
 
 @pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_call_of_a_checkpoint_loses_none(stride: int, tiny: Any, played: Path, tmp_path: Path) -> None:
-    """At every call in the slow suite, at every fourth in the quick one."""
-    config = tiny.configured(*tiny.atari, "agent.nap=true")
+    """At every call in the slow suite, at every eighth in the quick one."""
+    config = tiny.configured(*tiny.one_env, "agent.nap=true")
     folder = tmp_path / "run"
     shutil.copytree(played, folder)
     trainer, checkpointer = tiny.resume(config, folder)
@@ -205,7 +205,7 @@ def test_byte_flips_in_place_leave_the_checkpoint_before_whole(tiny: Any, played
         with open(file, "r+b") as opened:
             opened.write(bytes([opened.read(1)[0] ^ 1]) if opened.seek(0) == 0 and file.stat().st_size else b"")
     with pytest.warns(UserWarning, match="damaged checkpoint is passed over"):
-        trainer, _ = tiny.resume(tiny.configured(*tiny.atari, "agent.nap=true"), tmp_path / "run")
+        trainer, _ = tiny.resume(tiny.configured(*tiny.one_env, "agent.nap=true"), tmp_path / "run")
     assert trainer.frames == 400
     trainer.env.close()
 
@@ -227,7 +227,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_loses_nothing_and_training_goes_on(tiny: Any, small_disk: Path, tmp_path: Path) -> None:
-    config = tiny.configured(*tiny.atari)
+    config = tiny.configured(*tiny.one_env)
     trainer, checkpointer = tiny.assemble(config, small_disk / "run", max_failures=10)
     tiny.play_to(trainer, 200)
     assert checkpointer.save() is not None
@@ -254,7 +254,7 @@ def test_a_full_disk_loses_nothing_and_training_goes_on(tiny: Any, small_disk: P
 def test_a_run_stops_after_so_many_checkpoints_that_cannot_be_written(
     error: OSError, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari), tmp_path, every_frames=80, max_failures=3)
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.one_env), tmp_path, every_frames=80, max_failures=3)
     tiny.play_to(trainer, 8)
     kept = checkpointer.save()
     assert kept is not None
@@ -277,7 +277,7 @@ def test_a_run_stops_after_so_many_checkpoints_that_cannot_be_written(
 
 
 def test_weights_that_are_not_finite_are_never_saved_and_are_reported(tiny: Any, tmp_path: Path) -> None:
-    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari), tmp_path)
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.one_env), tmp_path)
     tiny.play_to(trainer, 400)
     good = checkpointer.save()
     with torch.no_grad():

@@ -50,6 +50,11 @@ CASES = {
         [STICKY, "agent.nap=true", "logger.diagnostics_every_updates=9", *BACKPROP],
         [200],
     ),
+    "much at once, and on the switching step of a short sequence": (
+        "sequence",
+        [STICKY, "agent.nap=true", "env.cycles=1", "logger.diagnostics_every_updates=3", *BACKPROP],
+        [200],
+    ),
     "much at once": ("atari", [STICKY, "agent.nap=true", "logger.diagnostics_every_updates=9", *BACKPROP], [400]),
     "on a switching step": ("sequence", ["agent.nap=true"], [200]),
     "atari": ("atari", [], [400]),
@@ -87,7 +92,7 @@ def slow_but(*quick: str) -> Callable[[str], object]:
     return lambda name: name if name in quick else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("case", [*map(slow_but("much at once, and on a switching step"), CASES)])
+@pytest.mark.parametrize("case", [*map(slow_but("much at once, and on the switching step of a short sequence"), CASES)])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(case: str, tiny: Any, tmp_path: Path) -> None:
     base, overrides, stops = CASES[case]
     assert_exact(tiny, tmp_path, [*getattr(tiny, base), *overrides], stops)
@@ -110,14 +115,14 @@ def test_with_each_plasticity_method(method: str, tiny: Any, tmp_path: Path) -> 
 
 
 def test_the_fingerprint_sees_what_differs(tiny: Any, tmp_path: Path) -> None:
-    # Twelve episodes: two alone may well score alike.
-    settings = [*tiny.atari, "env.protocol.max_episode_frames=60"]
+    # Thirteen episodes: two alone may well score alike.
+    settings = [*tiny.one_env, "env.protocol.max_episode_frames=60"]
     one, two = (run(tiny, [*settings, f"seed={seed}"], tmp_path / str(seed), []) for seed in (0, 1))
     assert {name for name in one if one[name] == two[name]} <= {"evaluations.csv"}  # there were none
 
 
 def test_a_run_that_never_wrote_its_replay_is_not_resumed(tiny: Any, tmp_path: Path) -> None:
-    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari), tmp_path, replay=False)
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.one_env), tmp_path, replay=False)
     tiny.play_to(trainer, 200)
     path = checkpointer.save()
     trainer.env.close()
@@ -130,7 +135,7 @@ def test_a_run_that_never_wrote_its_replay_is_not_resumed(tiny: Any, tmp_path: P
 def begun(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a checkpoint of frame 80."""
     folder = tmp_path_factory.mktemp("begun")
-    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.atari), folder)
+    trainer, checkpointer = tiny.assemble(tiny.configured(*tiny.one_env), folder)
     tiny.play_to(trainer, 80)
     checkpointer.save()
     trainer.env.close()
@@ -151,7 +156,7 @@ def test_a_state_of_other_settings_is_refused_in_a_sentence(
 ) -> None:
     shutil.copytree(begun, tmp_path / "run")
     with pytest.raises(ValueError, match=sentence) as error:
-        tiny.resume(tiny.configured(*tiny.atari, override), tmp_path / "run")
+        tiny.resume(tiny.configured(*tiny.one_env, override), tmp_path / "run")
     assert "\n" not in str(error.value)
 
 
