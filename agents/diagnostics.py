@@ -20,6 +20,7 @@ from nap_rl.diagnostics import (
     layers_of_activations,
 )
 from nap_rl.nap.groups import frozen_paths
+from nap_rl.nap.trace import undisturbed
 from nap_rl.replay import Transitions
 
 STATES = 256
@@ -53,13 +54,14 @@ class Diagnostics:
         ones = torch.ones(STATES, device=replay.device)
         self._batch = Transitions(*gathered, ones, slots, replay.serials.take(slots)).to(self.agent.device)
         self._generator.manual_seed(int(random.integers(1 << 62)))
-        self._q_before = self._q_values(self._batch.s_tm1)
+        with undisturbed(self.agent.network):
+            self._q_before = self._q_values(self._batch.s_tm1)
 
     def after_update(self) -> dict[str, float]:
         """The measures, by tag. One host sync, and one in `hessian_max`."""
         assert self._batch is not None, "before_update chooses the states"
         batch, self._batch = self._batch, None
-        with activations(self.agent.network, free=self._frozen) as hidden:
+        with undisturbed(self.agent.network), activations(self.agent.network, free=self._frozen) as hidden:
             q_values = self._q_values(batch.s_tm1)
         found: dict[str, Tensor] = {}
         for name, h in hidden.items():
@@ -86,6 +88,7 @@ class Diagnostics:
         if agent.precision is not torch.float32:
             agent.precision, agent.target = torch.float32, copy.deepcopy(agent.target).float()
         batch = Transitions._make(tensor[:rows] for tensor in batch)
-        losses, _ = ValueAgent.losses(agent, batch, agent.draw(rows))
+        with undisturbed(agent.network), undisturbed(agent.target):
+            losses, _ = ValueAgent.losses(agent, batch, agent.draw(rows))
         parameters = [p for p in agent.network.parameters() if p.requires_grad]
         return hessian_max(losses.mean(), parameters, self._generator)

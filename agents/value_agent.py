@@ -7,13 +7,16 @@ the normalisations are in the network, and the projection is a hook of the optim
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from nap_rl.agents.divergence import Update, check_finite
 from nap_rl.agents.draws import Draw, Draws, by_pass, draw_numbers, passes
@@ -88,12 +91,26 @@ class ValueAgent:
         self.updates = 0
         self.batch: Transitions | None = None  # of the last update: a divergence report saves it
         self.on_new_state: Callable[[], None] = lambda: None  # called where the moments are replaced by others
+        self._other_when_acting = [m for m in network.modules() if isinstance(m, (_BatchNorm, _DropoutNd))]
 
     @torch.inference_mode()
     def act(self, stacks: npt.NDArray[Any], epsilon: float = 0.0, noisy: bool = True) -> npt.NDArray[np.int64]:
         """Greedy actions [N] for stacks [N, C, *frame], each under its own noise; uniform with probability epsilon."""
         draw = self.draw_to_act(len(stacks), noisy)
-        return self.choose(self.q_values(torch.as_tensor(stacks).to(self.device), *draw), epsilon)
+        with self._acting():
+            q = self.q_values(torch.as_tensor(stacks).to(self.device), *draw)
+        return self.choose(q, epsilon)
+
+    @contextmanager
+    def _acting(self) -> Iterator[None]:
+        """BatchNorm works from its running statistics, dropout is off: an action depends on one environment alone."""
+        for module in self._other_when_acting:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in self._other_when_acting:
+                module.training = True
 
     def draw_to_act(self, rows: int, noisy: bool = True) -> Draw:
         """The noise and levels of `rows` actions."""

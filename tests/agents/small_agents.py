@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from nap_rl.agents import ValueAgent
 from nap_rl.losses import Munchausen
@@ -69,16 +70,20 @@ def small_agent(
     optimizer: type[torch.optim.Adam] = torch.optim.Adam,
     decay: float = 0.0,
     soft: float = 1.0,
+    norm: Literal["layer", "batch"] = "layer",
+    torso_end: nn.Module | None = None,
     **settings: Any,
 ) -> ValueAgent:
     head = ExpectedValue() if head is None else head
     torch.manual_seed(seed)
     torso = MlpTorso(INPUTS, [WIDTH])
+    if torso_end is not None:
+        torso.append(torso_end)
     streams = Streams(torso.features, ACTIONS, head.outputs, WIDTH, dueling, sigma0)
     embedding = None if head.tau_counts is None else QuantileEmbedding(torso.features, 8, head.tau_counts["policy"])
     network = QNetwork(torso, streams, head, embedding)
     if affine is not None:
-        normalize(network, torch.randn(4, 1, INPUTS))
+        normalize(network, torch.randn(8, 1, INPUTS), norm=norm)
     adam = optimizer(network.parameters(), lr=1e-2, weight_decay=decay, fused=True)
     projector = None if affine is None else Projector(network, adam, affine=affine, every=every, scope=scope)
     replay = Replay(
