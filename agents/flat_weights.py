@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nap_rl.agents.batch_statistics import statistics_of
 from nap_rl.agents.value_agent import ValueAgent
 
 
@@ -45,6 +46,7 @@ class FlatWeights:
         projection, norms: what each agent's projector does after a step, and to which norms: [norms] float64, those of
             all groups side by side, or [S, norms].
         anchors: what the plasticity methods hold the weights to, by name; with a first dimension S for S agents.
+        statistics: the running ones of BatchNorm, by network and name; likewise.
     """
 
     def __init__(self, agents: Sequence[ValueAgent]) -> None:
@@ -59,7 +61,9 @@ class FlatWeights:
         self.weights = Weights(*(torch.zeros(*seeds, length) for length in lengths))
         self.projection, norms = projection_of(agents[0])
         self.norms = norms.expand(*seeds, len(norms)).clone()
-        self.anchors = {name: tensor.new_zeros(*seeds, *tensor.shape) for name, tensor in anchors_of(agents[0])}
+        anchors, statistics = anchors_of(agents[0]), statistics_of(agents[0])
+        self.anchors = {name: tensor.new_zeros((*seeds, *tensor.shape)) for name, tensor in anchors.items()}
+        self.statistics = {name: tensor.new_zeros((*seeds, *tensor.shape)) for name, tensor in statistics.items()}
         self._is_laid_out = False
         for agent in agents:
             agent.on_new_state = self.forget
@@ -95,16 +99,17 @@ class FlatWeights:
                     moments[name] = view.copy_(moments[name]) if name in moments else view.zero_()
             self.projection, norms = projection_of(agent)
             (self.norms if self._is_single else self.norms[row]).copy_(norms)
-            for name, anchor in anchors_of(agent):
-                memory = self.anchors[name]
-                anchor.data = (memory if self._is_single else memory[row]).copy_(anchor.detach())
+            for memories, own in ((self.anchors, anchors_of(agent)), (self.statistics, statistics_of(agent))):
+                for name, tensor in own.items():
+                    memory = memories[name] if self._is_single else memories[name][row]
+                    tensor.data = memory.copy_(tensor.detach())
         self._is_laid_out = True
 
 
-def anchors_of(agent: ValueAgent) -> list[tuple[str, Tensor]]:
+def anchors_of(agent: ValueAgent) -> dict[str, Tensor]:
     """The tensors of `Method.anchors`."""
     anchors = agent.method.anchors
-    return [*anchors.named_parameters(), *anchors.named_buffers()]
+    return {**dict(anchors.named_parameters()), **dict(anchors.named_buffers())}
 
 
 def projection_of(agent: ValueAgent) -> tuple[Projection, Tensor]:

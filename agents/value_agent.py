@@ -97,12 +97,12 @@ class ValueAgent:
     def act(self, stacks: npt.NDArray[Any], epsilon: float = 0.0, noisy: bool = True) -> npt.NDArray[np.int64]:
         """Greedy actions [N] for stacks [N, C, *frame], each under its own noise; uniform with probability epsilon."""
         draw = self.draw_to_act(len(stacks), noisy)
-        with self._acting():
+        with self.acting():
             q = self.q_values(torch.as_tensor(stacks).to(self.device), *draw)
         return self.choose(q, epsilon)
 
     @contextmanager
-    def _acting(self) -> Iterator[None]:
+    def acting(self) -> Iterator[None]:
         """BatchNorm works from its running statistics, dropout is off: an action depends on one environment alone."""
         for module in self._other_when_acting:
             module.training = False

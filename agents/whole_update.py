@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam
 
+from nap_rl.agents.batch_statistics import plain_batch_norms, statistics_of
 from nap_rl.agents.draws import Draws, Numbers, by_pass, draw_numbers
 from nap_rl.agents.flat_weights import FlatWeights, Weights
 from nap_rl.agents.value_agent import ValueAgent
@@ -54,7 +56,8 @@ def is_small(agent: ValueAgent) -> bool:
 def refusal(agent: ValueAgent) -> str | None:
     """Why an update of `agent` cannot be one function, as the end of a sentence; None where it can."""
     network, optimizer = agent.network, agent.optimizer
-    kept = set(network.state_dict()) - {name for name, _ in network.named_parameters()}
+    kept = {f"network.{name}" for name in network.state_dict()} - set(statistics_of(agent))
+    kept -= {f"network.{name}" for name, _ in network.named_parameters()}
     if agent.device.type != "cpu" or agent.replay.device.type != "cpu":
         return f"the learner is on {agent.device.type}"
     if agent.method.observes_pass:
@@ -73,7 +76,9 @@ def refusal(agent: ValueAgent) -> str | None:
     if any(isinstance(layer, SpectralConv2d) for layer in network.modules()):
         return "the singular vectors of spectral norms follow it"
     if kept:
-        return f"a pass changes {min(kept)}"
+        return f"a pass changes {min(kept).removeprefix('network.')}"
+    if any(isinstance(layer, _BatchNorm) and layer.momentum is None for layer in network.modules()):
+        return "a BatchNorm without momentum averages over all batches"
     return None
 
 
@@ -119,7 +124,7 @@ class WholeUpdate:
         self._is_stacked = len(flat.agents) > 1
         self._compiled = compiled
         self._losses = _Losses(self.first)
-        self._buffers = {n: each for n, each in self._losses.named_buffers() if not n.startswith("anchors.")}
+        self._buffers = _constant(self._losses, flat)
         replays = [agent.replay for agent in flat.agents]
         self._ring = Replay.share(replays) if self._is_stacked else self.first.replay.tensors()
         self._ring_dims = {name: None if name in Replay.CONSTANT else 0 for name in self._ring}
@@ -155,11 +160,13 @@ class WholeUpdate:
     def trace(self) -> Callable[..., Any]:
         """The function. Draws numbers for their shapes, and puts the generators back."""
         flat = self.flat
-        step = torch.vmap(self._step, in_dims=(0, self._ring_dims, 0, 0, None, 0)) if self._is_stacked else self._step
+        step = (
+            torch.vmap(self._step, in_dims=(0, self._ring_dims, 0, 0, 0, None, 0)) if self._is_stacked else self._step
+        )
         generators = [g for agent in self.agents for g in (agent.generator, agent.replay.generator)]
         states = [generator.get_state() for generator in generators]
         fixed, inputs = (
-            (flat.weights, self._ring, flat.norms, flat.anchors, self._buffers),
+            (flat.weights, self._ring, flat.norms, flat.anchors, flat.statistics, self._buffers),
             self._draw([1.0] * len(self.agents)),
         )
         self._function = compiled_function(step, fixed, [inputs]) if self._compiled else partial(step, *fixed)
@@ -198,10 +205,11 @@ class WholeUpdate:
         ring: Mapping[str, Tensor],
         norms: Tensor,
         anchors: Mapping[str, Tensor],
+        statistics: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         inputs: Inputs,
     ) -> Results:
-        """One update of one agent: changes `weights` and the priorities of `ring` in place, reads no other tensor."""
+        """One update of one agent, of tensors alone. Changes weights, statistics and the ring's priorities in place."""
         agent, flat = self.first, self.flat
         rate, exponent, project = inputs.numbers.unbind()
         replay = agent.replay.over(ring)
@@ -211,14 +219,17 @@ class WholeUpdate:
         fixed |= {f"anchors.{name}": tensor for name, tensor in anchors.items()}
         places = [f"network.{name}" for name in flat.names]
 
-        def loss_of(online: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            tensors = {**fixed, **dict(zip(places, online, strict=True))}
+        def loss_of(
+            online: tuple[Tensor, ...], statistics: dict[str, Tensor]
+        ) -> tuple[Tensor, tuple[Tensor, Tensor, dict[str, Tensor]]]:
+            tensors = {**fixed, **statistics, **dict(zip(places, online, strict=True))}
             (losses, priorities), penalty = torch.func.functional_call(self._losses, tensors, (batch, draws))
             loss = (batch.weights * losses).mean()
-            return loss if penalty is None else loss + penalty, (loss, priorities)
+            return loss if penalty is None else loss + penalty, (loss, priorities, statistics)
 
         gradient_of = torch.func.grad_and_value(loss_of, has_aux=True)
-        gradients, (_, (loss, priorities)) = gradient_of(tuple(flat.pieces(weights.online)))
+        followed = {name: statistic.clone() for name, statistic in statistics.items()}  # which the passes change
+        gradients, (_, (loss, priorities, followed)) = gradient_of(tuple(flat.pieces(weights.online)), followed)
         gradient = torch.cat([each.reshape(-1) for each in gradients])
         grad_norm = gradient.square().sum().sqrt()
         if agent.max_grad_norm is not None:
@@ -227,6 +238,8 @@ class WholeUpdate:
         online = self._project(self._adam(weights, gradient, rate), norms, rate, project)
         weights.online.copy_(online)
         weights.gradient.copy_(gradient)
+        for name, statistic in statistics.items():
+            statistic.copy_(followed[name])
         replay.update(batch.slots, batch.serials, priorities)
         return Results(loss, grad_norm, batch.slots, batch.weights)
 
@@ -277,7 +290,7 @@ class WholeActing:
         self._is_stacked = len(flat.agents) > 1
         self._compiled = compiled
         self._values = _Values(flat.agents[0])
-        self._buffers = dict(self._values.named_buffers())
+        self._buffers = _constant(self._values, flat)
         self._rows = len(flat.agents[0].replay.counts)
         self._is_noisy = bool(flat.agents[0].network.streams.noise_sizes)
         self._function: Callable[..., Any] | None = None
@@ -291,19 +304,26 @@ class WholeActing:
         self.flat.lay_out()
         random = tuple(each for each in (eps, taus) if each is not None)
         if self._function is None:
-            function = torch.vmap(self._pass, in_dims=(0, None, 0, 0)) if self._is_stacked else self._pass
-            fixed, inputs = (self.flat.weights.online, self._buffers), (stacks, random)
+            function = torch.vmap(self._pass, in_dims=(0, 0, None, 0, 0)) if self._is_stacked else self._pass
+            fixed, inputs = (self.flat.weights.online, self.flat.statistics, self._buffers), (stacks, random)
             self._function = compiled_function(function, fixed, inputs) if self._compiled else partial(function, *fixed)
         q = self._function(stacks, random)
         return q
 
     def _pass(
-        self, online: Tensor, buffers: Mapping[str, Tensor], stacks: Tensor, random: tuple[Tensor, ...]
+        self,
+        online: Tensor,
+        statistics: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        stacks: Tensor,
+        random: tuple[Tensor, ...],
     ) -> Tensor:
         """Of one agent; `random` is what was drawn of (eps, taus)."""
         eps, *taus = random if self._is_noisy else (None, *random)
-        tensors = {**buffers, **self.flat.named("network", online)}
-        q: Tensor = torch.func.functional_call(self._values, tensors, (stacks, eps, taus[0] if taus else None))
+        own = {name: statistic for name, statistic in statistics.items() if name.startswith("network.")}
+        tensors = {**buffers, **own, **self.flat.named("network", online)}
+        with self.flat.agents[0].acting():
+            q: Tensor = torch.func.functional_call(self._values, tensors, (stacks, eps, taus[0] if taus else None))
         return q
 
 
@@ -319,7 +339,8 @@ class _Losses(nn.Module):
         self._losses, self._penalty = agent.losses, agent.method.penalty
 
     def forward(self, batch: Transitions, draws: Draws) -> tuple[HeadLoss, Tensor | None]:
-        return self._losses(batch, draws), self._penalty()
+        with plain_batch_norms(self.network, self.target):
+            return self._losses(batch, draws), self._penalty()
 
 
 class _Values(nn.Module):
@@ -330,4 +351,11 @@ class _Values(nn.Module):
         self.network = agent.network
 
     def forward(self, stacks: Tensor, eps: Tensor | None, taus: Tensor | None) -> Tensor:
-        return self.network.q_values(stacks, self.network.noise(eps), taus)
+        with plain_batch_norms(self.network):
+            return self.network.q_values(stacks, self.network.noise(eps), taus)
+
+
+def _constant(module: nn.Module, flat: FlatWeights) -> dict[str, Tensor]:
+    """The buffers that no agent has for itself."""
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name not in flat.statistics}
+    return {name: buffer for name, buffer in buffers.items() if not name.startswith("anchors.")}

@@ -35,6 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dqn, gains pulled back": {"affine": "regularize"},
     "dqn, gains pulled back and nothing projected": {"affine": "regularize", "every": None},
     "dqn, gains free": {"affine": "free"},
+    "dqn, batch norm": {"norm": "batch", "affine": "regularize"},
+    "rainbow, batch norm": {"head": Categorical(11, -3.0, 3.0), "sigma0": 0.5, "dueling": True, "norm": "batch"},
     "dqn, units projected": {"affine": "regularize", "scope": "unit"},
     "dqn, units and gains projected every third update": {"scope": "unit", "every": 3},
     "dqn, decoupled weight decay": {"optimizer": torch.optim.AdamW, "decay": 0.1},

@@ -77,7 +77,8 @@ def test_each_agent_is_held_to_its_own_anchors_by_a_penalty(name: str, options: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["dqn, gains pulled back", "dqn, prioritised", "qr-dqn", "rainbow", "rainbow, units projected"]
+    "name",
+    ["dqn, gains pulled back", "dqn, prioritised", "qr-dqn", "rainbow", "rainbow, units projected", "dqn, batch norm"],
 )
 def test_compiled_they_are_the_agents_alone_after_200_updates(name: str) -> None:
     alone, together = ([small_agent(seed, **SETTINGS[name]) for seed in SEEDS] for _ in range(2))

@@ -209,6 +209,18 @@ def test_an_empty_replay_is_refused(uncompiled: None) -> None:
         whole.update()
 
 
+class Counting(nn.Module):
+    """Keeps in a buffer what no other layer of ours keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1.0
+        return x
+
+
 class Hostile(nn.Module):
     """Looks at its numbers, as no traced function may."""
 
@@ -223,11 +235,12 @@ class Hostile(nn.Module):
 
 def test_what_cannot_be_one_function_says_why_and_stays_as_it_is() -> None:
     frozen, observed, bf16, batch, sgd, hostile = (small_agent() for _ in range(6))
+    counting = small_agent(torso_end=Counting())
     next(frozen.network.parameters()).requires_grad_(False)
     example = torch.randn(2, 1, INPUTS)
     observed.method = make_method("continual_backprop", observed.network, observed.optimizer, example_input=example)
     bf16.precision = torch.bfloat16
-    batch.network.torso.append(nn.BatchNorm1d(12))  # type: ignore[operator]
+    batch.network.torso.append(nn.BatchNorm1d(12, momentum=None))  # type: ignore[operator]
     sgd.optimizer = torch.optim.SGD(sgd.network.parameters(), lr=0.1)
     hostile.network.torso = Hostile(hostile.network.torso)
     hostile.target.torso = Hostile(hostile.target.torso)
@@ -235,7 +248,8 @@ def test_what_cannot_be_one_function_says_why_and_stays_as_it_is() -> None:
         "frozen": frozen,
         "ContinualBackprop looks at its pass": observed,
         "bfloat16": bf16,
-        "num_batches_tracked": batch,
+        "without momentum": batch,
+        "a pass changes torso.": counting,
         "SGD": sgd,
         "cannot be traced": hostile,
     }
