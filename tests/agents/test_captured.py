@@ -163,7 +163,7 @@ def test_captured_updates_are_the_uncaptured_ones(make: Make) -> None:
         ["agent=dqn"],
         pytest.param(["agent=qr_dqn"], marks=pytest.mark.slow),
         ["agent=iqn"],
-        ["agent=munchausen"],
+        pytest.param(["agent=munchausen"], marks=pytest.mark.slow),
         ["agent=rainbow", "nap.affine=regularize"],
         ["agent=rainbow", "nap.norm=rms", "precision=bf16"],
     ],

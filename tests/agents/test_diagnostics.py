@@ -46,7 +46,7 @@ def filled(agent: ValueAgent) -> ValueAgent:
 
 @pytest.mark.parametrize("agent", ["rainbow", pytest.param("iqn", marks=pytest.mark.slow)])
 def test_a_run_is_the_same_to_the_bit_with_diagnostics_and_without(agent: str, tiny: Any, tmp_path: Path) -> None:
-    settings = [*tiny.atari, f"agent={agent}", "agent.nap=true"]
+    settings = [*tiny.one_env, f"agent={agent}", "agent.nap=true"]
     for every in ("6", "null"):
         played(tiny, tmp_path / every, *settings, f"logger.diagnostics_every_updates={every}")
     measured = [int(row["updates"]) for row in rows(tmp_path / "6") if row["plasticity/churn"]]
@@ -56,7 +56,7 @@ def test_a_run_is_the_same_to_the_bit_with_diagnostics_and_without(agent: str, t
 
 
 def test_a_run_that_began_without_diagnostics_goes_on_with_its_columns(tiny: Any, tmp_path: Path) -> None:
-    settings = [*tiny.atari, "logger.diagnostics_every_updates={}"]
+    settings = [*tiny.one_env, "logger.diagnostics_every_updates={}"]
     trainer, checkpointer = tiny.assemble(tiny.configured(*settings[:-1], settings[-1].format("null")), tmp_path)
     tiny.play_to(trainer, 400)
     checkpointer.save()

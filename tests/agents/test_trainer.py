@@ -377,7 +377,12 @@ def test_metrics_have_a_row_for_the_first_update_and_every_log_every_updates(mak
 
 
 @pytest.mark.parametrize(
-    ("log", "every", "measured"), [(10, 40, [1, 40, 80]), (10, 25, [1, 30, 50, 80, 100]), (30, 7, [1, 30, 60, 90])]
+    ("log", "every", "measured"),
+    [
+        (10, 25, [1, 30, 50, 80, 100]),
+        pytest.param(10, 40, [1, 40, 80], marks=pytest.mark.slow),
+        pytest.param(30, 7, [1, 30, 60, 90], marks=pytest.mark.slow),
+    ],
 )
 def test_rows_with_diagnostics_are_the_first_and_those_at_or_past_a_multiple(
     log: int, every: int, measured: list[int], make_agent: Make, tmp_path: Path

@@ -77,12 +77,12 @@ def test_it_changes_what_an_update_changes(uncompiled: None, settings: dict[str,
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("weight_decay", {"coefficient": 5.0}),
         ("redo", {"tau": 0.8, "every": 2}),
-        ("shrink_perturb", {"every": 2}),
-        ("reset_head", {"every": 2}),
         ("noisy_updates", {"scale": 1e-2}),
-        ("weight_clipping", {"kappa": 0.5}),
+        pytest.param("weight_decay", {"coefficient": 5.0}, marks=pytest.mark.slow),
+        pytest.param("shrink_perturb", {"every": 2}, marks=pytest.mark.slow),
+        pytest.param("reset_head", {"every": 2}, marks=pytest.mark.slow),
+        pytest.param("weight_clipping", {"kappa": 0.5}, marks=pytest.mark.slow),
         ("hare_tortoise", {"decay": 0.5, "every": 2}),
     ],
 )

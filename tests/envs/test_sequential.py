@@ -51,15 +51,15 @@ def test_the_switch_comes_with_the_first_step_that_reaches_the_end_and_ends_ever
 
 
 def test_at_a_switch_last_observations_show_the_old_game_and_observations_the_new_one() -> None:
-    envs = SequentialAtari(["pong", "breakout"], 100, 1, 2, Protocol(noop_max=1), seed=0)
+    envs = SequentialAtari(["pong", "breakout"], 100, 1, 1, Protocol(noop_max=1), seed=0)
     envs.reset()
-    twin = AtariEnvs("pong", 2, Protocol(noop_max=1, full_action_set=True), seed=envs._envs.seed)
+    twin = AtariEnvs("pong", 1, Protocol(noop_max=1, full_action_set=True), seed=envs._envs.seed)
     twin.reset()
-    for _ in range(13):
+    for _ in range(25):
         step, expected = envs.step(actions(envs)), twin.step(actions(envs))
         assert np.array_equal(step.last_observations, expected.last_observations)
     assert envs.visit.task == "breakout"
-    breakout = AtariEnvs("breakout", 2, Protocol(noop_max=1, full_action_set=True), seed=envs._envs.seed)
+    breakout = AtariEnvs("breakout", 1, Protocol(noop_max=1, full_action_set=True), seed=envs._envs.seed)
     assert np.array_equal(step.observations, breakout.reset())
     assert not np.array_equal(step.observations, step.last_observations)
     for made in (envs, twin, breakout):

@@ -53,7 +53,7 @@ def read(path: Path) -> Members:
 
 
 def write(path: Path, members: Members, compression: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as archive:
+    with zipfile.ZipFile(path, "w", compression, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return path
@@ -88,7 +88,7 @@ def repacked(member: bytes, records: Callable[[Members], Members], compression: 
     with zipfile.ZipFile(io.BytesIO(member)) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
+    with zipfile.ZipFile(buffer, "w", compression, compresslevel=1) as archive:
         for name, data in records(content).items():
             archive.writestr(name, data)
     return buffer.getvalue()

@@ -174,7 +174,7 @@ def test_trap_updates_keep_their_ratio_to_transitions(num_envs: int) -> None:
 def test_save_load_continue_is_an_unbroken_run(
     policy: str, nap: bool, tmp_path: Path, pong: Callable[..., VecEnv]
 ) -> None:
-    make, steps = (cartpole, 200) if policy == "MlpPolicy" else (pong, 40)
+    make, steps = (cartpole, 100) if policy == "MlpPolicy" else (pong, 40)
     settings = {**SMALL, "learning_starts": 20, "nap": nap, "exploration_final_eps": 0.1}
     settings["policy_kwargs"] = {"hidden": 16} if policy == "CnnPolicy" else {}
     results = []
