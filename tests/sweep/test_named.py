@@ -33,7 +33,7 @@ def test_every_arm_can_run(name: str) -> None:
         ("figure4", 50),
         ("schedules", 36),
         ("affine", 21),
-        ("norms", 15),
+        ("norms", 24),
         ("frequency", 15),
         ("atari57", 342),
     ],
