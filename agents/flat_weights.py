@@ -43,6 +43,7 @@ class FlatWeights:
 
     Attributes:
         weights: the memory, which stays the same.
+        is_trained: for each parameter whether it is no frozen one, which has neither moments nor a gradient.
         projection, norms: what each agent's projector does after a step, and to which norms: [norms] float64, those of
             all groups side by side, or [S, norms].
         anchors: what the plasticity methods hold the weights to, by name; with a first dimension S for S agents.
@@ -55,6 +56,7 @@ class FlatWeights:
         self.names = list(parameters)
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self.sizes = [shape.numel() for shape in self._shapes]
+        self.is_trained = [parameter.requires_grad for parameter in parameters.values()]
         self._is_single = len(agents) == 1
         seeds = () if self._is_single else (len(agents),)
         lengths = [*[sum(self.sizes)] * len(Weights._fields[:-1]), len(self.names)]
@@ -93,6 +95,8 @@ class FlatWeights:
             for online, target, at_online, at_target, exp_avg, exp_avg_sq, gradient, step in parameters:
                 online.data = at_online.copy_(online.detach())
                 target.data = at_target.copy_(target)
+                if not online.requires_grad:
+                    continue
                 online.grad = gradient.zero_() if online.grad is None else gradient.copy_(online.grad)
                 moments = agent.optimizer.state[online]
                 for name, view in (("step", step), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
@@ -120,7 +124,8 @@ def projection_of(agent: ValueAgent) -> tuple[Projection, Tensor]:
     place = {parameter: index for index, parameter in enumerate(agent.network.parameters())}
     groups = [(group.tensors, torch.tensor([group.norm], dtype=torch.float64)) for group in projector.whole_groups()]
     groups += projector.unit_groups()
-    pairs = projector.gains_and_offsets.values() if projector.affine == "regularize" else ()
+    pairs = [pair for pair in projector.gains_and_offsets.values() if pair[0].requires_grad]
+    pairs = pairs if projector.affine == "regularize" else []
     projection = Projection(
         groups=tuple(tuple(place[tensor] for tensor in tensors) for tensors, _ in groups),
         counts=tuple(len(norms) for _, norms in groups),

@@ -208,8 +208,10 @@ class ValueAgent:
 
     def intervene(self) -> bool:
         """Let the plasticity method change weights, after each update, and project them; whether it changed any."""
-        count = self.method.statistics_batch
+        count, states = self.method.statistics_batch, len(self.optimizer.state)
         changed = self.method.after_update(self.updates, lambda: self.replay.sample(count).to(self.device).s_tm1)
+        if len(self.optimizer.state) != states:
+            self.on_new_state()
         return self._project_if(changed)
 
     def at_switch(self) -> bool:

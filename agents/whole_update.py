@@ -71,8 +71,9 @@ def refusal(agent: ValueAgent) -> str | None:
     (group,) = optimizer.param_groups
     if group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor):
         return "Adam has amsgrad, maximize or a tensor as learning rate"
-    if frozen := [name for name, parameter in network.named_parameters() if not parameter.requires_grad]:
-        return f"the weights {frozen[0]} are frozen"
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    if frozen and group["weight_decay"]:
+        return f"the weights {frozen[0]} are frozen, and Adam's weight decay would change them"
     if any(isinstance(layer, SpectralConv2d) for layer in network.modules()):
         return "the singular vectors of spectral norms follow it"
     if kept:
@@ -222,7 +223,8 @@ class WholeUpdate:
         def loss_of(
             online: tuple[Tensor, ...], statistics: dict[str, Tensor]
         ) -> tuple[Tensor, tuple[Tensor, Tensor, dict[str, Tensor]]]:
-            tensors = {**fixed, **statistics, **dict(zip(places, online, strict=True))}
+            own = [each if trained else each.detach() for each, trained in zip(online, flat.is_trained, strict=True)]
+            tensors = {**fixed, **statistics, **dict(zip(places, own, strict=True))}
             (losses, priorities), penalty = torch.func.functional_call(self._losses, tensors, (batch, draws))
             loss = (batch.weights * losses).mean()
             return loss if penalty is None else loss + penalty, (loss, priorities, statistics)
@@ -251,7 +253,8 @@ class WholeUpdate:
             online = online * (1.0 - rate * decay).float()
         elif decay:
             gradient = gradient + decay * online
-        step = weights.steps[0].double() + 1.0
+        step = weights.steps.double() + 1.0
+        step = self._for_each(step) if self.first.method.renews_parameters else step[0]
         exp_avg = torch.lerp(weights.exp_avg, gradient, 1.0 - beta1)
         exp_avg_sq = beta2 * weights.exp_avg_sq + (1.0 - beta2) * gradient * gradient
         step_size = (rate / (1.0 - beta1**step)).float()
@@ -261,6 +264,10 @@ class WholeUpdate:
         weights.steps.copy_(weights.steps + 1.0)
         moved: Tensor = online - step_size * (exp_avg / (exp_avg_sq.sqrt() / correction + group["eps"]))
         return moved
+
+    def _for_each(self, numbers: Tensor) -> Tensor:
+        """A number for each parameter tensor -> one for each of its elements [P]."""
+        return torch.cat([each.expand(size) for each, size in zip(numbers.unbind(), self.flat.sizes, strict=True)])
 
     def _project(self, online: Tensor, norms: Tensor, rate: Tensor, project: Tensor) -> Tensor:
         """`Projector.after_step` on parameters [P], to `norms` [norms] float64 where `project` is 1."""

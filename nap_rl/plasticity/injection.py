@@ -38,6 +38,7 @@ class Injection(Method):
     """
 
     value_networks_only = True
+    renews_parameters = True
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, *, at: int = 1000, seed: int = 0) -> None:
         super().__init__(network, optimizer, seed=seed)

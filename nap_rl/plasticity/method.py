@@ -49,6 +49,8 @@ class Method:
     """The normalisation without which the method is not itself ("layer"), None where any network will do."""
     observes_pass = False
     """Whether it looks at the pass that learns. A penalty does not: it is a function of the network and `anchors`."""
+    renews_parameters = False
+    """Whether some parameters begin anew, moments and their counts of updates with them, and others do not."""
     only_at_switches = False
     """Whether it does nothing but at task switches."""
     value_networks_only = False

@@ -23,7 +23,7 @@ from nap_rl.nn import (
     QuantileEmbedding,
     Streams,
 )
-from nap_rl.plasticity import make_method
+from nap_rl.plasticity import make_method, method_named
 from nap_rl.replay import Replay
 
 INPUTS, ACTIONS, ENVS, WIDTH = 5, 3, 2, 12
@@ -49,13 +49,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rainbow": {"head": Categorical(11, -3.0, 3.0), "sigma0": 0.5, "dueling": True, "exponent": 0.5, "n_steps": 3},
 }
 
-PENALTIES: dict[str, dict[str, float]] = {
+INSIDE: dict[str, dict[str, float]] = {
     "l2": {"coefficient": 0.1},
     "regenerative": {"coefficient": 0.1},
     "parseval": {"coefficient": 0.1},
     "c_chain": {"coefficient": 1.0},
+    "injection": {"at": 2},
 }
-"""Methods that add to the loss, and options at which that shows."""
+"""Methods that change what an update computes, and options at which that shows."""
 
 
 def small_agent(
@@ -74,6 +75,8 @@ def small_agent(
     soft: float = 1.0,
     norm: Literal["layer", "batch"] = "layer",
     torso_end: nn.Module | None = None,
+    method: str = "none",
+    options: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> ValueAgent:
     head = ExpectedValue() if head is None else head
@@ -84,6 +87,8 @@ def small_agent(
     streams = Streams(torso.features, ACTIONS, head.outputs, WIDTH, dueling, sigma0)
     embedding = None if head.tau_counts is None else QuantileEmbedding(torso.features, 8, head.tau_counts["policy"])
     network = QNetwork(torso, streams, head, embedding)
+    example = torch.zeros(2, 1, INPUTS)
+    method_named(method).prepare(network, example)
     if affine is not None:
         normalize(network, torch.randn(8, 1, INPUTS), norm=norm)
     adam = optimizer(network.parameters(), lr=1e-2, weight_decay=decay, fused=True)
@@ -109,16 +114,10 @@ def small_agent(
         target_every_updates=4,
         tau=soft,
         seed=seed,
+        method=make_method(method, network, adam, options=options, example_input=example),
         **{"max_grad_norm": None, **settings},
     )
     fill(agent, seed)
-    return agent
-
-
-def with_penalty(agent: ValueAgent, name: str, options: Mapping[str, float]) -> ValueAgent:
-    """The agent, with a method of PENALTIES."""
-    example = torch.zeros(2, 1, INPUTS)
-    agent.method = make_method(name, agent.network, agent.optimizer, options=options, example_input=example)
     return agent
 
 

@@ -26,12 +26,11 @@ sys.path.append(str(Path(__file__).parent))
 from small_agents import (  # noqa: E402
     ENVS,
     INPUTS,
-    PENALTIES,
+    INSIDE,
     SETTINGS,
     fill,
     largest_difference,
     small_agent,
-    with_penalty,
 )
 
 SEEDS = (0, 1, 2)
@@ -57,10 +56,10 @@ def test_each_agent_is_the_agent_alone(settings: dict[str, Any]) -> None:
         assert largest_difference(one.replay.state_dict(), other.replay.state_dict()) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "options"), PENALTIES.items())
-def test_each_agent_is_held_to_its_own_anchors_by_a_penalty(name: str, options: dict[str, float]) -> None:
+@pytest.mark.parametrize(("name", "options"), INSIDE.items())
+def test_each_agents_method_acts_inside_its_own_updates(name: str, options: dict[str, float]) -> None:
     alone, together = (
-        [with_penalty(small_agent(seed, **SETTINGS["dqn, gains pulled back"]), name, options) for seed in SEEDS]
+        [small_agent(seed, **SETTINGS["dqn, gains pulled back"], method=name, options=options) for seed in SEEDS]
         for _ in range(2)
     )
     stacked = StackedAgents(together, compiled=False)

@@ -24,12 +24,11 @@ sys.path.append(str(Path(__file__).parent))
 from small_agents import (  # noqa: E402
     ENVS,
     INPUTS,
-    PENALTIES,
+    INSIDE,
     SETTINGS,
     fill,
     largest_difference,
     small_agent,
-    with_penalty,
 )
 
 ROUNDING = 2e-6
@@ -51,6 +50,9 @@ def assert_equal(plain: ValueAgent, whole: ValueAgent, rounding: float = ROUNDIN
     assert largest_difference(plain.state_dict(), whole.state_dict()) < rounding
     assert largest_difference(plain.replay.state_dict(), whole.replay.state_dict()) < rounding
     for one, other in zip(plain.network.parameters(), whole.network.parameters(), strict=True):
+        if not one.requires_grad:
+            assert one.grad is other.grad is None
+            continue
         assert one.grad is not None and other.grad is not None
         torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
     if plain.projector is not None and whole.projector is not None:
@@ -101,14 +103,26 @@ def test_a_method_that_acts_after_it_changes_the_same(uncompiled: None, name: st
     assert_equal(plain, whole, 1e-5)
 
 
-@pytest.mark.parametrize(("name", "options"), PENALTIES.items())
+def test_a_frozen_torso_stays_and_what_comes_after_it_learns_the_same(uncompiled: None) -> None:
+    plain, whole = small_agent(**SETTINGS["dqn, gains pulled back"]), small_agent(**SETTINGS["dqn, gains pulled back"])
+    before = copy.deepcopy(plain.network.torso.state_dict())
+    for agent in (plain, whole):
+        agent.network.torso.requires_grad_(False)
+    assert learn_whole(whole) is None
+    for agent in (plain, whole):
+        update(agent, 6)
+    assert largest_difference(plain.state_dict(), whole.state_dict()) < ROUNDING
+    assert largest_difference(before, whole.network.torso.state_dict()) == 0.0
+    assert all(parameter.grad is None for parameter in whole.network.torso.parameters())
+
+
+@pytest.mark.parametrize(("name", "options"), INSIDE.items())
 @pytest.mark.parametrize("settings", ["dqn, gains pulled back", "iqn, noisy"])
-def test_a_penalty_is_part_of_its_loss_also_where_the_method_goes_on_from_a_state(
+def test_a_method_that_acts_inside_does_the_same_also_where_it_goes_on_from_a_state(
     uncompiled: None, name: str, options: dict[str, float], settings: str
 ) -> None:
     without = small_agent(**SETTINGS[settings])
-    plain, whole = (with_penalty(small_agent(**SETTINGS[settings]), name, options) for _ in range(2))
-    assert learn_whole(whole) is None
+    plain, whole = both(**SETTINGS[settings], method=name, options=options)
     for k in range(6):
         for agent in (plain, whole, without):
             update(agent, 1, begin=k)
@@ -116,7 +130,8 @@ def test_a_penalty_is_part_of_its_loss_also_where_the_method_goes_on_from_a_stat
         if k == 2:
             whole.load_state_dict(copy.deepcopy(plain.state_dict()))
     assert_equal(plain, whole, 1e-5)
-    assert largest_difference(plain.state_dict()["network"], without.state_dict()["network"]) > 1e-3
+    one, other = plain.state_dict()["network"], without.state_dict()["network"]
+    assert largest_difference({key: one[key] for key in other}, other) > 1e-3
 
 
 @pytest.mark.slow
@@ -234,8 +249,9 @@ class Hostile(nn.Module):
 
 
 def test_what_cannot_be_one_function_says_why_and_stays_as_it_is() -> None:
-    frozen, observed, bf16, batch, sgd, hostile = (small_agent() for _ in range(6))
+    observed, bf16, batch, sgd, hostile = (small_agent() for _ in range(5))
     counting = small_agent(torso_end=Counting())
+    frozen = small_agent(decay=0.1)
     next(frozen.network.parameters()).requires_grad_(False)
     example = torch.randn(2, 1, INPUTS)
     observed.method = make_method("continual_backprop", observed.network, observed.optimizer, example_input=example)
@@ -245,7 +261,7 @@ def test_what_cannot_be_one_function_says_why_and_stays_as_it_is() -> None:
     hostile.network.torso = Hostile(hostile.network.torso)
     hostile.target.torso = Hostile(hostile.target.torso)
     expected = {
-        "frozen": frozen,
+        "frozen, and Adam's weight decay": frozen,
         "ContinualBackprop looks at its pass": observed,
         "bfloat16": bf16,
         "without momentum": batch,
