@@ -46,6 +46,7 @@ class Results(NamedTuple):
     grad_norm: Tensor  # before clipping
     slots: Tensor  # [B]
     weights: Tensor  # [B]: importance weights
+    observed: dict[str, Tensor]  # `Method.observed`
 
 
 def is_small(agent: ValueAgent) -> bool:
@@ -60,8 +61,6 @@ def refusal(agent: ValueAgent) -> str | None:
     kept -= {f"network.{name}" for name, _ in network.named_parameters()}
     if agent.device.type != "cpu" or agent.replay.device.type != "cpu":
         return f"the learner is on {agent.device.type}"
-    if agent.method.observes_pass:
-        return f"the plasticity method {type(agent.method).__name__} looks at its pass"
     if agent.precision is not torch.float32:
         return "its passes are in bfloat16"
     if any("layer" in group for group in optimizer.param_groups):
@@ -153,7 +152,10 @@ class WholeUpdate:
         flat.lay_out()
         function = self.trace() if self._function is None else self._function
         self._results = Results(*function(self._draw(exponents)))
-        for agent in self.agents:
+        for row, agent in enumerate(self.agents):
+            agent.method.observed.update(
+                {name: each[row] if self._is_stacked else each for name, each in self._results.observed.items()}
+            )
             if agent.projector is not None:
                 agent.projector.updates += 1
         return self._results
@@ -178,7 +180,7 @@ class WholeUpdate:
     def batch(self, row: int = 0) -> Transitions:
         """What the last update sampled for an agent, as long as its replay is as it was."""
         assert self._results is not None
-        _, _, slots, weights = self._results
+        slots, weights = self._results.slots, self._results.weights
         slots, weights = (slots[row], weights[row]) if self._is_stacked else (slots, weights)
         replay = self.agents[row].replay
         return Transitions(*replay.gather(slots), weights, slots, replay.serials.take(slots))
@@ -222,16 +224,18 @@ class WholeUpdate:
 
         def loss_of(
             online: tuple[Tensor, ...], statistics: dict[str, Tensor]
-        ) -> tuple[Tensor, tuple[Tensor, Tensor, dict[str, Tensor]]]:
+        ) -> tuple[Tensor, tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]]:
             own = [each if trained else each.detach() for each, trained in zip(online, flat.is_trained, strict=True)]
             tensors = {**fixed, **statistics, **dict(zip(places, own, strict=True))}
-            (losses, priorities), penalty = torch.func.functional_call(self._losses, tensors, (batch, draws))
+            (losses, priorities), penalty, observed = torch.func.functional_call(self._losses, tensors, (batch, draws))
             loss = (batch.weights * losses).mean()
-            return loss if penalty is None else loss + penalty, (loss, priorities, statistics)
+            return loss if penalty is None else loss + penalty, (loss, priorities, statistics, observed)
 
         gradient_of = torch.func.grad_and_value(loss_of, has_aux=True)
         followed = {name: statistic.clone() for name, statistic in statistics.items()}  # which the passes change
-        gradients, (_, (loss, priorities, followed)) = gradient_of(tuple(flat.pieces(weights.online)), followed)
+        gradients, (_, (loss, priorities, followed, observed)) = gradient_of(
+            tuple(flat.pieces(weights.online)), followed
+        )
         gradient = torch.cat([each.reshape(-1) for each in gradients])
         grad_norm = gradient.square().sum().sqrt()
         if agent.max_grad_norm is not None:
@@ -243,7 +247,7 @@ class WholeUpdate:
         for name, statistic in statistics.items():
             statistic.copy_(followed[name])
         replay.update(batch.slots, batch.serials, priorities)
-        return Results(loss, grad_norm, batch.slots, batch.weights)
+        return Results(loss, grad_norm, batch.slots, batch.weights, observed)
 
     def _adam(self, weights: Weights, gradient: Tensor, rate: Tensor) -> Tensor:
         """The new parameters [P] (Kingma & Ba 2015, arXiv 1412.6980); moments and counts change in place."""
@@ -343,11 +347,13 @@ class _Losses(nn.Module):
     def __init__(self, agent: ValueAgent) -> None:
         super().__init__()
         self.network, self.target, self.anchors = agent.network, agent.target, agent.method.anchors
-        self._losses, self._penalty = agent.losses, agent.method.penalty
+        self._losses, self._method = agent.losses, agent.method
 
-    def forward(self, batch: Transitions, draws: Draws) -> tuple[HeadLoss, Tensor | None]:
+    def forward(self, batch: Transitions, draws: Draws) -> tuple[HeadLoss, Tensor | None, dict[str, Tensor]]:
         with plain_batch_norms(self.network, self.target):
-            return self._losses(batch, draws), self._penalty()
+            losses = self._losses(batch, draws)
+            observed = {**self._method.observed}  # before a penalty passes the network again
+            return losses, self._method.penalty(), observed
 
 
 class _Values(nn.Module):

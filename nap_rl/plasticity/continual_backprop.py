@@ -33,8 +33,6 @@ class ContinualBackprop(Method):
         maturity: updates for which a new unit is safe.
     """
 
-    observes_pass = True
-
     def __init__(
         self,
         network: nn.Module,
@@ -51,7 +49,6 @@ class ContinualBackprop(Method):
         self.decay = option("decay", decay)
         self.maturity = option("maturity", maturity)
         self.units = [u for u in hidden_units(network, example_input) if u.recyclable]
-        self.activity: dict[str, Tensor] = {}
         self.utility = {u.name: torch.zeros(u.width, device=example_input.device) for u in self.units}
         self.age = {name: torch.zeros_like(utility) for name, utility in self.utility.items()}
         self.owed = dict.fromkeys(self.utility, 0.0)
@@ -59,11 +56,11 @@ class ContinualBackprop(Method):
             u.activation.register_forward_hook(self._observer(u.name))
 
     def _observer(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        activity = self.activity  # a closure, not a bound method: copying the network must not copy this object
+        observed = self.observed  # a closure, not a bound method: copying the network must not copy this object
 
         def observe(module: nn.Module, args: Any, h: Tensor) -> None:
             if torch.is_grad_enabled():  # acting and target passes do not count
-                activity[name] = mean_activity(h.detach())
+                observed[name] = mean_activity(h.detach())
 
         return observe
 
@@ -72,7 +69,7 @@ class ContinualBackprop(Method):
         changed = False
         for u in self.units:
             reading = sum(outgoing_columns(w, u.width).abs().sum(dim=(0, 2)) for m in u.outgoing for w in matrices(m))
-            self.utility[u.name].lerp_(self.activity[u.name] * reading, 1.0 - self.decay)
+            self.utility[u.name].lerp_(self.observed[u.name] * reading, 1.0 - self.decay)
             age = self.age[u.name].add_(1.0)
             mature = age > self.maturity
             self.owed[u.name] += self.rate * int(mature.sum())

@@ -43,12 +43,11 @@ class Method:
 
     Attributes:
         anchors: what `penalty` reads beside the network, as parameters and buffers. They are changed in place alone.
+        observed: what hooks on the network keep of the last pass that learns, for `after_update`.
     """
 
     norm: str | None = None
     """The normalisation without which the method is not itself ("layer"), None where any network will do."""
-    observes_pass = False
-    """Whether it looks at the pass that learns. A penalty does not: it is a function of the network and `anchors`."""
     renews_parameters = False
     """Whether some parameters begin anew, moments and their counts of updates with them, and others do not."""
     only_at_switches = False
@@ -64,6 +63,7 @@ class Method:
         self.network = network
         self.optimizer = optimizer
         self.anchors = torch.nn.Module()
+        self.observed: dict[str, Tensor] = {}
         device = next(network.parameters()).device
         self.generator = torch.Generator(device).manual_seed(seed)
 

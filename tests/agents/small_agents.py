@@ -55,6 +55,7 @@ INSIDE: dict[str, dict[str, float]] = {
     "parseval": {"coefficient": 0.1},
     "c_chain": {"coefficient": 1.0},
     "injection": {"at": 2},
+    "continual_backprop": {"rate": 0.5, "maturity": 1},
 }
 """Methods that change what an update computes, and options at which that shows."""
 

@@ -160,10 +160,10 @@ def test_continual_backprop_ignores_passes_without_gradient() -> None:
     network = network_with_two_dead_units()
     method = ContinualBackprop(network, SGD(network.parameters(), lr=0.0), example_input=X)
     network(X)
-    seen = method.activity["1"].clone()
+    seen = method.observed["1"].clone()
     with torch.no_grad():
         network(100 * X)
-    assert torch.equal(method.activity["1"], seen)
+    assert torch.equal(method.observed["1"], seen)
 
 
 def test_continual_backprop_resumes_from_its_state() -> None:
