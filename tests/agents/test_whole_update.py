@@ -69,9 +69,13 @@ def update(agent: ValueAgent, times: int, begin: int = 0) -> list[tuple[float, f
     return found  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_it_changes_what_an_update_changes(uncompiled: None, settings: dict[str, Any]) -> None:
-    plain, whole = both(**settings)
+OF_ONE = ("dqn, clipped, projected every third update", "dqn, batch norm", "iqn, noisy", "rainbow")
+"""Settings that every run of the tests tries on one agent; it tries all of them on several, in test_stacked.py."""
+
+
+@pytest.mark.parametrize("name", [n if n in OF_ONE else pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS])
+def test_it_changes_what_an_update_changes(uncompiled: None, name: str) -> None:
+    plain, whole = both(**SETTINGS[name])
     torch.testing.assert_close(update(plain, 9), update(whole, 9), atol=1e-5, rtol=1e-5)
     assert_equal(plain, whole)
 
@@ -117,7 +121,7 @@ def test_a_frozen_torso_stays_and_what_comes_after_it_learns_the_same(uncompiled
 
 
 @pytest.mark.parametrize(("name", "options"), INSIDE.items())
-@pytest.mark.parametrize("settings", ["dqn, gains pulled back", "iqn, noisy"])
+@pytest.mark.parametrize("settings", ["dqn, gains pulled back", pytest.param("iqn, noisy", marks=pytest.mark.slow)])
 def test_a_method_that_acts_inside_does_the_same_also_where_it_goes_on_from_a_state(
     uncompiled: None, name: str, options: dict[str, float], settings: str
 ) -> None:
