@@ -3,6 +3,7 @@
 python report.py table runs
 python report.py norms RUN_A RUN_B --label LayerNorm --label NaP --out norms.png
 python report.py returns RUN ... --window 100 --out docs/returns.png
+python report.py curves runs/schedules --out docs/schedules
 python report.py visits runs/permuted_catch --out docs/permuted_catch
 python report.py continual runs/sequential_minatar
 python report.py page runs/permuted_catch --out report.html
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from nap_rl.files import write_atomic
-from nap_rl.report import continual_report, figures, visits, visits_figure, visits_table
+from nap_rl.report import continual_report, figures, training_figure, visits, visits_figure, visits_table
 from nap_rl.report.curves import NoRowsError, read_episodes
+from nap_rl.report.page import runs
 from nap_rl.report.table import runs_table
 from nap_rl.report.visits import SCORES
 
@@ -31,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(runs_table(arguments.folder))
         elif arguments.command == "visits":
             print(_visits(arguments))
+        elif arguments.command == "curves":
+            print(_curves(arguments))
         elif arguments.command == "continual":
             print(_continual(arguments))
         elif arguments.command == "page":
@@ -62,13 +66,14 @@ def _parser() -> argparse.ArgumentParser:
         figure.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
         figure.add_argument("--label", action="append", help="a run's name in the figure; once for each run")
         figure.add_argument("--out", type=Path, required=True, help="the picture to write, such as docs/x.png")
+    curves = commands.add_parser("curves", help="returns and layers against frames, by arm, with intervals over seeds")
     of_visits = commands.add_parser("visits", help="scores by visit of sequences of tasks, by arm, with a table")
     continual = commands.add_parser("continual", help="forgetting and forward transfer, of runs with eval.tasks=all")
     page = commands.add_parser("page", help="one page to look at, by arm: returns, visits, layers, settings, films")
-    for of_arms in (of_visits, continual, page):
+    for of_arms in (curves, of_visits, continual, page):
         of_arms.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="runs' folders, or folders of them")
         of_arms.add_argument("--label", action="append", help="an arm's name; once for each arm, in the table's order")
-    for of_arms in (of_visits, continual):
+    for of_arms in (curves, of_visits, continual):
         of_arms.add_argument("--out", type=Path, help="folder to write into; without it, the first of RUNS")
     page.add_argument("--out", type=Path, help="the page to write; without it, report.html in the first of RUNS")
     for scored in (of_visits, page):
@@ -125,8 +130,29 @@ def _page(arguments: argparse.Namespace) -> str:
         from nap_rl.studies import page as study_page
 
         return str(study_page.write(arguments.runs, out))
-    from nap_rl.report.page import runs, training
+    from nap_rl.report.page import training
 
+    arms, left_out = _trainings(arguments)
+    title = arguments.runs[0].resolve().name
+    training.write_page(out, arms, title, score=arguments.score, chance=arguments.chance, left_out=left_out)
+    return "\n".join([*left_out, f"written to {out}"])
+
+
+def _curves(arguments: argparse.Namespace) -> str:
+    """Writes curves.png and curves.csv; returns where, below a line for each run that is not among them."""
+    arms, left_out = _trainings(arguments)
+    out = arguments.out or arguments.runs[0]
+    training_figure.draw(arms, out / "curves.png")
+    write_atomic(out / "curves.csv", training_figure.returns_csv(arms))
+    return "\n".join([*left_out, f"written to {out}: curves.png, curves.csv"])
+
+
+def _trainings(arguments: argparse.Namespace) -> tuple[list[runs.TrainingArm], list[str]]:
+    """The arms, and a line for each run that is left out.
+
+    Raises:
+        ValueError: no run can be read.
+    """
     found, left_out = [], []
     for folder in runs.find(arguments.runs):
         try:
@@ -137,9 +163,7 @@ def _page(arguments: argparse.Namespace) -> str:
         raise ValueError(left_out[0])
     arms, older = runs.arms(found, arguments.label)
     left_out += [f"left out: {run.folder}, because another run of its settings and seed came farther" for run in older]
-    title = arguments.runs[0].resolve().name
-    training.write_page(out, arms, title, score=arguments.score, chance=arguments.chance, left_out=left_out)
-    return "\n".join([*left_out, f"written to {out}"])
+    return arms, left_out
 
 
 def _are_studies(folders: Sequence[Path]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nap_rl.files import write_atomic
 
@@ -35,6 +35,16 @@ def style(axes: Axes, what: str, x: str = "visit") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", lw=0.8)
     axes.set_axisbelow(True)
+
+
+def look(i: int, marker: str = "") -> dict[str, Any]:
+    """Of line number `i`."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "ls": DASHES[i // len(COLOURS) % len(DASHES)],
+        "lw": 1.6,
+        "marker": marker,
+    }
 
 
 def save(figure: Figure, out: Path) -> Path:

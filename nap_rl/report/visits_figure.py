@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nap_rl.report.drawing import COLOURS, DASHES, FAINT, INK, new_figure, save, style
+from nap_rl.report.drawing import COLOURS, FAINT, INK, look, new_figure, save, style
 from nap_rl.report.layers import LAYERS, ON_A_LOG_SCALE
 from nap_rl.report.statistics import iqm
 from nap_rl.report.visits import Arm, by_cycle, reference
@@ -98,10 +98,4 @@ def _layers(axes: Axes, arms: Sequence[Arm], name: str) -> None:
 
 
 def _look(i: int, points: int) -> dict[str, Any]:
-    marker = "." if points <= MOST_NAMED else ""
-    return {
-        "color": COLOURS[i % len(COLOURS)],
-        "ls": DASHES[i // len(COLOURS) % len(DASHES)],
-        "lw": 1.6,
-        "marker": marker,
-    }
+    return look(i, marker="." if points <= MOST_NAMED else "")
