@@ -21,6 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from nap_rl.agents.divergence import Update, check_finite
 from nap_rl.agents.draws import Draw, Draws, by_pass, draw_numbers, passes
 from nap_rl.agents.target import move_target
+from nap_rl.checkpoint.optimizer_state import counters, decode_moments, encode_moments, set_counters
 from nap_rl.losses import Munchausen
 from nap_rl.nap import Projector
 from nap_rl.nn import FIRST_ITERATIONS, Head, HeadLoss, QNetwork, Target, iterate_spectral_norms
@@ -256,7 +257,10 @@ class ValueAgent:
         return {
             "network": dict(self.network.state_dict()),
             "target": dict(self.target.state_dict()),
-            "optimizer": {str(index): dict(moments) for index, moments in self.optimizer.state_dict()["state"].items()},
+            "optimizer": {
+                str(index): encode_moments(moments) for index, moments in self.optimizer.state_dict()["state"].items()
+            },
+            **({"counters": kept} if (kept := counters(self.optimizer)) else {}),
             "method": dict(self.method.state_dict()),
             "generator": self.generator.get_state(),
             "exploration": self.exploration.bit_generator.state,
@@ -270,9 +274,10 @@ class ValueAgent:
             self.target.load_state_dict(state["target"])
         except RuntimeError as error:
             raise ValueError(f"the saved network is not the configured one: {' '.join(str(error).split())}") from None
-        moments = {int(index): moments for index, moments in state["optimizer"].items()}
+        moments = {int(index): decode_moments(moments) for index, moments in state["optimizer"].items()}
         self.reset_optimizer()
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        set_counters(self.optimizer, state.get("counters", {}))
         self.method.load_state_dict(state["method"])
         self.generator.set_state(state["generator"])
         self.exploration.bit_generator.state = state["exploration"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
@@ -47,33 +48,59 @@ def check(config: Config) -> None:
 def check_custom(config: Config, observations: Observations, num_actions: int) -> None:
     """Raises ValueError unless an optimiser by its dotted path steps the configuration's network and can be resumed.
 
-    It makes one step on a network that is thrown away.
+    It makes three steps on a network that is thrown away, the third one on a copy too, from what a checkpoint keeps.
     """
     if not isinstance(config.optimizer, CustomOptimizer):
         return
     import torch
 
+    from nap_rl.checkpoint.optimizer_state import counters, set_counters
     from nap_rl.conf.networks import build_network
 
     name = f"optimizer.name={config.optimizer.name}"
     network = build_network(config, num_actions, observations)
     optimizer = build(config, network)
-    before = [_settings(group) for group in optimizer.param_groups]
     with torch.random.fork_rng(devices=[]):
-        for parameter in network.parameters():
-            parameter.grad = torch.ones_like(parameter)
+        for update in (1, 2):
+            _step(network, optimizer, update, name)
+        resumed = copy.deepcopy(network)
+        other = build(config, resumed)
+        other.load_state_dict({**other.state_dict(), "state": _saved_and_loaded(optimizer, name)})
         try:
-            optimizer.step()
-        except Exception as error:  # a class of anybody's may do anything
-            raise ValueError(f"{name} makes no step on this network: {' '.join(str(error).split()):.200}") from None
-    for group, values in zip(optimizer.param_groups, before, strict=True):
-        if changed := [key for key, value in _settings(group).items() if repr(values.get(key)) != repr(value)]:
-            raise ValueError(f"{name} counts in its group's {changed[0]}, which no checkpoint holds: use another one")
-    for moments in optimizer.state_dict()["state"].values():
+            set_counters(other, copy.deepcopy(counters(optimizer)))
+        except ValueError as error:
+            raise ValueError(
+                f"{name} keeps {error} in its groups, which no checkpoint holds: use another one"
+            ) from None
+        _step(network, optimizer, 3, name)
+        _step(resumed, other, 3, name)
+    if not all(torch.equal(*pair) for pair in zip(network.parameters(), resumed.parameters(), strict=True)):
+        raise ValueError(f"{name} does not go on exactly from its state_dict, as a resumed run has to: use another one")
+
+
+def _saved_and_loaded(optimizer: torch.optim.Optimizer, name: str) -> dict[Any, dict[str, Any]]:
+    from nap_rl.checkpoint.optimizer_state import decode, encode
+
+    state: dict[Any, dict[str, Any]] = {}
+    for index, moments in optimizer.state_dict()["state"].items():
         for key, value in moments.items():
-            if not isinstance(value, (torch.Tensor, bool, int, float, str, type(None))):
-                kind = type(value).__name__
-                raise ValueError(f"{name} keeps a {kind} as {key}, which no checkpoint holds: use another one")
+            try:
+                state.setdefault(index, {})[key] = decode(encode(copy.deepcopy(value)))
+            except ValueError as error:
+                raise ValueError(f"{name} keeps {error} as {key}, which no checkpoint holds: use another one") from None
+    return state
+
+
+def _step(network: QNetwork, optimizer: torch.optim.Optimizer, update: int, name: str) -> None:
+    import torch
+
+    torch.manual_seed(update)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    try:
+        optimizer.step()
+    except Exception as error:  # a class of anybody's may do anything
+        raise ValueError(f"{name} makes no step on this network: {' '.join(str(error).split()):.200}") from None
 
 
 def build(
@@ -153,7 +180,3 @@ def _custom(settings: CustomOptimizer, network: QNetwork, rate: float) -> torch.
         return cast(torch.optim.Optimizer, cast(Any, kind)(network.parameters(), lr=rate, **(settings.options or {})))
     except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"{name}: {' '.join(str(error).split()):.200}") from None
-
-
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != "params"}

@@ -27,6 +27,7 @@ SMALL += ["native=off", "device=cpu", "agent.net_arch=[16]", "agent.hidden=8", "
 OBSERVATIONS = Observations((4,), "float32", 1)
 ACTIONS = 3
 NADAM = ["optimizer=custom", "optimizer.name=torch.optim.NAdam"]
+OWN = [["optimizer=custom", f"optimizer.name={__name__}.{kind}"] for kind in ("Counting", "CountingOnce", "Nesting")]
 CHOICES = [["optimizer=adam"], ["optimizer=adamw"], ["optimizer=muon"], ["optimizer=rmsprop"], ["optimizer=sgd"], NADAM]
 
 
@@ -104,7 +105,7 @@ def test_muon_turns_hidden_matrices_by_orthogonal_ones_and_adamw_steps_the_rest(
     assert len(found) == 2  # net_arch=[16], hidden=8
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice[-1])
+@pytest.mark.parametrize("choice", [*CHOICES, *OWN], ids=lambda choice: choice[-1])
 def test_an_agent_goes_on_from_a_checkpoint_to_the_bit(choice: list[str]) -> None:
     agents = [agent_of(*choice, "agent.nap=true") for _ in range(2)]
     one, other = agents
@@ -191,13 +192,55 @@ def test_other_steps_than_adams_run_eagerly_and_that_is_said(choice: str) -> Non
 
 class Counting(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
-        self.param_groups[0]["seen"] = self.param_groups[0].get("seen", 0) + 1
+        self.param_groups[0]["seen"] = seen = self.param_groups[0].get("seen", 0) + 1
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad.mul_(seen)
+        return super().step(closure)
+
+
+class CountingOnce(torch.optim.SGD):
+    """Sets at its first step what each later one finds, as heavyball does."""
+
+    def step(self, closure: Any = None) -> Any:
+        self.param_groups[0].setdefault("count", len(self.param_groups[0]["params"]))
+        return super().step(closure)
+
+
+class Growing(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        self.param_groups[0]["warmup"] = lambda step: step
         return super().step(closure)
 
 
 class Keeping(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
-        self.state[self.param_groups[0]["params"][0]]["history"] = [1]
+        self.state[self.param_groups[0]["params"][0]]["history"] = iter([1])
+        return super().step(closure)
+
+
+class Hiding(torch.optim.SGD):
+    """Each step is longer than the one before, by a number that is in no state_dict."""
+
+    steps = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.steps += 1
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(self.steps)
+        return super().step(closure)
+
+
+class Nesting(torch.optim.SGD):
+    """Moments in lists in dicts by number, and what it has seen in a set: heavyball's SOAP keeps such."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                own = self.state[parameter].setdefault(0, {"moments": [torch.zeros_like(parameter)], "seen": set()})
+                own["seen"].add(len(own["seen"]))
+                own["moments"][0].lerp_(parameter.grad, 0.5)
+                parameter.grad.copy_(own["moments"][0] * len(own["seen"]))
         return super().step(closure)
 
 
@@ -210,8 +253,13 @@ class Keeping(torch.optim.SGD):
         ("torch.optim.NAdam", "{decay: 1}", "optimizer.name=torch.optim.NAdam: .*unexpected keyword argument 'decay'"),
         ("torch.optim.Muon", "", "optimizer.name=torch.optim.Muon: Muon only supports 2D parameters"),
         ("torch.optim.LBFGS", "", "optimizer.name=torch.optim.LBFGS makes no step on this network: "),
-        ("tests.conf.test_optimizers.Counting", "", "counts in its group's seen, which no checkpoint holds"),
-        ("tests.conf.test_optimizers.Keeping", "", "keeps a list as history, which no checkpoint holds"),
+        ("tests.conf.test_optimizers.Growing", "", "keeps a function in its groups, which no checkpoint holds"),
+        ("tests.conf.test_optimizers.Keeping", "", "keeps a list_iterator as history, which no checkpoint holds"),
+        (
+            "tests.conf.test_optimizers.Hiding",
+            "",
+            "does not go on exactly from its state_dict, as a resumed run has to",
+        ),
     ],
 )
 def test_what_cannot_train_or_go_on_is_refused_before_the_run(name: str, options: str, sentence: str) -> None:
