@@ -79,15 +79,16 @@ def check_custom(config: Config, observations: Observations, num_actions: int) -
 
 
 def _saved_and_loaded(optimizer: torch.optim.Optimizer, name: str) -> dict[Any, dict[str, Any]]:
-    from nap_rl.checkpoint.optimizer_state import decode, encode
+    from nap_rl.checkpoint.optimizer_state import decode_moments, encode_moments
 
     state: dict[Any, dict[str, Any]] = {}
     for index, moments in optimizer.state_dict()["state"].items():
-        for key, value in moments.items():
-            try:
-                state.setdefault(index, {})[key] = decode(encode(copy.deepcopy(value)))
-            except ValueError as error:
-                raise ValueError(f"{name} keeps {error} as {key}, which no checkpoint holds: use another one") from None
+        if not isinstance(index, int):
+            raise ValueError(f"{name} keeps {index!r} of no parameter, which no checkpoint holds: use another one")
+        try:
+            state[index] = decode_moments(encode_moments(copy.deepcopy(moments)))
+        except ValueError as error:
+            raise ValueError(f"{name} keeps {error}, which no checkpoint holds: use another one") from None
     return state
 
 
@@ -100,7 +101,9 @@ def _step(network: QNetwork, optimizer: torch.optim.Optimizer, update: int, name
     try:
         optimizer.step()
     except Exception as error:  # a class of anybody's may do anything
-        raise ValueError(f"{name} makes no step on this network: {' '.join(str(error).split()):.200}") from None
+        raise ValueError(
+            f"{name} makes no step on this network: {type(error).__name__}: {' '.join(str(error).split()):.200}"
+        ) from None
 
 
 def build(

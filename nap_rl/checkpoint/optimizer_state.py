@@ -24,8 +24,8 @@ def encode(value: Any) -> Any:
     kind = type(value).__name__
     if kind == "dict":
         keys = list(value)
-        if not all(isinstance(key, (int, str)) for key in keys):
-            raise ValueError(f"a dict by {type(keys[0]).__name__}")
+        if others := [key for key in keys if not isinstance(key, (int, str))]:
+            raise ValueError(f"a dict by {type(others[0]).__name__}")
         return {KIND: kind, KEYS: keys, **{str(i): encode(each) for i, each in enumerate(value.values())}}
     if kind not in _MAKERS:
         raise ValueError(f"a {kind}")
@@ -34,11 +34,21 @@ def encode(value: Any) -> Any:
 
 
 def encode_moments(moments: Mapping[Any, Any]) -> dict[str, Any]:
-    """What is kept of one parameter. Names stay names, where all keys are."""
+    """What is kept of one parameter. Names stay names, where all keys are.
+
+    Raises:
+        ValueError: as `encode`; with the name.
+    """
     if not all(isinstance(key, str) for key in moments):
         encoded: dict[str, Any] = encode(dict(moments))
         return encoded
-    return {name: encode(value) for name, value in moments.items()}
+    found = {}
+    for name, value in moments.items():
+        try:
+            found[name] = encode(value)
+        except ValueError as error:
+            raise ValueError(f"{error} as {name}") from None
+    return found
 
 
 def decode_moments(moments: Mapping[str, Any]) -> dict[Any, Any]:

@@ -212,6 +212,14 @@ class Growing(torch.optim.SGD):
         return super().step(closure)
 
 
+class Sharing(torch.optim.SGD):
+    """Keeps what belongs to no parameter, as TRAC does."""
+
+    def step(self, closure: Any = None) -> Any:
+        self.state["shared"] = {"count": 1}
+        return super().step(closure)
+
+
 class Keeping(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
         self.state[self.param_groups[0]["params"][0]]["history"] = iter([1])
@@ -253,6 +261,7 @@ class Nesting(torch.optim.SGD):
         ("torch.optim.NAdam", "{decay: 1}", "optimizer.name=torch.optim.NAdam: .*unexpected keyword argument 'decay'"),
         ("torch.optim.Muon", "", "optimizer.name=torch.optim.Muon: Muon only supports 2D parameters"),
         ("torch.optim.LBFGS", "", "optimizer.name=torch.optim.LBFGS makes no step on this network: "),
+        ("tests.conf.test_optimizers.Sharing", "", "keeps 'shared' of no parameter, which no checkpoint holds"),
         ("tests.conf.test_optimizers.Growing", "", "keeps a function in its groups, which no checkpoint holds"),
         ("tests.conf.test_optimizers.Keeping", "", "keeps a list_iterator as history, which no checkpoint holds"),
         (
