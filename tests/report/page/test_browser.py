@@ -11,7 +11,7 @@ pytest.importorskip("bokeh")
 from nap_rl.report.page import training  # noqa: E402
 from tests.report.page import browser  # noqa: E402
 from tests.report.page.browser import Browser  # noqa: E402
-from tests.report.page.test_training import LAYERS, two_arms  # noqa: E402
+from tests.report.small_runs import LAYERS, two_arms  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
