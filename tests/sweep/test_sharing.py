@@ -124,22 +124,20 @@ def test_auto_fills_the_cores_first_and_stacks_where_it_can(tmp_path: Path) -> N
     assert planned(tmp_path, "seed=0..4", at_once=2)[4] == "seed=2..4/seed_4"
     assert planned(tmp_path, "seed=0..4", at_once=8)[4] == "seed=4"
     assert planned(tmp_path, "seed=0..4", at_once=None)[4] == "seed=4"
-    both = planned(tmp_path, "plasticity=none,regenerative", "seed=0..1", at_once=1)
+    both = planned(tmp_path, "optimizer=adam,sgd", "seed=0..1", at_once=1)
     assert both == [
-        "plasticity=none,seed=0..1/seed_0",
-        "plasticity=none,seed=0..1/seed_1",
-        "plasticity=regenerative,seed=0",
-        "plasticity=regenerative,seed=1",
+        "optimizer=adam,seed=0..1/seed_0",
+        "optimizer=adam,seed=0..1/seed_1",
+        "optimizer=sgd,seed=0",
+        "optimizer=sgd,seed=1",
     ]
 
 
 def test_a_number_is_kept_or_refused(tmp_path: Path) -> None:
     assert planned(tmp_path, "seed=0..2", seeds_per_process=3, at_once=8)[0] == "seed=0..2/seed_0"
     with pytest.raises(ValueError) as error:
-        planned(tmp_path, "plasticity=none,regenerative", "seed=0..1", seeds_per_process=2)
-    assert str(error.value).startswith(
-        "sweep.seeds_per_process=2: runs (plasticity=regenerative) cannot share a process"
-    )
+        planned(tmp_path, "optimizer=adam,sgd", "seed=0..1", seeds_per_process=2)
+    assert str(error.value).startswith("sweep.seeds_per_process=2: runs (optimizer=sgd) cannot share a process")
     with pytest.raises(ValueError, match=r"sweep.seeds_per_process=2 is for trainings, not for study.py"):
         Planner(STUDY, tmp_path, 2)
 

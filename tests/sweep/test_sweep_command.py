@@ -50,7 +50,7 @@ def sweep_py(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["train", "sweep.stop=asha", "sweep.seeds_per_process=2"], "leave out sweep.seeds_per_process=2"),
         (["train", "sweep.seeds_per_process=0"], "sweep.seeds_per_process=0, expected 1 or more"),
         (
-            ["train", "plasticity=regenerative", "seed=0,1", "sweep.seeds_per_process=2"],
+            ["train", "optimizer=sgd", "seed=0,1", "sweep.seeds_per_process=2"],
             "cannot share a process, because the",
         ),
         (["evaluate", "episodes=1"], "sweep.py evaluate needs the folders of runs"),
