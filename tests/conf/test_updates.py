@@ -15,7 +15,7 @@ from tests.conf.checked import checked
             ["experiment=permuted_catch", "env.visits=100"],
             95_000,
         ),  # a visit of 4,000 steps, 200 of which fill the replay; one to 4 steps
-        (["experiment=minatar_schedules"], 199_000),
+        (["experiment=random_mdps", "env.visits=10"], 10 * 450),
         (["experiment=permuted_catch", "env.on_switch.replay=keep"], (300 * 4000 - 200) // 4),
         (["experiment=permuted_catch", "frames=10000"], 950 + 950 + 450),
         (["env=atari", "env.game=pong", "frames=1000000", "agent.min_replay_steps=50000"], (250_000 - 50_000) // 4),
