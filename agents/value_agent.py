@@ -105,13 +105,14 @@ class ValueAgent:
     @contextmanager
     def acting(self) -> Iterator[None]:
         """BatchNorm works from its running statistics, dropout is off: an action depends on one environment alone."""
+        were = [module.training for module in self._other_when_acting]
         for module in self._other_when_acting:
             module.training = False
         try:
             yield
         finally:
-            for module in self._other_when_acting:
-                module.training = True
+            for module, training in zip(self._other_when_acting, were, strict=True):
+                module.training = training
 
     def draw_to_act(self, rows: int, noisy: bool = True) -> Draw:
         """The noise and levels of `rows` actions."""

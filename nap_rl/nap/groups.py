@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
+from nap_rl.nap.layers import is_norm
+
 Weights = tuple[nn.Parameter, ...]
 
 
@@ -105,6 +107,21 @@ def weight_groups(module: nn.Module, *, free: Collection[str] = ()) -> dict[str,
         elif len(earlier) > 1 or set(groups[min(earlier)]) != set(tensors):
             raise ValueError(f"layers '{name}' and '{min(earlier)}' share some of their tensors, but not all.")
     return groups
+
+
+def gains_and_offsets(module: nn.Module, free: Collection[str]) -> dict[str, Weights]:
+    """(gain, offset), or (gain,), of every norm that is not free; of norms that share them, the first."""
+    pairs: dict[str, Weights] = {}
+    gains: set[nn.Parameter] = set()
+    for name, each in module.named_modules():
+        if not is_norm(each) or within(name, free) or getattr(each, "nap_role", None) == "free":
+            continue
+        pair = (getattr(each, "weight", None), getattr(each, "bias", None))
+        parameters = tuple(tensor for tensor in pair if isinstance(tensor, nn.Parameter))
+        if parameters and parameters[0] not in gains:
+            gains.add(parameters[0])
+            pairs[name] = parameters
+    return pairs
 
 
 def layer_weights(layer: nn.Module) -> Weights:

@@ -16,13 +16,12 @@ from nap_rl.nap.groups import (
     Weights,
     check_choice,
     check_paths,
+    gains_and_offsets,
     is_transposed,
     unwrap,
     weight_groups,
     weight_layers,
-    within,
 )
-from nap_rl.nap.layers import is_norm
 from nap_rl.nap.norms import GroupNorms, scale, unit_norms
 from nap_rl.nap.roles import Role, assign_roles
 from nap_rl.nap.trace import Example
@@ -108,7 +107,7 @@ class Projector:
         self.free = tuple(free)
         self._roles = _find_roles(self.module, example_input, free)
         self._weights = self._choose_weights()
-        self._pairs = self._owned(_gains_and_offsets(self.module, free))
+        self._pairs = self._owned(gains_and_offsets(self.module, free))
         if not self._weights and (affine == "free" or not self._pairs):
             raise ValueError("the optimizer owns nothing of this module that is to be projected.")
         self._targets = {name: self._initial_norm(name) for name in self._weights}
@@ -380,21 +379,6 @@ def _find_roles(module: nn.Module, example: Example | None, free: Collection[str
             "example_input) before, or give Projector an example_input."
         )
     return marks
-
-
-def _gains_and_offsets(module: nn.Module, free: Collection[str]) -> dict[str, Weights]:
-    """(gain, offset), or (gain,), of every norm that is not free; of norms that share them, the first."""
-    pairs: dict[str, Weights] = {}
-    gains: set[nn.Parameter] = set()
-    for name, each in module.named_modules():
-        if not is_norm(each) or within(name, free) or getattr(each, "nap_role", None) == "free":
-            continue
-        pair = (getattr(each, "weight", None), getattr(each, "bias", None))
-        parameters = tuple(tensor for tensor in pair if isinstance(tensor, nn.Parameter))
-        if parameters and parameters[0] not in gains:
-            gains.add(parameters[0])
-            pairs[name] = parameters
-    return pairs
 
 
 def _was_skipped(optimizer: Optimizer) -> bool:

@@ -22,9 +22,8 @@ class L2(Method):
         self.coefficient: float = option("coefficient", coefficient)
 
     def penalty(self) -> Tensor:
-        return (
-            self.coefficient * torch.stack([p.square().sum() for p in self.network.parameters() if p.ndim >= 2]).sum()
-        )
+        weights = [p for p in self.network.parameters() if p.ndim >= 2]
+        return self.coefficient * torch.stack([w.square().sum() for w in weights]).sum()
 
 
 class LayerNormL2(L2):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,10 +10,7 @@ from torch import nn
 
 from nap_rl.agents.diagnostics import Diagnostics
 from nap_rl.nap import LayerMonitor
-
-sys.path.append(str(Path(__file__).parent))
-
-from small_agents import INPUTS, largest_difference, small_agent  # noqa: E402
+from tests.agents.small_agents import INPUTS, largest_difference, small_agent
 
 
 def test_what_it_does_in_one_environment_does_not_depend_on_the_others() -> None:
@@ -35,6 +30,10 @@ def test_acting_leaves_its_statistics_alone_and_updates_move_them() -> None:
     agent.act(stacks, noisy=False)
     assert largest_difference(before, agent.network.state_dict()) == 0.0
     assert all(module.training for module in agent.network.modules())
+    agent.network.eval()
+    agent.act(stacks, noisy=False)
+    assert not any(module.training for module in agent.network.modules())
+    agent.network.train()
     agent.update()
     norms = [name for name, module in agent.network.named_modules() if isinstance(module, nn.BatchNorm1d)]
     moved = agent.network.state_dict()

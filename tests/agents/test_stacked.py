@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,7 @@ from nap_rl.conf import build
 from nap_rl.conf.check import to_config
 from nap_rl.conf.environments import Observations
 from nap_rl.logging import Progress, RunLog
-
-sys.path.append(str(Path(__file__).parent))
-
-from small_agents import (  # noqa: E402
+from tests.agents.small_agents import (
     ENVS,
     INPUTS,
     INSIDE,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,7 @@ from nap_rl.agents import Diverged, ValueAgent
 from nap_rl.agents.whole_update import learn_whole, refusal
 from nap_rl.checkpoint import nested
 from nap_rl.plasticity import make_method
-
-sys.path.append(str(Path(__file__).parent))
-
-from small_agents import (  # noqa: E402
+from tests.agents.small_agents import (
     ENVS,
     INPUTS,
     INSIDE,
